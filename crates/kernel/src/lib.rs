@@ -1,0 +1,1 @@
+//! (purpose: see ARCHITECTURE.md)
