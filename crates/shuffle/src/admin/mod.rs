@@ -1,0 +1,5 @@
+//! HTTP over a unix socket: how the agent says that applications and executors ended, and an operator looks in.
+
+mod client;
+
+pub use client::Client;

@@ -1,0 +1,76 @@
+//! What the service is told at its start. Resolved by the caller: no files or environment are read here.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Spark's default for `spark.shuffle.service.port`.
+pub const DEFAULT_PORT: u16 = 7337;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where executors and reducers connect.
+    pub listen: SocketAddr,
+    /// Holds the registrations (`registrations.redb`).
+    pub work_dir: PathBuf,
+    /// Unix socket (mode 0600) for the agent and the operator.
+    pub admin_socket: Option<PathBuf>,
+    /// Read-only HTTP: `/metrics` and `/v1/status`.
+    pub metrics_listen: Option<SocketAddr>,
+    /// When not empty, executors may register only directories below one of these.
+    pub allowed_roots: Vec<PathBuf>,
+    /// Whether an application whose driver registered and then fell silent is removed. Switch it off where
+    /// something that knows better (the agent) says when applications end.
+    pub heartbeat_cleanup: bool,
+    pub limits: Limits,
+}
+
+impl Config {
+    /// Spark's port on all addresses, everything else off or at its default.
+    pub fn new(work_dir: impl Into<PathBuf>) -> Config {
+        Config {
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT)),
+            work_dir: work_dir.into(),
+            admin_socket: None,
+            metrics_listen: None,
+            allowed_roots: Vec::new(),
+            heartbeat_cleanup: true,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Bounds on what clients can make the service hold.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections open at once; more are closed as they arrive.
+    pub connections: usize,
+    /// The largest request frame in bytes.
+    pub request_bytes: usize,
+    /// Streams that one connection may have opened and not read to the end.
+    pub streams_per_connection: usize,
+    /// Bytes of shuffle index kept in memory.
+    pub index_cache_bytes: u64,
+    /// Data files kept open.
+    pub open_files: usize,
+    /// A connection that takes none of what waits for it for this long is cut.
+    pub stalled_after: Duration,
+    /// Applications and executors that may be registered at once.
+    pub applications: usize,
+    pub executors: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: 16 * 1024,
+            request_bytes: 16 << 20,
+            streams_per_connection: 4096,
+            index_cache_bytes: 64 << 20,
+            open_files: 1024,
+            stalled_after: Duration::from_secs(60),
+            applications: 16 * 1024,
+            executors: 1 << 20,
+        }
+    }
+}

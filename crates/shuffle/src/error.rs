@@ -1,0 +1,19 @@
+//! What can keep the service from starting, or an admin call from being answered.
+
+use std::io;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// For the operator: another process holds the port, or the address is not this machine's.
+    #[error("cannot listen on {address}: {source}")]
+    Bind { address: String, source: io::Error },
+    /// For the operator: the disk or its permissions.
+    #[error("{what}: {source}")]
+    Io { what: String, source: io::Error },
+    /// For the operator: the registrations cannot be read or written.
+    #[error("registrations in {path}: {reason}")]
+    Store { path: String, reason: String },
+    /// The admin socket answered with an error.
+    #[error("the shuffle service answered {status}: {message}")]
+    Refused { status: u16, message: String },
+}
