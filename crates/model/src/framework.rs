@@ -1,0 +1,101 @@
+//! What a framework says of itself when it subscribes.
+use crate::FrameworkId;
+use std::time::Duration;
+
+/// The role of frameworks that name none, and of resources that are reserved for nobody.
+pub const DEFAULT_ROLE: &str = "*";
+
+/// Mesos' `FrameworkInfo`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FrameworkInfo {
+    /// `None` until the master has given one.
+    pub id: Option<FrameworkId>,
+    pub name: String,
+    /// The user that tasks run as unless their command names one.
+    pub user: String,
+    pub principal: Option<String>,
+    /// Never empty, no duplicates; `["*"]` when the framework named none.
+    pub roles: Vec<String>,
+    pub hostname: String,
+    pub webui_url: Option<String>,
+    /// How long the master waits for a disconnected framework before it ends its tasks.
+    pub failover_timeout: Duration,
+    pub checkpoint: bool,
+    pub capabilities: Vec<Capability>,
+    pub labels: Vec<Label>,
+}
+
+impl FrameworkInfo {
+    pub fn has(&self, capability: Capability) -> bool {
+        self.capabilities.contains(&capability)
+    }
+}
+
+/// Mesos' `FrameworkInfo.Capability.Type`; unknown ones are dropped when the wire is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Capability {
+    RevocableResources,
+    TaskKillingState,
+    GpuResources,
+    SharedResources,
+    PartitionAware,
+    MultiRole,
+    ReservationRefinement,
+    RegionAware,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Label {
+    pub key: String,
+    pub value: Option<String>,
+}
+
+/// Why a text cannot be a role (Mesos `docs/roles.md`, "Invalid Role Names").
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RoleError {
+    #[error("Role cannot be the empty string")]
+    Empty,
+    #[error("Role name '{0}' is invalid: {1}")]
+    Invalid(String, &'static str),
+}
+
+/// Checks a role's name; `a/b` are hierarchical roles, `*` stands alone.
+pub fn validate_role(role: &str) -> Result<(), RoleError> {
+    if role.is_empty() {
+        return Err(RoleError::Empty);
+    }
+    if role == DEFAULT_ROLE {
+        return Ok(());
+    }
+    let invalid = |why| Err(RoleError::Invalid(role.escape_default().to_string(), why));
+    if role.starts_with('/') || role.ends_with('/') {
+        return invalid("it must not begin or end with a slash");
+    }
+    for part in role.split('/') {
+        if matches!(part, "" | "." | ".." | "*") {
+            return invalid("a part of it is empty, '.', '..' or '*'");
+        }
+        if part.starts_with('-') {
+            return invalid("a part of it begins with a dash");
+        }
+        if part.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return invalid("it contains white space or control characters");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn role_names() {
+        for good in ["*", "spark", "team/etl", "a.b", "x-y"] {
+            assert_eq!(validate_role(good), Ok(()), "{good:?}");
+        }
+        for bad in ["", "/a", "a/", "a//b", ".", "a/..", "-a", "a b", "a/*", "a\tb"] {
+            assert!(validate_role(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Offers, what a framework does with them, and what it refuses.
+use crate::{AgentId, AgentInfo, FrameworkId, OfferId, Resources, TaskInfo};
+use std::{sync::Arc, time::Duration};
+
+/// Resources of one agent, held for one role of one framework until they are accepted, declined or rescinded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Offer {
+    pub id: OfferId,
+    pub framework_id: FrameworkId,
+    pub agent_id: AgentId,
+    /// Hostname, address and attributes as the agent registered them.
+    pub agent: Arc<AgentInfo>,
+    /// The role that the resources are allocated to.
+    pub role: String,
+    pub resources: Resources,
+}
+
+/// How long what was not used is kept from the same framework. Mesos' default is 5 s.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Filters {
+    pub refuse: Duration,
+}
+
+impl Default for Filters {
+    fn default() -> Self {
+        Self { refuse: Duration::from_secs(5) }
+    }
+}
+
+/// What ACCEPT asks to be done with the offered resources.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Operation {
+    Launch(Vec<TaskInfo>),
+    /// An operation that this master does not carry out, by its Mesos name.
+    Unsupported(String),
+}

@@ -1,0 +1,376 @@
+//! Quantities of resources and their arithmetic, in integer milli-units.
+//!
+//! Mesos keeps three decimals of a scalar (`Value::Scalar`, fixed point since 0.27); so does this.
+use std::{collections::BTreeSet, fmt, sync::Arc};
+
+/// Milli-units in one unit.
+pub const MILLI: i64 = 1_000;
+
+/// A scalar in milli-units: 0.1 CPU is 100.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Scalar(pub i64);
+
+impl Scalar {
+    /// Rounds to three decimals. `None` for what is not finite, negative, or too large to add safely.
+    pub fn from_f64(value: f64) -> Option<Self> {
+        let milli = (value * MILLI as f64).round();
+        (milli.is_finite() && (0.0..=1e15).contains(&milli)).then_some(Self(milli as i64))
+    }
+
+    pub fn as_f64(self) -> f64 {
+        self.0 as f64 / MILLI as f64
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    Scalar(Scalar),
+    /// Inclusive, ascending, neither overlapping nor adjacent: see [`Value::ranges`].
+    Ranges(Vec<(u64, u64)>),
+    Set(BTreeSet<String>),
+}
+
+impl Value {
+    /// Brings ranges into their one normal form. Inverted ranges are an error.
+    pub fn ranges(mut ranges: Vec<(u64, u64)>) -> Result<Self, ResourceError> {
+        if let Some(&(begin, end)) = ranges.iter().find(|(begin, end)| begin > end) {
+            return Err(ResourceError::InvertedRange(begin, end));
+        }
+        ranges.sort_unstable();
+        let mut normal: Vec<(u64, u64)> = Vec::with_capacity(ranges.len());
+        for (begin, end) in ranges {
+            match normal.last_mut() {
+                Some(last) if begin <= last.1.saturating_add(1) => last.1 = last.1.max(end),
+                _ => normal.push((begin, end)),
+            }
+        }
+        Ok(Self::Ranges(normal))
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Scalar(scalar) => scalar.0 == 0,
+            Self::Ranges(ranges) => ranges.is_empty(),
+            Self::Set(set) => set.is_empty(),
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::Scalar(a), Self::Scalar(b)) => a.0 += b.0,
+            (Self::Ranges(a), Self::Ranges(b)) => {
+                a.extend_from_slice(b);
+                if let Ok(Self::Ranges(normal)) = Self::ranges(std::mem::take(a)) {
+                    *a = normal;
+                }
+            }
+            (Self::Set(a), Self::Set(b)) => a.extend(b.iter().cloned()),
+            _ => {}
+        }
+    }
+
+    /// `None` when `other` is not wholly within `self`.
+    fn checked_sub(&self, other: &Self) -> Option<Self> {
+        match (self, other) {
+            (Self::Scalar(a), Self::Scalar(b)) => (b.0 <= a.0).then(|| Self::Scalar(Scalar(a.0 - b.0))),
+            (Self::Ranges(a), Self::Ranges(b)) => subtract_ranges(a, b).map(Self::Ranges),
+            (Self::Set(a), Self::Set(b)) => b.is_subset(a).then(|| Self::Set(a - b)),
+            _ => None,
+        }
+    }
+}
+
+fn subtract_ranges(from: &[(u64, u64)], what: &[(u64, u64)]) -> Option<Vec<(u64, u64)>> {
+    let mut left = from.to_vec();
+    for &(begin, end) in what {
+        let at = left.iter().position(|&(b, e)| b <= begin && end <= e)?;
+        let (b, e) = left.remove(at);
+        if end < e {
+            left.insert(at, (end + 1, e));
+        }
+        if b < begin {
+            left.insert(at, (b, begin - 1));
+        }
+    }
+    Some(left)
+}
+
+/// One kind of resource; two entries with the same name and reservation are added up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resource {
+    pub name: Arc<str>,
+    /// The role it is reserved for; `None`: anyone may have it.
+    pub reserved_for: Option<Arc<str>>,
+    pub value: Value,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResourceError {
+    #[error("'{0}' has a scalar that is negative, not finite or too large")]
+    BadScalar(String),
+    #[error("range {0}-{1} is inverted")]
+    InvertedRange(u64, u64),
+    #[error("'{0}' is given with two different types")]
+    MixedTypes(String),
+    #[error(
+        "cannot read '{0}' as resources: expected name:value pairs such as cpus:4;mem:8192;ports:[31000-32000]"
+    )]
+    Syntax(String),
+}
+
+/// A set of resources. Entries are sorted by name and reservation, none is empty: equal sets compare equal.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Resources(Vec<Resource>);
+
+impl Resources {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sums up `items`. A name must have one type throughout.
+    pub fn from_items(items: impl IntoIterator<Item = Resource>) -> Result<Self, ResourceError> {
+        let mut sum = Self::new();
+        for item in items {
+            if let Some(known) = sum.0.iter().find(|known| known.name == item.name)
+                && std::mem::discriminant(&known.value) != std::mem::discriminant(&item.value)
+            {
+                return Err(ResourceError::MixedTypes(item.name.to_string()));
+            }
+            sum.add_item(&item);
+        }
+        Ok(sum)
+    }
+
+    /// Reads Mesos' text form: `cpus:4;mem:8192;disk(role):100;ports:[31000-32000,33000-33100];zones:{a,b}`.
+    pub fn parse(text: &str) -> Result<Self, ResourceError> {
+        let items = text.split(';').map(str::trim).filter(|part| !part.is_empty()).map(parse_item);
+        Self::from_items(items.collect::<Result<Vec<_>, _>>()?)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Resource> {
+        self.0.iter()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The sum of all scalars of that name, reserved or not.
+    pub fn scalar(&self, name: &str) -> Scalar {
+        Scalar(
+            self.0
+                .iter()
+                .filter(|item| &*item.name == name)
+                .map(|item| if let Value::Scalar(scalar) = &item.value { scalar.0 } else { 0 })
+                .sum(),
+        )
+    }
+
+    pub fn cpus(&self) -> Scalar {
+        self.scalar("cpus")
+    }
+
+    /// In MB.
+    pub fn mem(&self) -> Scalar {
+        self.scalar("mem")
+    }
+
+    /// What a framework in `role` may be given: what is unreserved, or reserved for that role.
+    pub fn available_to(&self, role: &str) -> Self {
+        let mine = |item: &&Resource| item.reserved_for.as_deref().is_none_or(|reserved| reserved == role);
+        Self(self.0.iter().filter(mine).cloned().collect())
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        other.0.iter().for_each(|item| self.add_item(item));
+    }
+
+    /// `self - other`, or `None` when `other` is not wholly within `self`.
+    pub fn checked_sub(&self, other: &Self) -> Option<Self> {
+        let mut left = self.clone();
+        for item in &other.0 {
+            let at = left.find(item).ok()?;
+            let value = left.0[at].value.checked_sub(&item.value)?;
+            if value.is_empty() {
+                left.0.remove(at);
+            } else {
+                left.0[at].value = value;
+            }
+        }
+        Some(left)
+    }
+
+    pub fn contains(&self, other: &Self) -> bool {
+        self.checked_sub(other).is_some()
+    }
+
+    fn find(&self, item: &Resource) -> Result<usize, usize> {
+        self.0.binary_search_by(|known| {
+            (&known.name, &known.reserved_for).cmp(&(&item.name, &item.reserved_for))
+        })
+    }
+
+    fn add_item(&mut self, item: &Resource) {
+        if item.value.is_empty() {
+            return;
+        }
+        match self.find(item) {
+            Ok(at) => self.0[at].value.add(&item.value),
+            Err(at) => self.0.insert(at, item.clone()),
+        }
+    }
+}
+
+fn parse_item(part: &str) -> Result<Resource, ResourceError> {
+    let syntax = || ResourceError::Syntax(part.to_owned());
+    let (name, value) = part.split_once(':').ok_or_else(syntax)?;
+    let (name, reserved_for) = match name.trim().strip_suffix(')').map(|rest| rest.split_once('(')) {
+        Some(Some((name, role))) => (name.trim(), Some(role.trim()).filter(|role| *role != "*")),
+        Some(None) => return Err(syntax()),
+        None => (name.trim(), None),
+    };
+    if name.is_empty()
+        || name.contains(['(', ')'])
+        || reserved_for.is_some_and(|role| crate::validate_role(role).is_err())
+    {
+        return Err(syntax());
+    }
+    let value = value.trim();
+    let inside = |open, close| value.strip_prefix(open).and_then(|rest: &str| rest.strip_suffix(close));
+    let value = if let Some(list) = inside('[', ']') {
+        let range = |range: &str| {
+            let (begin, end) = range.trim().split_once('-')?;
+            Some((begin.trim().parse().ok()?, end.trim().parse().ok()?))
+        };
+        Value::ranges(list.split(',').map(range).collect::<Option<Vec<_>>>().ok_or_else(syntax)?)?
+    } else if let Some(list) = inside('{', '}') {
+        Value::Set(
+            list.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect(),
+        )
+    } else {
+        let number = value.parse().map_err(|_| syntax())?;
+        Value::Scalar(Scalar::from_f64(number).ok_or_else(|| ResourceError::BadScalar(name.to_owned()))?)
+    };
+    Ok(Resource { name: name.into(), reserved_for: reserved_for.map(Into::into), value })
+}
+
+impl fmt::Display for Resources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, item) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("; ")?;
+            }
+            write!(f, "{}", item.name)?;
+            if let Some(role) = &item.reserved_for {
+                write!(f, "({role})")?;
+            }
+            match &item.value {
+                Value::Scalar(scalar) => write!(f, ":{}", scalar.as_f64())?,
+                Value::Ranges(ranges) => {
+                    let text: Vec<_> = ranges.iter().map(|(begin, end)| format!("{begin}-{end}")).collect();
+                    write!(f, ":[{}]", text.join(", "))?;
+                }
+                Value::Set(set) => {
+                    write!(f, ":{{{}}}", set.iter().map(String::as_str).collect::<Vec<_>>().join(", "))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Resources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Resources({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Resources {
+        Resources::parse(text).expect("test text")
+    }
+
+    #[test]
+    fn reads_and_prints_mesos_text() {
+        let all = parse("cpus:2.5; mem:4096;ports:[31000-32000];zones:{b,a};disk(etl):10;cpus(*):1");
+        assert_eq!(all.to_string(), "cpus:3.5; disk(etl):10; mem:4096; ports:[31000-32000]; zones:{a, b}");
+        for bad in [
+            "cpus",
+            "cpus:x",
+            "cpus:-1",
+            "cpus:nan",
+            "ports:[3-1]",
+            "ports:[1]",
+            ":1",
+            "cpus:1;cpus:[1-2]",
+            "cpus(a:1",
+        ] {
+            assert!(Resources::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn ports_split_and_join_again() {
+        let all = parse("ports:[10-20]");
+        let middle = parse("ports:[12-13,15-15]");
+        let mut left = all.checked_sub(&middle).expect("within");
+        assert_eq!(left, parse("ports:[10-11,14-14,16-20]"));
+        assert!(!left.contains(&parse("ports:[13-14]")));
+        left.add(&middle);
+        assert_eq!(left, all);
+    }
+
+    #[test]
+    fn reserved_is_kept_from_other_roles() {
+        let all = parse("cpus:2;cpus(etl):3");
+        assert_eq!(all.available_to("*"), parse("cpus:2"));
+        assert_eq!(all.available_to("etl"), all);
+        assert!(!all.contains(&parse("cpus:3")));
+    }
+
+    fn resources() -> impl Strategy<Value = Resources> {
+        let scalar =
+            (0..3usize, proptest::option::of(0..2usize), 0..10_000i64).prop_map(|(name, role, milli)| {
+                Resource {
+                    name: ["cpus", "mem", "disk"][name].into(),
+                    reserved_for: role.map(|role| ["a", "b"][role].into()),
+                    value: Value::Scalar(Scalar(milli)),
+                }
+            });
+        let ports = (0..50u64, 0..50u64).prop_map(|(begin, length)| Resource {
+            name: "ports".into(),
+            reserved_for: None,
+            value: Value::Ranges(vec![(begin, begin + length)]),
+        });
+        proptest::collection::vec(prop_oneof![scalar, ports], 0..6)
+            .prop_map(|items| Resources::from_items(items).expect("one type a name"))
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_taken_can_be_given_back(a in resources(), b in resources()) {
+            if let Some(mut left) = a.checked_sub(&b) {
+                left.add(&b);
+                prop_assert_eq!(left, a);
+            } else {
+                prop_assert!(!b.is_empty());
+            }
+        }
+
+        #[test]
+        fn a_sum_contains_its_parts(a in resources(), b in resources()) {
+            let mut sum = a.clone();
+            sum.add(&b);
+            prop_assert!(sum.contains(&a) && sum.contains(&b));
+        }
+
+        #[test]
+        fn parsing_never_panics(text in ".{0,40}") {
+            let _ = Resources::parse(&text);
+        }
+    }
+}

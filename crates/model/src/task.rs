@@ -1,0 +1,203 @@
+//! Tasks, the commands they run and the states they pass through.
+use crate::{AgentId, ContainerId, ExecutorId, Label, Resources, StatusUuid, TaskId};
+use std::time::Duration;
+
+/// Mesos' `TaskInfo`. Exactly one of `command` and `executor` is set in a valid task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskInfo {
+    pub name: String,
+    pub task_id: TaskId,
+    pub agent_id: AgentId,
+    pub resources: Resources,
+    pub command: Option<CommandInfo>,
+    pub executor: Option<ExecutorInfo>,
+    pub data: Option<Vec<u8>>,
+    pub labels: Vec<Label>,
+    /// Mesos' `KillPolicy.grace_period`.
+    pub kill_grace: Option<Duration>,
+    /// The kind of container that the task asks for, when it asks for one (`DOCKER`, `MESOS`).
+    pub container: Option<String>,
+}
+
+/// A framework's own executor, which runs many tasks (Mesos' `ExecutorInfo`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExecutorInfo {
+    pub executor_id: ExecutorId,
+    pub name: Option<String>,
+    pub source: Option<String>,
+    pub command: CommandInfo,
+    pub resources: Resources,
+    pub data: Option<Vec<u8>>,
+    pub shutdown_grace: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct CommandInfo {
+    /// `true`: `value` goes to `/bin/sh -c`; `false`: `value` is the program and `arguments` its argv, with argv[0].
+    pub shell: bool,
+    pub value: Option<String>,
+    pub arguments: Vec<String>,
+    pub environment: Vec<EnvironmentVariable>,
+    pub uris: Vec<Uri>,
+    pub user: Option<String>,
+}
+
+/// Its value may be a secret: it is never logged.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EnvironmentVariable {
+    pub name: String,
+    pub value: String,
+}
+
+impl std::fmt::Debug for EnvironmentVariable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}=…", self.name)
+    }
+}
+
+/// A file that the fetcher brings into the sandbox (Mesos' `CommandInfo.URI`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uri {
+    pub value: String,
+    pub executable: bool,
+    /// Unpack known archives; Mesos' default is `true`.
+    pub extract: bool,
+    pub cache: bool,
+    pub output_file: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TaskState {
+    Staging,
+    Starting,
+    Running,
+    Killing,
+    Finished,
+    Failed,
+    Killed,
+    Error,
+    Lost,
+    Dropped,
+    Unreachable,
+    Gone,
+    GoneByOperator,
+    Unknown,
+}
+
+impl TaskState {
+    pub const ALL: [Self; 14] = [
+        Self::Staging,
+        Self::Starting,
+        Self::Running,
+        Self::Killing,
+        Self::Finished,
+        Self::Failed,
+        Self::Killed,
+        Self::Error,
+        Self::Lost,
+        Self::Dropped,
+        Self::Unreachable,
+        Self::Gone,
+        Self::GoneByOperator,
+        Self::Unknown,
+    ];
+
+    /// Nothing follows a terminal state, and its resources are free. As in Mesos' `protobuf::isTerminalState`,
+    /// UNREACHABLE and UNKNOWN are not terminal: the task may come back.
+    pub fn is_terminal(self) -> bool {
+        matches!(
+            self,
+            Self::Finished
+                | Self::Failed
+                | Self::Killed
+                | Self::Error
+                | Self::Lost
+                | Self::Dropped
+                | Self::Gone
+                | Self::GoneByOperator
+        )
+    }
+
+    /// The name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Staging => "TASK_STAGING",
+            Self::Starting => "TASK_STARTING",
+            Self::Running => "TASK_RUNNING",
+            Self::Killing => "TASK_KILLING",
+            Self::Finished => "TASK_FINISHED",
+            Self::Failed => "TASK_FAILED",
+            Self::Killed => "TASK_KILLED",
+            Self::Error => "TASK_ERROR",
+            Self::Lost => "TASK_LOST",
+            Self::Dropped => "TASK_DROPPED",
+            Self::Unreachable => "TASK_UNREACHABLE",
+            Self::Gone => "TASK_GONE",
+            Self::GoneByOperator => "TASK_GONE_BY_OPERATOR",
+            Self::Unknown => "TASK_UNKNOWN",
+        }
+    }
+}
+
+/// Who says so (Mesos' `TaskStatus.Source`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Master,
+    Agent,
+    Executor,
+}
+
+/// Why (the part of Mesos' `TaskStatus.Reason` that arises here).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    CommandExecutorFailed,
+    ContainerLaunchFailed,
+    ContainerLimitationDisk,
+    ContainerLimitationMemory,
+    ExecutorTerminated,
+    ExecutorUnregistered,
+    FrameworkRemoved,
+    InvalidFrameworkId,
+    InvalidOffers,
+    MasterDisconnected,
+    Reconciliation,
+    ResourcesUnknown,
+    AgentDisconnected,
+    AgentRemoved,
+    AgentRemovedByOperator,
+    AgentReregistered,
+    AgentRestarted,
+    AgentUnknown,
+    TaskInvalid,
+    TaskKilledDuringLaunch,
+    TaskUnauthorized,
+    TaskUnknown,
+    UnreachableAgent,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskStatus {
+    pub task_id: TaskId,
+    pub state: TaskState,
+    pub source: Source,
+    pub reason: Option<Reason>,
+    pub message: Option<String>,
+    pub agent_id: Option<AgentId>,
+    pub executor_id: Option<ExecutorId>,
+    /// Seconds since the Unix epoch, as on the wire.
+    pub timestamp: f64,
+    /// Set when the update must be acknowledged.
+    pub uuid: Option<StatusUuid>,
+    pub container: Option<ContainerStatus>,
+    pub data: Option<Vec<u8>>,
+    pub healthy: Option<bool>,
+    pub labels: Vec<Label>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContainerStatus {
+    pub container_id: ContainerId,
+    pub executor_pid: Option<u32>,
+    /// The address that the task's network is reached at.
+    pub ip_address: Option<String>,
+}
