@@ -1,1 +1,11 @@
-//! (purpose: see ARCHITECTURE.md)
+//! The Mesos v1 protocol and Bellows' own master-agent stream: messages, JSON, framing.
+//! Bytes in, values out; nothing here opens a socket, reads a clock or decides anything.
+
+mod protocol {
+    //! Generated from `proto/`; their comments are the documentation.
+    #![allow(unreachable_pub, clippy::all, clippy::pedantic)]
+    include!(concat!(env!("OUT_DIR"), "/protocol.rs"));
+}
+
+pub use protocol::bellows::link;
+pub use protocol::mesos::v1;
