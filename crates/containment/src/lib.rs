@@ -1,1 +1,24 @@
-//! (purpose: see ARCHITECTURE.md)
+//! Everything that touches a task's processes and files: launch and kill through the shim, sandboxes, the fetcher.
+//!
+//! Knows nothing of Mesos' wire formats, of HTTP servers, or of why a task is started or killed.
+
+mod containerizer;
+mod fetcher;
+mod files;
+mod isolator;
+mod owner;
+mod process;
+mod sandbox;
+pub mod shim;
+mod tree;
+
+pub use containerizer::{
+    Config, Containerizer, Exit, ExitEvent, ExitStatus, LaunchError, LaunchSpec, Launched, Recovered,
+    RecoveredState,
+};
+pub use fetcher::{FetchError, FetchFailure, Fetcher, FetcherConfig};
+pub use files::{FileEntry, FileRoot, FilesError, READ_LIMIT_BYTES};
+pub use isolator::{Isolator, Posix, Usage};
+pub use owner::{Owner, OwnerError};
+pub use sandbox::{Run, SandboxError, Sandboxes};
+pub use tree::remove_tree;
