@@ -1,1 +1,67 @@
-//! (purpose: see ARCHITECTURE.md)
+//! What the outer rings of tests share: the built binaries, a cluster in a process of its own, unmodified Spark.
+//!
+//! Tests assert from the outside, over HTTP and in the file system; nothing here reaches into another crate.
+
+mod cluster;
+mod spark;
+
+pub use cluster::{Cluster, ClusterOptions};
+pub use spark::{Application, Spark, kill_nine};
+
+use anyhow::{Context, Result, bail};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+/// The top of the checkout.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("crates/testkit lies two below the top")
+}
+
+/// The directory with `bellows` and `libmesos.so`, built once per test process by the cargo that runs the tests.
+pub fn binaries() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let status = Command::new(env!("CARGO"))
+            .current_dir(repository())
+            .args(["build", "--quiet", "-p", "bellows", "-p", "bellows-libmesos"])
+            .status()
+            .expect("cargo starts");
+        assert!(status.success(), "bellows and libmesos.so do not build");
+        // A test runs as <target>/<profile>/deps/<name>.
+        let exe = std::env::current_exe().expect("the test has a path");
+        exe.ancestors().nth(2).expect("a test lies in <target>/<profile>/deps").to_owned()
+    })
+}
+
+/// Asks `probe` every 50 ms until it answers; an error names `what` was waited for and the last thing seen.
+pub async fn eventually<T, F: Future<Output = Result<T>>>(
+    what: &str,
+    limit: Duration,
+    mut probe: impl FnMut() -> F,
+) -> Result<T> {
+    let begin = Instant::now();
+    loop {
+        match probe().await {
+            Ok(found) => return Ok(found),
+            Err(error) if begin.elapsed() > limit => {
+                return Err(error.context(format!("waited {limit:?} for: {what}")));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// GETs JSON; an error carries status and body.
+pub async fn get_json(url: &str) -> Result<serde_json::Value> {
+    let response = reqwest::get(url).await.with_context(|| format!("GET {url}"))?;
+    let status = response.status();
+    let body = response.text().await?;
+    if !status.is_success() {
+        bail!("GET {url}: {status}: {body}");
+    }
+    serde_json::from_str(&body).with_context(|| format!("GET {url}: {body}"))
+}

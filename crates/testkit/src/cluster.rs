@@ -1,0 +1,155 @@
+//! The embedded cluster, `bellows up`, as a user starts it: a process of its own on free ports.
+use crate::{binaries, get_json};
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+use tempfile::TempDir;
+
+#[derive(Debug, Clone, Copy)]
+pub struct ClusterOptions {
+    pub agents: u32,
+    /// CPUs that each agent offers.
+    pub cpus: u32,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        Self { agents: 3, cpus: 2 }
+    }
+}
+
+pub struct Cluster {
+    child: Child,
+    work_dir: TempDir,
+    master: String,
+    shuffle_port: u16,
+}
+
+impl Cluster {
+    /// Starts it and reads the addresses from what it prints, as a user would.
+    pub fn start(options: ClusterOptions) -> Result<Self> {
+        let work_dir = tempfile::tempdir()?;
+        let mut child = Command::new(binaries().join("bellows"))
+            .arg("up")
+            .args([
+                "--agents",
+                &options.agents.to_string(),
+                "--cpus",
+                &options.cpus.to_string(),
+                "--mem",
+                "4096",
+            ])
+            .args(["--port", "0", "--agent-port", "0", "--shuffle-port", "0"])
+            .arg("--work-dir")
+            .arg(work_dir.path().join("state"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(work_dir.path().join("log"))?)
+            .spawn()
+            .context("bellows up")?;
+        let stdout = child.stdout.take().context("stdout is piped")?;
+        let (mut master, mut shuffle_port) = (None, None);
+        for line in BufReader::new(stdout).lines() {
+            let line = line?;
+            master = master.or_else(|| after(&line, "mesos://"));
+            shuffle_port = shuffle_port.or_else(|| after(&line, "spark.shuffle.service.port=")?.parse().ok());
+            if let (Some(master), Some(shuffle_port)) = (&master, shuffle_port) {
+                return Ok(Self { child, work_dir, master: master.clone(), shuffle_port });
+            }
+        }
+        child.kill()?;
+        child.wait()?;
+        bail!("bellows up printed no addresses: {}", std::fs::read_to_string(work_dir.path().join("log"))?)
+    }
+
+    /// `host:port`
+    pub fn master(&self) -> &str {
+        &self.master
+    }
+
+    pub fn shuffle_port(&self) -> u16 {
+        self.shuffle_port
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where the cluster keeps everything.
+    pub fn state_dir(&self) -> std::path::PathBuf {
+        self.work_dir.path().join("state")
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.work_dir.path().join("log")).unwrap_or_default()
+    }
+
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        get_json(&format!("http://{}{path}", self.master)).await
+    }
+
+    /// The tasks of `framework` that are TASK_RUNNING.
+    pub async fn running_tasks(&self, framework: &str) -> Result<Vec<Value>> {
+        let tasks = self.get("/tasks?limit=10000").await?;
+        let tasks = tasks["tasks"].as_array().context("/tasks has a list")?;
+        let running = |task: &&Value| task["framework_id"] == framework && task["state"] == "TASK_RUNNING";
+        Ok(tasks.iter().filter(running).cloned().collect())
+    }
+
+    /// POSTs to `/master/teardown` what `curl -d frameworkId=…` does.
+    pub async fn teardown(&self, framework: &str) -> Result<()> {
+        let request = reqwest::Client::new()
+            .post(format!("http://{}/master/teardown", self.master))
+            .body(format!("frameworkId={framework}"));
+        request.send().await?.error_for_status()?;
+        Ok(())
+    }
+
+    /// The shuffle and index files that lie anywhere in the cluster's directories.
+    pub fn shuffle_files(&self) -> usize {
+        count_files(&self.state_dir(), &|name| name.starts_with("shuffle_"))
+    }
+
+    /// Ends it as Ctrl-C does and waits for it.
+    pub fn stop(mut self) -> Result<()> {
+        kill_process(Pid::from_raw(self.child.id() as i32).context("a child has a pid")?, Signal::INT)?;
+        let status = self.child.wait()?;
+        if !status.success() {
+            bail!("bellows up ended with {status}: {}", self.log());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ =
+                kill_process(Pid::from_raw(self.child.id() as i32).expect("a child has a pid"), Signal::TERM);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn after(line: &str, key: &str) -> Option<String> {
+    let rest = &line[line.find(key)? + key.len()..];
+    Some(rest.split_whitespace().next()?.trim_end_matches(['\\', '"', '\'']).to_owned())
+}
+
+fn count_files(dir: &Path, wanted: &dyn Fn(&str) -> bool) -> usize {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => count_files(&entry.path(), wanted),
+            Ok(kind) if kind.is_file() && entry.file_name().to_str().is_some_and(wanted) => 1,
+            _ => 0,
+        })
+        .sum()
+}

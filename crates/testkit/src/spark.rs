@@ -1,0 +1,156 @@
+//! Unmodified Spark from PyPI, and one application run by its stock `spark-submit`.
+use crate::{Cluster, binaries, eventually, repository};
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+/// A Spark distribution.
+pub struct Spark {
+    home: PathBuf,
+}
+
+impl Spark {
+    /// `SPARK_HOME`, else what `make spark` put under `.cache/`.
+    pub fn find() -> Self {
+        let home = match std::env::var_os("SPARK_HOME") {
+            Some(home) => PathBuf::from(home),
+            None => repository().join(".cache/spark-3.5.9/lib/python3.11/site-packages/pyspark"),
+        };
+        assert!(home.join("bin/spark-submit").exists(), "no Spark at {}: run `make spark`", home.display());
+        Self { home }
+    }
+
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+}
+
+/// A driver under way. Killed with its process group when dropped.
+pub struct Application {
+    child: Child,
+    control: tempfile::TempDir,
+}
+
+impl Application {
+    /// Runs `app` (a .py or .jar) against `cluster` with the field note's elastic settings and `settings` on top.
+    /// The application gets its control directory as its first argument, then `arguments`.
+    pub fn submit(
+        spark: &Spark,
+        cluster: &Cluster,
+        app: &[&str],
+        settings: &[(&str, &str)],
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
+        let control = tempfile::tempdir()?;
+        let output = File::create(control.path().join("output"))?;
+        let elastic = [
+            ("spark.scheduler.mode", "FAIR"),
+            ("spark.cores.max", "6"),
+            ("spark.executor.cores", "1"),
+            ("spark.executor.memory", "512m"),
+            ("spark.dynamicAllocation.enabled", "true"),
+            ("spark.dynamicAllocation.initialExecutors", "6"),
+            ("spark.dynamicAllocation.executorIdleTimeout", "4s"),
+            ("spark.shuffle.service.enabled", "true"),
+            ("spark.ui.enabled", "false"),
+        ];
+        let mut command = Command::new(spark.home.join("bin/spark-submit"));
+        command.arg("--master").arg(format!("mesos://{}", cluster.master()));
+        let port = cluster.shuffle_port().to_string();
+        for (key, value) in elastic
+            .into_iter()
+            .chain([("spark.shuffle.service.port", port.as_str())])
+            .chain(settings.iter().copied())
+        {
+            command.arg("--conf").arg(format!("{key}={value}"));
+        }
+        command
+            .args(app)
+            .arg(control.path())
+            .envs(environment.iter().copied())
+            .env("SPARK_HOME", &spark.home)
+            .env("SPARK_LOCAL_IP", "127.0.0.1")
+            .env("MESOS_NATIVE_JAVA_LIBRARY", binaries().join("libmesos.so"))
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let child = command.spawn().context("spark-submit")?;
+        Ok(Self { child, control })
+    }
+
+    /// What the application has said so far, in order.
+    pub fn events(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.control.path().join("events")).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Waits until it has said `event`.
+    pub async fn event(&mut self, event: &str, limit: Duration) -> Result<Value> {
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            if let Some(found) = self.events().into_iter().find(|said| said["event"] == event) {
+                return Ok(found);
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the application ended with {status} before '{event}':\n{}", self.output());
+            }
+            if tokio::time::Instant::now() > deadline {
+                bail!("waited {limit:?} for '{event}':\n{}", self.output());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Lets the application pass its next gate.
+    pub fn go(&self) -> Result<()> {
+        Ok(fs::write(self.control.path().join("go"), "")?)
+    }
+
+    pub async fn finish(&mut self, limit: Duration) -> Result<()> {
+        let child = &mut self.child;
+        let mut poll = || child.try_wait();
+        let status = eventually("the application to end", limit, || {
+            let polled = poll();
+            async move { polled?.ok_or_else(|| anyhow!("still running")) }
+        })
+        .await?;
+        if !status.success() {
+            bail!("the application ended with {status}:\n{}", self.output());
+        }
+        Ok(())
+    }
+
+    /// What driver and `spark-submit` printed.
+    pub fn output(&self) -> String {
+        fs::read_to_string(self.control.path().join("output")).unwrap_or_default()
+    }
+
+    /// Kills the driver as a crash would, with everything in its process group.
+    pub fn kill_driver(&mut self) -> Result<()> {
+        let group = Pid::from_raw(self.child.id() as i32).context("a child has a pid")?;
+        rustix::process::kill_process_group(group, Signal::KILL)?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Application {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.kill_driver();
+        }
+    }
+}
+
+/// Kills one process as a crash would.
+pub fn kill_nine(pid: i32) -> Result<()> {
+    kill_process(Pid::from_raw(pid).context("not a pid")?, Signal::KILL)?;
+    Ok(())
+}

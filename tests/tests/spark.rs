@@ -1,0 +1,214 @@
+//! Unmodified Spark on the embedded cluster, asserted from the outside: over HTTP, in /proc and on disk.
+use anyhow::{Context, Result, ensure};
+use bellows_testkit::{Application, Cluster, ClusterOptions, Spark, eventually, kill_nine, repository};
+use serde_json::Value;
+use std::{process::Command, time::Duration};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Long enough for six JVMs to start on two busy cores.
+const LONG: Duration = Duration::from_secs(150);
+
+/// One Spark application's executors are as much as the machine bears; tests take turns.
+async fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    TURN.lock().await
+}
+
+fn app(name: &str) -> String {
+    repository().join("tests/apps").join(name).to_string_lossy().into_owned()
+}
+
+async fn executors(
+    cluster: &Cluster,
+    framework: &str,
+    what: &str,
+    wanted: impl Fn(usize) -> bool,
+) -> Result<Vec<Value>> {
+    eventually(what, LONG, || async {
+        let running = cluster.running_tasks(framework).await?;
+        ensure!(wanted(running.len()), "{} executors are running", running.len());
+        Ok(running)
+    })
+    .await
+}
+
+async fn started(application: &mut Application) -> Result<String> {
+    let event = application.event("started", LONG).await?;
+    Ok(event["framework"].as_str().context("the application names its framework")?.to_owned())
+}
+
+/// Processes whose environment names the framework.
+fn processes_of(framework: &str) -> Vec<i32> {
+    let needle = format!("MESOS_FRAMEWORK_ID={framework}");
+    let of = |entry: std::fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let environment = std::fs::read(entry.path().join("environ")).ok()?;
+        environment.split(|byte| *byte == 0).any(|variable| variable == needle.as_bytes()).then_some(pid)
+    };
+    std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(of).collect()
+}
+
+async fn nothing_left(cluster: &Cluster, framework: &str, limit: Duration) -> Result<()> {
+    eventually("no process and no shuffle file of the framework left", limit, || async {
+        ensure!(processes_of(framework).is_empty(), "processes {:?} are left", processes_of(framework));
+        ensure!(cluster.shuffle_files() == 0, "{} shuffle files are left", cluster.shuffle_files());
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn executors_come_and_go_and_what_they_shuffled_stays() -> Result<()> {
+    let _turn = turn().await;
+    let (spark, cluster) = (Spark::find(), Cluster::start(ClusterOptions::default())?);
+    let mut application = Application::submit(&spark, &cluster, &[&app("elastic.py")], &[], &[])?;
+    let framework = started(&mut application).await?;
+    executors(&cluster, &framework, "six executors", |count| count == 6).await?;
+    let first = application.event("first", LONG).await?;
+    ensure!(first["correct"] == true && first["mapped"] == 120_000, "{first}");
+
+    executors(&cluster, &framework, "no executor after the idle timeout", |count| count == 0).await?;
+    ensure!(cluster.shuffle_files() > 0, "the shuffle output went with the executors");
+    ensure!(processes_of(&framework).is_empty(), "released executors left processes");
+
+    application.go()?;
+    executors(&cluster, &framework, "executors again", |count| count > 0).await?;
+    let second = application.event("second", LONG).await?;
+    ensure!(second["correct"] == true, "the second burst's result differs: {second}");
+    ensure!(second["mapped"] == 120_000, "map tasks ran again: {second}");
+    application.finish(LONG).await?;
+    nothing_left(&cluster, &framework, Duration::from_secs(30)).await?;
+    cluster.stop()
+}
+
+#[tokio::test]
+async fn an_executor_killed_in_mid_job_costs_no_wrong_result() -> Result<()> {
+    let _turn = turn().await;
+    let (spark, cluster) = (Spark::find(), Cluster::start(ClusterOptions::default())?);
+    let slow = [("TASK_SECONDS", "1")];
+    let mut application = Application::submit(&spark, &cluster, &[&app("elastic.py")], &[], &slow)?;
+    let framework = started(&mut application).await?;
+    let running = executors(&cluster, &framework, "an executor", |count| count > 0).await?;
+    let victim = running[0]["id"].as_str().context("a task has an id")?.to_owned();
+    let executor = eventually("the executor's JVM", LONG, || async {
+        let java = |pid: &i32| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let of_task = format!("MESOS_EXECUTOR_ID={victim}");
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == of_task.as_bytes())
+                && line.split(|byte| *byte == 0).next().is_some_and(|program| program.ends_with(b"java"))
+        };
+        processes_of(&framework).into_iter().find(java).context("no JVM of the executor yet")
+    })
+    .await?;
+    kill_nine(executor)?;
+    eventually("TASK_FAILED of the killed executor", LONG, || async {
+        let tasks = cluster.get("/tasks?limit=10000").await?;
+        let task = tasks["tasks"].as_array().into_iter().flatten().find(|task| task["id"] == victim.as_str());
+        let state = task.map(|task| task["state"].clone()).unwrap_or_default();
+        ensure!(state == "TASK_FAILED", "its state is {state}");
+        Ok(())
+    })
+    .await?;
+    application.go()?;
+    for burst in ["first", "second"] {
+        let event = application.event(burst, LONG).await?;
+        ensure!(event["correct"] == true, "{event}");
+    }
+    application.finish(LONG).await?;
+    nothing_left(&cluster, &framework, Duration::from_secs(30)).await?;
+    cluster.stop()
+}
+
+#[tokio::test]
+async fn teardown_ends_the_tasks_and_deletes_the_shuffle_files() -> Result<()> {
+    let _turn = turn().await;
+    let (spark, cluster) = (Spark::find(), Cluster::start(ClusterOptions::default())?);
+    let mut application = Application::submit(&spark, &cluster, &[&app("elastic.py")], &[], &[])?;
+    let framework = started(&mut application).await?;
+    application.event("first", LONG).await?;
+    ensure!(cluster.shuffle_files() > 0, "the first burst shuffled nothing");
+    cluster.teardown(&framework).await?;
+    nothing_left(&cluster, &framework, Duration::from_secs(15)).await?;
+    let frameworks = cluster.get("/master/frameworks").await?;
+    ensure!(frameworks["frameworks"].as_array().is_some_and(Vec::is_empty), "{frameworks}");
+    ensure!(frameworks["completed_frameworks"][0]["id"] == framework.as_str(), "{frameworks}");
+    cluster.stop()
+}
+
+#[tokio::test]
+async fn a_jvm_application_runs() -> Result<()> {
+    let _turn = turn().await;
+    let (spark, cluster) = (Spark::find(), Cluster::start(ClusterOptions::default())?);
+    let built = tempfile::tempdir()?;
+    let jar = built.path().join("java-pi.jar");
+    let classes = built.path().join("classes");
+    let compiled = Command::new("javac")
+        .args(["-cp", &format!("{}/jars/*", spark.home().display()), "-d"])
+        .arg(&classes)
+        .arg(app("JavaPi.java"))
+        .status()?;
+    ensure!(compiled.success(), "javac");
+    let packed = Command::new("jar").arg("cf").arg(&jar).arg("-C").arg(&classes).arg(".").status()?;
+    ensure!(packed.success(), "jar");
+    let jar = jar.to_string_lossy().into_owned();
+    let mut application = Application::submit(&spark, &cluster, &["--class", "JavaPi", &jar], &[], &[])?;
+    let result = application.event("result", LONG).await?;
+    // Gauss' circle problem: lattice points within radius 1000 (OEIS A000328).
+    ensure!(result["inside"] == 3_141_549, "{result}");
+    application.finish(LONG).await?;
+    cluster.stop()
+}
+
+#[tokio::test]
+async fn two_applications_at_once_both_make_progress() -> Result<()> {
+    let _turn = turn().await;
+    let (spark, cluster) = (Spark::find(), Cluster::start(ClusterOptions { agents: 2, cpus: 2 })?);
+    // Each alone would take all four cores.
+    let greedy = [("spark.cores.max", "4"), ("spark.dynamicAllocation.initialExecutors", "4")];
+    let slow = [("TASK_SECONDS", "0.5")];
+    let mut one = Application::submit(&spark, &cluster, &[&app("elastic.py")], &greedy, &slow)?;
+    let mut other = Application::submit(&spark, &cluster, &[&app("elastic.py")], &greedy, &slow)?;
+    for application in [&mut one, &mut other] {
+        let first = application.event("first", LONG).await?;
+        ensure!(first["correct"] == true, "{first}");
+        application.go()?;
+    }
+    for application in [&mut one, &mut other] {
+        application.event("second", LONG).await?;
+        application.finish(LONG).await?;
+    }
+    cluster.stop()
+}
+
+#[tokio::test]
+async fn a_dead_driver_is_waited_for_and_then_cleared_away() -> Result<()> {
+    let _turn = turn().await;
+    let (spark, cluster) = (Spark::find(), Cluster::start(ClusterOptions::default())?);
+    let patience = [
+        ("spark.mesos.driver.failoverTimeout", "8"),
+        ("spark.dynamicAllocation.executorIdleTimeout", "600s"),
+    ];
+    let mut application = Application::submit(&spark, &cluster, &[&app("elastic.py")], &patience, &[])?;
+    let framework = started(&mut application).await?;
+    application.event("first", LONG).await?;
+    let before = std::time::Instant::now();
+    application.kill_driver()?;
+    eventually("the master to see the driver gone", LONG, || async {
+        let state = cluster.get("/frameworks").await?;
+        let known = &state["frameworks"][0];
+        ensure!(known["id"] == framework.as_str() && known["connected"] == false, "{known}");
+        Ok(())
+    })
+    .await?;
+    ensure!(cluster.shuffle_files() > 0, "shuffle files went before the failover timeout");
+    eventually("the framework to be removed", LONG, || async {
+        let state = cluster.get("/frameworks").await?;
+        ensure!(state["frameworks"].as_array().is_some_and(Vec::is_empty), "{}", state["frameworks"]);
+        Ok(())
+    })
+    .await?;
+    ensure!(before.elapsed() >= Duration::from_secs(8), "removed after {:?}: too early", before.elapsed());
+    nothing_left(&cluster, &framework, Duration::from_secs(15)).await?;
+    cluster.stop()
+}
