@@ -1,1 +1,13 @@
-//! (purpose: see ARCHITECTURE.md)
+//! Plumbing that every Bellows process shares: log output, signals, an HTTP listener with bounds, metrics.
+//!
+//! Knows nothing of Mesos, Spark or this cluster's state; what only one process needs stays there.
+#![forbid(unsafe_code)]
+
+mod logging;
+pub mod metrics;
+mod server;
+mod signal;
+
+pub use logging::{LogFormat, init_logging};
+pub use server::{Limits, Server};
+pub use signal::shutdown_signal;

@@ -1,0 +1,25 @@
+//! Where log lines go: standard error, so that a command's own output stays clean.
+use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Sets up logging for the process. `RUST_LOG` wins over `filter`, which has its syntax (`info`, `bellows_master=debug`).
+/// A second call changes nothing: the first one of a process decides.
+pub fn init_logging(filter: &str, format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = fmt::layer().with_writer(std::io::stderr);
+    let outcome = match format {
+        LogFormat::Text => registry.with(layer).try_init(),
+        LogFormat::Json => registry.with(layer.json()).try_init(),
+    };
+    if outcome.is_err() {
+        tracing::debug!("logging was set up before");
+    }
+}
