@@ -1,0 +1,44 @@
+# The commands of the README. Cargo knows what is out of date; nothing here does.
+
+CACHE   := $(CURDIR)/.cache
+RELEASE := target/release
+SPARK   := $(CACHE)/spark-3.5.9
+
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Static, so that one file is all a machine needs; libmesos.so is loaded into Spark's JVM and links to its libc.
+build: ## the release binary `bellows` and `libmesos.so`, in target/release/
+	cargo rustc --release --locked -p bellows --bin bellows -- -C target-feature=+crt-static
+	cargo build --release --locked -p bellows-libmesos
+	@echo "$(RELEASE)/bellows and $(RELEASE)/libmesos.so"
+
+demo: build ## a real PySpark application on an elastic cluster of three agents, on this machine
+	$(RELEASE)/bellows demo --cache-dir $(CACHE)
+
+test: needs spark ## all tests, those with real Spark included
+	cargo test --workspace --locked
+
+spark: ## Spark and the demo's data under .cache/, as the demo and the tests use them
+	cargo build --quiet --locked -p bellows
+	target/debug/bellows demo --cache-dir $(CACHE) --fetch-only
+
+lint: ## rustfmt and clippy, as a change must pass them
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# Debian packages are installed only where they are missing and we may; elsewhere the missing ones are named.
+needs:
+	@missing=; \
+	command -v java >/dev/null || [ -n "$$JAVA_HOME" ] || missing="openjdk-17-jre-headless"; \
+	python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
+	else \
+		echo "The tests need: $$missing (Debian and Ubuntu: sudo apt install $$missing)" >&2; exit 1; \
+	fi
+
+.PHONY: help build demo test spark lint needs
