@@ -79,7 +79,7 @@ async fn announce_and_follow(
 ) -> Result<(), zk::Error> {
     // As Mesos: with credentials only their owner may write, everybody may find the leader.
     let acls = if address.credentials.is_some() { owner_writes_all_read() } else { zk::Acls::anyone_all() };
-    client.mkdir(&address.path, &zk::CreateMode::Persistent.with_acls(acls.clone())).await?;
+    client.mkdir(&address.path, &zk::CreateMode::Persistent.with_acls(acls)).await?;
     let prefix = format!("{}/{NODE_PREFIX}", address.path);
     let options = zk::CreateMode::EphemeralSequential.with_acls(acls);
     let (_, number) = client.create(&prefix, announcement, &options).await?;

@@ -1,0 +1,108 @@
+//! The calls of one subscriber, sent one after the other on one connection, so that they arrive in order.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tracing::warn;
+
+use crate::error::CallError;
+use crate::http::{Connection, refusal};
+
+/// Bounded: a caller that is faster than the other side waits.
+const CAPACITY: usize = 1024;
+
+/// Where calls go while one subscription lasts.
+#[derive(Debug, Clone)]
+pub(crate) struct Session {
+    pub(crate) authority: String,
+    path: &'static str,
+    headers: HeaderMap,
+    /// Told when calls cannot be sent: the subscription is then given up, too.
+    pub(crate) broken: Arc<Notify>,
+}
+
+impl Session {
+    pub(crate) fn new(authority: String, path: &'static str, headers: HeaderMap) -> Self {
+        Self { authority, path, headers, broken: Arc::new(Notify::new()) }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct CallQueue {
+    calls: mpsc::Sender<QueuedCall>,
+}
+
+#[derive(Debug)]
+struct QueuedCall {
+    name: &'static str,
+    body: Bytes,
+    /// Absent when nobody waits: a failure is then logged.
+    answer: Option<oneshot::Sender<Result<(), CallError>>>,
+}
+
+impl CallQueue {
+    /// The queue, and what empties it for as long as it is polled and a clone of the queue exists.
+    pub(crate) fn new(session: watch::Receiver<Option<Session>>) -> (Self, impl Future<Output = ()>) {
+        let (calls, receiver) = mpsc::channel(CAPACITY);
+        (Self { calls }, send_calls(receiver, session))
+    }
+
+    pub(crate) async fn call(&self, name: &'static str, body: Bytes) -> Result<(), CallError> {
+        let (answer, answered) = oneshot::channel();
+        let queued = QueuedCall { name, body, answer: Some(answer) };
+        self.calls.send(queued).await.map_err(|_| CallError::Stopped)?;
+        answered.await.map_err(|_| CallError::Stopped)?
+    }
+
+    /// Must not be called from a runtime's thread.
+    pub(crate) fn post(&self, name: &'static str, body: Bytes) -> Result<(), CallError> {
+        self.calls.blocking_send(QueuedCall { name, body, answer: None }).map_err(|_| CallError::Stopped)
+    }
+}
+
+/// Each call goes to the session that is current when its turn comes.
+async fn send_calls(mut calls: mpsc::Receiver<QueuedCall>, session: watch::Receiver<Option<Session>>) {
+    let mut connection: Option<(Session, Connection)> = None;
+    while let Some(QueuedCall { name, body, answer }) = calls.recv().await {
+        let current = session.borrow().clone();
+        let result = match current {
+            None => Err(CallError::NotConnected),
+            Some(current) => {
+                let same = connection.take_if(|(session, _)| Arc::ptr_eq(&session.broken, &current.broken));
+                let fresh = || (current.clone(), Connection::new(current.authority.clone()));
+                let (session, connection) = connection.insert(same.unwrap_or_else(fresh));
+                send_call(session, connection, body).await
+            }
+        };
+        match answer {
+            // The caller may have given up waiting.
+            Some(answer) => drop(answer.send(result)),
+            None => {
+                if let Err(error) = result {
+                    warn!(call = name, %error, "call failed");
+                }
+            }
+        }
+    }
+}
+
+async fn send_call(session: &Session, connection: &mut Connection, body: Bytes) -> Result<(), CallError> {
+    let response = match connection.send(&Method::POST, session.path, &session.headers, body).await {
+        Ok(response) => response,
+        Err(error) => {
+            session.broken.notify_one();
+            return Err(error);
+        }
+    };
+    if response.status().is_success() {
+        return Ok(());
+    }
+    let refusal = refusal(response).await;
+    if refusal.is_temporary() {
+        // It no longer leads, or is restarting: find out who does.
+        session.broken.notify_one();
+    }
+    Err(refusal.into())
+}
