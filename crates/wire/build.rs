@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&bare))?;
     prost_build::Config::new()
         .bytes(["."])
+        .btree_map(["."])
         .enable_type_names()
         .include_file("protocol.rs")
         .compile_fds(descriptors)?;

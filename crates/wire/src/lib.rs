@@ -1,6 +1,11 @@
 //! The Mesos v1 protocol and Bellows' own master-agent stream: messages, JSON, framing.
 //! Bytes in, values out; nothing here opens a socket, reads a clock or decides anything.
 
+mod descriptors;
+pub mod json;
+pub mod media;
+pub mod recordio;
+
 mod protocol {
     //! Generated from `proto/`; their comments are the documentation.
     #![allow(unreachable_pub, clippy::all, clippy::pedantic)]
