@@ -1,0 +1,298 @@
+//! `make bench`: what the cluster adds to a task, measured from a framework's seat on a release build.
+//!
+//! It starts `bellows up` beside this program and speaks the v1 API to it. Prints; asserts nothing of time.
+use anyhow::{Context, Result, bail};
+use bellows_client::{SchedulerClient, SchedulerEvent, SchedulerOptions};
+use bellows_wire::v1::{
+    AgentId, CommandInfo, Filters, FrameworkInfo, Offer, Resource, TaskId, TaskInfo, TaskState, TaskStatus,
+    offer, scheduler, value,
+};
+use hdrhistogram::Histogram;
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+
+const ROUNDS: usize = 1_000;
+const STORM: usize = 5_000;
+/// Tasks of the storm that may be under way at once.
+const WINDOW: usize = 64;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let bellows = std::env::args_os().nth(1).map(PathBuf::from).context("usage: cluster PATH-OF-BELLOWS")?;
+    idle_memory(&bellows).await?;
+    freed_to_offer(&bellows).await?;
+    accept_to_running(&bellows).await?;
+    storm(&bellows).await
+}
+
+/// The embedded cluster in a process of its own.
+struct Cluster {
+    child: Child,
+    master: String,
+    _work_dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn start(bellows: &Path, agents: u32, cpus: u32) -> Result<Self> {
+        let work_dir = tempfile::tempdir()?;
+        let mut child = Command::new(bellows)
+            .args(["up", "--port", "0", "--agent-port", "0", "--shuffle-port", "0", "--mem", "4096"])
+            .args(["--agents", &agents.to_string(), "--cpus", &cpus.to_string()])
+            .arg("--work-dir")
+            .arg(work_dir.path().join("state"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("bellows up")?;
+        let lines = BufReader::new(child.stdout.take().context("stdout is piped")?).lines();
+        let find = |line: &String| Some(line.split_once("mesos://")?.1.split_whitespace().next()?.to_owned());
+        let master =
+            lines.map_while(Result::ok).find_map(|line| find(&line)).context("it printed no address")?;
+        Ok(Self { child, master, _work_dir: work_dir })
+    }
+
+    /// Resident set in kB, of which memory that is this process' own.
+    fn resident(&self) -> Result<(u64, u64)> {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
+        let field = |name: &str| -> Option<u64> {
+            rollup.lines().find(|line| line.starts_with(name))?.split_whitespace().nth(1)?.parse().ok()
+        };
+        Ok((field("Rss:").context("Rss")?, field("Private_Dirty:").context("Private_Dirty")?))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// A framework that has subscribed.
+struct Framework {
+    client: SchedulerClient,
+    events: mpsc::Receiver<SchedulerEvent>,
+}
+
+impl Framework {
+    async fn subscribe(master: &str) -> Result<Self> {
+        let leader = bellows_election::detect(&bellows_election::MasterAddress::parse(master)?);
+        let framework = FrameworkInfo { name: "bench".into(), user: "root".into(), ..Default::default() };
+        let (client, events) =
+            SchedulerClient::start(leader, SchedulerOptions { framework, ..Default::default() });
+        Ok(Self { client, events })
+    }
+
+    async fn event(&mut self) -> Result<scheduler::Event> {
+        loop {
+            match tokio::time::timeout(Duration::from_secs(20), self.events.recv())
+                .await?
+                .context("stream ended")?
+            {
+                SchedulerEvent::Received(event) => return Ok(*event),
+                SchedulerEvent::Connected(_) => {}
+                other => bail!("{other:?}"),
+            }
+        }
+    }
+
+    async fn offer(&mut self) -> Result<Offer> {
+        loop {
+            if let Some(offer) =
+                self.event().await?.offers.and_then(|offers| offers.offers.into_iter().next())
+            {
+                return Ok(offer);
+            }
+        }
+    }
+
+    async fn update(&mut self, wanted: TaskState) -> Result<TaskStatus> {
+        loop {
+            if let Some(update) = self.event().await?.update {
+                self.acknowledge(&update.status).await?;
+                if update.status.state() == wanted {
+                    return Ok(update.status);
+                }
+                if update.status.state() == TaskState::TaskFailed
+                    || update.status.state() == TaskState::TaskError
+                {
+                    bail!("{:?}", update.status);
+                }
+            }
+        }
+    }
+
+    async fn acknowledge(&self, status: &TaskStatus) -> Result<()> {
+        let (Some(agent_id), Some(uuid)) = (status.agent_id.clone(), status.uuid.clone()) else {
+            return Ok(());
+        };
+        let acknowledge = scheduler::call::Acknowledge { agent_id, task_id: status.task_id.clone(), uuid };
+        self.call(scheduler::call::Type::Acknowledge, |call| call.acknowledge = Some(acknowledge)).await
+    }
+
+    async fn decline(&self, offer: &Offer) -> Result<()> {
+        let filters = Some(Filters { refuse_seconds: Some(0.0), ..Default::default() });
+        let decline = scheduler::call::Decline { offer_ids: vec![offer.id.clone()], filters };
+        self.call(scheduler::call::Type::Decline, |call| call.decline = Some(decline)).await
+    }
+
+    async fn launch(&self, offer: &Offer, tasks: Vec<TaskInfo>) -> Result<()> {
+        let launch = offer::operation::Launch { task_infos: tasks };
+        let operation = offer::Operation {
+            r#type: Some(offer::operation::Type::Launch.into()),
+            launch: Some(launch),
+            ..Default::default()
+        };
+        let filters = Some(Filters { refuse_seconds: Some(0.0), ..Default::default() });
+        let accept = scheduler::call::Accept {
+            offer_ids: vec![offer.id.clone()],
+            operations: vec![operation],
+            filters,
+        };
+        self.call(scheduler::call::Type::Accept, |call| call.accept = Some(accept)).await
+    }
+
+    async fn call(
+        &self,
+        r#type: scheduler::call::Type,
+        fill: impl FnOnce(&mut scheduler::Call),
+    ) -> Result<()> {
+        let mut call = scheduler::Call { r#type: Some(r#type.into()), ..Default::default() };
+        fill(&mut call);
+        Ok(self.client.call(call).await?)
+    }
+}
+
+fn task(id: usize, agent_id: &AgentId, cpus: f64) -> TaskInfo {
+    let scalar = |name: &str, amount| Resource {
+        name: name.into(),
+        r#type: value::Type::Scalar.into(),
+        scalar: Some(value::Scalar { value: amount }),
+        ..Default::default()
+    };
+    TaskInfo {
+        name: "true".into(),
+        task_id: TaskId { value: id.to_string() },
+        agent_id: agent_id.clone(),
+        resources: vec![scalar("cpus", cpus), scalar("mem", 1.0)],
+        command: Some(CommandInfo {
+            shell: Some(false),
+            value: Some("/bin/true".into()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn show(what: &str, times: &Histogram<u64>) {
+    let ms = |quantile| times.value_at_quantile(quantile) as f64 / 1e3;
+    println!(
+        "{what:<52} p50 {:>7.2} ms   p99 {:>7.2} ms   max {:>7.2} ms   n {}",
+        ms(0.5),
+        ms(0.99),
+        times.max() as f64 / 1e3,
+        times.len()
+    );
+}
+
+async fn idle_memory(bellows: &Path) -> Result<()> {
+    let cluster = Cluster::start(bellows, 3, 2)?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let (resident, private) = cluster.resident()?;
+    println!(
+        "{:<52} {:.1} MB resident, {:.1} MB of it private and written",
+        "idle embedded cluster (master, 3 agents, shuffle)",
+        resident as f64 / 1e3,
+        private as f64 / 1e3
+    );
+    Ok(())
+}
+
+/// DECLINE gives the resources back; the clock runs from before the call is sent to the new offer's arrival.
+async fn freed_to_offer(bellows: &Path) -> Result<()> {
+    let cluster = Cluster::start(bellows, 1, 2)?;
+    let mut framework = Framework::subscribe(&cluster.master).await?;
+    let mut times = Histogram::<u64>::new(3)?;
+    let mut offer = framework.offer().await?;
+    for _ in 0..ROUNDS {
+        let begin = Instant::now();
+        framework.decline(&offer).await?;
+        offer = framework.offer().await?;
+        times.record(begin.elapsed().as_micros() as u64)?;
+    }
+    show("resources freed (DECLINE) -> offer on the stream", &times);
+    Ok(())
+}
+
+async fn accept_to_running(bellows: &Path) -> Result<()> {
+    let cluster = Cluster::start(bellows, 1, 2)?;
+    let mut framework = Framework::subscribe(&cluster.master).await?;
+    let (mut running, mut offered) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
+    let mut offer = framework.offer().await?;
+    for round in 0..ROUNDS / 5 {
+        let begin = Instant::now();
+        // The whole agent, so that the next offer comes only when the task has ended.
+        framework.launch(&offer, vec![task(round, &offer.agent_id, 2.0)]).await?;
+        framework.update(TaskState::TaskRunning).await?;
+        running.record(begin.elapsed().as_micros() as u64)?;
+        let mut ended = None;
+        offer = loop {
+            let event = framework.event().await?;
+            if let Some(update) = &event.update {
+                framework.acknowledge(&update.status).await?;
+                ended = Some(Instant::now());
+            }
+            let whole = |offer: &Offer| {
+                offer.resources.iter().any(|r| r.name == "cpus" && r.scalar.is_some_and(|s| s.value == 2.0))
+            };
+            match event.offers.and_then(|offers| offers.offers.into_iter().next()) {
+                Some(offer) if whole(&offer) => break offer,
+                Some(part) => framework.decline(&part).await?,
+                None => {}
+            }
+        };
+        offered.record(ended.map_or(0, |ended| ended.elapsed().as_micros() as u64))?;
+    }
+    show("ACCEPT -> TASK_RUNNING of /bin/true", &running);
+    show("TASK_FINISHED -> offer of what it held", &offered);
+    Ok(())
+}
+
+async fn storm(bellows: &Path) -> Result<()> {
+    let cluster = Cluster::start(bellows, 1, WINDOW as u32)?;
+    let mut framework = Framework::subscribe(&cluster.master).await?;
+    let (mut launched, mut finished) = (0, 0);
+    let begin = Instant::now();
+    while finished < STORM {
+        let event = framework.event().await?;
+        if let Some(update) = event.update {
+            framework.acknowledge(&update.status).await?;
+            match update.status.state() {
+                TaskState::TaskFinished => finished += 1,
+                TaskState::TaskRunning | TaskState::TaskStarting => {}
+                _ => bail!("{:?}", update.status),
+            }
+        }
+        for offer in event.offers.map(|offers| offers.offers).unwrap_or_default() {
+            let cpus = offer.resources.iter().find(|r| r.name == "cpus").and_then(|r| r.scalar.as_ref());
+            let room = cpus.map_or(0, |cpus| cpus.value as usize).min(STORM - launched);
+            let tasks = (launched..launched + room).map(|id| task(id, &offer.agent_id, 1.0)).collect();
+            framework.launch(&offer, tasks).await?;
+            launched += room;
+        }
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    println!(
+        "{:<52} {:.0} tasks/s ({STORM} of /bin/true in {seconds:.1} s, {WINDOW} at once)",
+        "short tasks through one agent",
+        STORM as f64 / seconds
+    );
+    Ok(())
+}

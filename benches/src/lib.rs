@@ -1,1 +1,0 @@
-//! (purpose: see ARCHITECTURE.md)
