@@ -31,15 +31,21 @@ impl Session {
 
 #[derive(Debug, Clone)]
 pub(crate) struct CallQueue {
-    calls: mpsc::Sender<QueuedCall>,
+    calls: mpsc::Sender<Queued>,
 }
 
+type Answer = Result<(), CallError>;
+
 #[derive(Debug)]
-struct QueuedCall {
-    name: &'static str,
-    body: Bytes,
-    /// Absent when nobody waits: a failure is then logged.
-    answer: Option<oneshot::Sender<Result<(), CallError>>>,
+enum Queued {
+    Call {
+        name: &'static str,
+        body: Bytes,
+        /// Absent when nobody waits: a failure is then logged.
+        answer: Option<oneshot::Sender<Answer>>,
+    },
+    /// Answered when its turn comes.
+    Flush(oneshot::Sender<()>),
 }
 
 impl CallQueue {
@@ -49,23 +55,50 @@ impl CallQueue {
         (Self { calls }, send_calls(receiver, session))
     }
 
-    pub(crate) async fn call(&self, name: &'static str, body: Bytes) -> Result<(), CallError> {
+    pub(crate) async fn call(&self, name: &'static str, body: Bytes) -> Answer {
         let (answer, answered) = oneshot::channel();
-        let queued = QueuedCall { name, body, answer: Some(answer) };
+        let queued = Queued::Call { name, body, answer: Some(answer) };
         self.calls.send(queued).await.map_err(|_| CallError::Stopped)?;
         answered.await.map_err(|_| CallError::Stopped)?
     }
 
     /// Must not be called from a runtime's thread.
-    pub(crate) fn post(&self, name: &'static str, body: Bytes) -> Result<(), CallError> {
-        self.calls.blocking_send(QueuedCall { name, body, answer: None }).map_err(|_| CallError::Stopped)
+    pub(crate) fn post(&self, name: &'static str, body: Bytes) -> Answer {
+        self.calls.blocking_send(Queued::Call { name, body, answer: None }).map_err(|_| CallError::Stopped)
+    }
+
+    /// As `post`; the future gives the answer.
+    pub(crate) fn submit(&self, name: &'static str, body: Bytes) -> impl Future<Output = Answer> + use<> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.calls.blocking_send(Queued::Call { name, body, answer: Some(answer) });
+        async move {
+            sent.map_err(|_| CallError::Stopped)?;
+            answered.await.map_err(|_| CallError::Stopped)?
+        }
+    }
+
+    /// Waits until every call queued before was answered or has failed.
+    pub(crate) async fn flush(&self) {
+        let (flushed, done) = oneshot::channel();
+        if self.calls.send(Queued::Flush(flushed)).await.is_ok() {
+            // An error means that the sender of calls has stopped: nothing is left to wait for.
+            let _ = done.await;
+        }
     }
 }
 
 /// Each call goes to the session that is current when its turn comes.
-async fn send_calls(mut calls: mpsc::Receiver<QueuedCall>, session: watch::Receiver<Option<Session>>) {
+async fn send_calls(mut calls: mpsc::Receiver<Queued>, session: watch::Receiver<Option<Session>>) {
     let mut connection: Option<(Session, Connection)> = None;
-    while let Some(QueuedCall { name, body, answer }) = calls.recv().await {
+    while let Some(queued) = calls.recv().await {
+        let (name, body, answer) = match queued {
+            Queued::Call { name, body, answer } => (name, body, answer),
+            Queued::Flush(done) => {
+                // The one who waited may have given up.
+                let _ = done.send(());
+                continue;
+            }
+        };
         let current = session.borrow().clone();
         let result = match current {
             None => Err(CallError::NotConnected),

@@ -32,7 +32,7 @@ pub struct ExecutorOptions {
     pub max_backoff: Duration,
 }
 
-/// In order: `Connected (Received* Disconnected Connected)* … Fatal`.
+/// In order: `Connected (Received* Disconnected Connected)* … (Fatal | AgentLost)`.
 #[derive(Debug)]
 pub enum ExecutorEvent {
     /// Subscribed; SUBSCRIBED follows as the first `Received`.
@@ -42,8 +42,10 @@ pub enum ExecutorEvent {
     },
     /// An event of the stream, heartbeats excepted.
     Received(Box<Event>),
-    /// The agent is lost, or refuses the executor; the client has stopped.
+    /// The agent refused the executor for good; the client has stopped.
     Fatal(String),
+    /// The agent did not come back in time; the client has stopped.
+    AgentLost(String),
 }
 
 /// Cheap to clone; the subscription ends when every clone, or the event receiver, is dropped.
@@ -97,6 +99,11 @@ impl ExecutorClient {
         self.calls.post(name, body)
     }
 
+    /// Waits until every call given before was answered or has failed.
+    pub async fn flush(&self) {
+        self.calls.flush().await;
+    }
+
     fn encode(&self, mut call: Call) -> (&'static str, Bytes) {
         call.framework_id = self.options.framework_id.clone();
         call.executor_id = self.options.executor_id.clone();
@@ -130,9 +137,9 @@ impl Subscriber {
                 () = self.events.closed() => End::Unheard,
             };
             let was_connected = self.session.send_replace(None).is_some();
-            let fatal = match end {
+            let last = match end {
                 End::Unheard => return,
-                End::Fatal(message) => message,
+                End::Fatal(message) => ExecutorEvent::Fatal(message),
                 End::Lost(reason) => {
                     if was_connected {
                         lost_at = Instant::now();
@@ -148,11 +155,11 @@ impl Subscriber {
                         tokio::time::sleep(delay).await;
                         continue;
                     }
-                    reason
+                    ExecutorEvent::AgentLost(reason)
                 }
             };
             // Nobody may listen any more; the client stops either way.
-            let _ = self.events.send(ExecutorEvent::Fatal(fatal)).await;
+            let _ = self.events.send(last).await;
             return;
         }
     }

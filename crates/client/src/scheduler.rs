@@ -89,6 +89,17 @@ impl SchedulerClient {
         self.calls.post(name, body)
     }
 
+    /// As `post`; the future gives the master's answer.
+    pub fn submit(&self, call: Call) -> impl Future<Output = Result<(), CallError>> + Send + use<> {
+        let (name, body) = self.encode(call);
+        self.calls.submit(name, body)
+    }
+
+    /// Waits until every call given before was answered or has failed.
+    pub async fn flush(&self) {
+        self.calls.flush().await;
+    }
+
     /// The id under which masters know the framework; `None` before the first subscription.
     pub fn framework_id(&self) -> Option<FrameworkId> {
         self.subscription.lock().unwrap_or_else(PoisonError::into_inner).framework.id.clone()

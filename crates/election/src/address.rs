@@ -115,7 +115,7 @@ fn parse_zookeeper(rest: &str) -> Result<ZooKeeperAddress, AddressError> {
         Some((credentials, hosts)) => (Some(credentials), hosts),
         None => (None, authority),
     };
-    if credentials.is_some_and(|c| !c.split_once(':').is_some_and(|(user, _)| !user.is_empty())) {
+    if credentials.is_some_and(|c| c.split_once(':').is_none_or(|(user, _)| user.is_empty())) {
         return Err(AddressError::Credentials);
     }
     let hosts = hosts
