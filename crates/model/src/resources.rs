@@ -69,6 +69,17 @@ impl Value {
         }
     }
 
+    fn contains(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Scalar(a), Self::Scalar(b)) => b.0 <= a.0,
+            (Self::Ranges(a), Self::Ranges(b)) => {
+                b.iter().all(|&(begin, end)| a.iter().any(|&(from, to)| from <= begin && end <= to))
+            }
+            (Self::Set(a), Self::Set(b)) => b.is_subset(a),
+            _ => false,
+        }
+    }
+
     /// `None` when `other` is not wholly within `self`.
     fn checked_sub(&self, other: &Self) -> Option<Self> {
         match (self, other) {
@@ -102,6 +113,12 @@ pub struct Resource {
     /// The role it is reserved for; `None`: anyone may have it.
     pub reserved_for: Option<Arc<str>>,
     pub value: Value,
+}
+
+impl Resource {
+    fn is_available_to(&self, role: &str) -> bool {
+        self.reserved_for.as_deref().is_none_or(|reserved| reserved == role)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -177,8 +194,7 @@ impl Resources {
 
     /// What a framework in `role` may be given: what is unreserved, or reserved for that role.
     pub fn available_to(&self, role: &str) -> Self {
-        let mine = |item: &&Resource| item.reserved_for.as_deref().is_none_or(|reserved| reserved == role);
-        Self(self.0.iter().filter(mine).cloned().collect())
+        Self(self.0.iter().filter(|item| item.is_available_to(role)).cloned().collect())
     }
 
     pub fn add(&mut self, other: &Self) {
@@ -201,7 +217,25 @@ impl Resources {
     }
 
     pub fn contains(&self, other: &Self) -> bool {
-        self.checked_sub(other).is_some()
+        other.0.iter().all(|item| self.contains_item(item))
+    }
+
+    /// `self.contains(&other.available_to(role))`, without the copy.
+    pub fn contains_available(&self, other: &Self, role: &str) -> bool {
+        other.0.iter().filter(|item| item.is_available_to(role)).all(|item| self.contains_item(item))
+    }
+
+    /// `self.available_to(role).scalar(name)`, without the copy.
+    pub fn available_scalar(&self, name: &str, role: &str) -> Scalar {
+        let amount = |item: &Resource| match &item.value {
+            Value::Scalar(scalar) if &*item.name == name && item.is_available_to(role) => scalar.0,
+            _ => 0,
+        };
+        Scalar(self.0.iter().map(amount).sum())
+    }
+
+    fn contains_item(&self, item: &Resource) -> bool {
+        self.find(item).is_ok_and(|at| self.0[at].value.contains(&item.value))
     }
 
     fn find(&self, item: &Resource) -> Result<usize, usize> {
@@ -358,6 +392,16 @@ mod tests {
                 prop_assert_eq!(left, a);
             } else {
                 prop_assert!(!b.is_empty());
+            }
+        }
+
+        #[test]
+        fn questions_without_a_copy_have_the_same_answers(a in resources(), b in resources()) {
+            prop_assert_eq!(a.contains(&b), a.checked_sub(&b).is_some());
+            for role in ["*", "a", "b"] {
+                let available = b.available_to(role);
+                prop_assert_eq!(a.contains_available(&b, role), a.contains(&available));
+                prop_assert_eq!(b.available_scalar("cpus", role), available.scalar("cpus"));
             }
         }
 

@@ -172,7 +172,6 @@ pub enum Reason {
     TaskKilledDuringLaunch,
     TaskUnauthorized,
     TaskUnknown,
-    UnreachableAgent,
 }
 
 #[derive(Debug, Clone, PartialEq)]
