@@ -1,10 +1,12 @@
 //! The Mesos v1 protocol and Bellows' own master-agent stream: messages, JSON, framing.
 //! Bytes in, values out; nothing here opens a socket, reads a clock or decides anything.
 
+pub mod convert;
 mod descriptors;
 pub mod json;
 pub mod media;
 pub mod recordio;
+pub mod v0;
 
 mod protocol {
     //! Generated from `proto/`; their comments are the documentation.

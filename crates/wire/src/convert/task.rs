@@ -1,0 +1,162 @@
+//! Tasks, executors and their commands.
+#![expect(deprecated, reason = "Mesos deprecates source; frameworks still set it")]
+
+use super::{
+    ConvertError, ResourceFormat, duration_from_wire, duration_to_wire, field, labels_from_wire,
+    labels_to_wire, no_nul, optional, repeated, resources_from_wire, resources_to_wire,
+};
+use crate::v1::{self, environment::variable, executor_info};
+use bellows_model::{CommandInfo, EnvironmentVariable, ExecutorInfo, FrameworkId, TaskInfo, Uri};
+
+impl TryFrom<v1::TaskInfo> for TaskInfo {
+    type Error = ConvertError;
+
+    fn try_from(task: v1::TaskInfo) -> Result<Self, ConvertError> {
+        let kill_grace = task.kill_policy.and_then(|policy| policy.grace_period);
+        Ok(Self {
+            name: task.name,
+            task_id: field("task_id", task.task_id)?,
+            agent_id: field("agent_id", task.agent_id)?,
+            resources: resources_from_wire("resources", task.resources)?,
+            command: optional("command", task.command)?,
+            executor: optional("executor", task.executor)?,
+            data: task.data.map(Into::into),
+            labels: labels_from_wire(task.labels),
+            kill_grace: duration_from_wire("kill_policy.grace_period", kill_grace)?,
+            container: task.container.map(|container| container.r#type().as_str_name().to_owned()),
+        })
+    }
+}
+
+/// Writes a task whose resources are allocated to `role`. A framework's own executor bears the framework's id.
+pub fn task_to_wire(task: &TaskInfo, framework_id: &FrameworkId, role: &str) -> v1::TaskInfo {
+    let container = |name: &String| {
+        let kind = v1::container_info::Type::from_str_name(name)?;
+        Some(v1::ContainerInfo { r#type: kind.into(), ..Default::default() })
+    };
+    v1::TaskInfo {
+        name: task.name.clone(),
+        task_id: (&task.task_id).into(),
+        agent_id: (&task.agent_id).into(),
+        resources: resources_to_wire(&task.resources, Some(role), ResourceFormat::Refined),
+        executor: task.executor.as_ref().map(|executor| executor_to_wire(executor, framework_id, role)),
+        command: task.command.as_ref().map(Into::into),
+        container: task.container.as_ref().and_then(container),
+        kill_policy: task
+            .kill_grace
+            .map(|grace| v1::KillPolicy { grace_period: Some(duration_to_wire(grace)) }),
+        data: task.data.clone().map(Into::into),
+        labels: labels_to_wire(&task.labels),
+        ..Default::default()
+    }
+}
+
+impl TryFrom<v1::ExecutorInfo> for ExecutorInfo {
+    type Error = ConvertError;
+
+    fn try_from(executor: v1::ExecutorInfo) -> Result<Self, ConvertError> {
+        Ok(Self {
+            executor_id: field("executor_id", executor.executor_id)?,
+            name: executor.name,
+            source: executor.source,
+            command: field("command", executor.command.ok_or_else(|| ConvertError::missing("command"))?)?,
+            resources: resources_from_wire("resources", executor.resources)?,
+            data: executor.data.map(Into::into),
+            shutdown_grace: duration_from_wire("shutdown_grace_period", executor.shutdown_grace_period)?,
+        })
+    }
+}
+
+/// Writes an executor whose resources are allocated to `role`.
+pub fn executor_to_wire(executor: &ExecutorInfo, framework_id: &FrameworkId, role: &str) -> v1::ExecutorInfo {
+    v1::ExecutorInfo {
+        r#type: Some(executor_info::Type::Custom.into()),
+        executor_id: (&executor.executor_id).into(),
+        framework_id: Some(framework_id.into()),
+        command: Some((&executor.command).into()),
+        resources: resources_to_wire(&executor.resources, Some(role), ResourceFormat::Refined),
+        name: executor.name.clone(),
+        source: executor.source.clone(),
+        data: executor.data.clone().map(Into::into),
+        shutdown_grace_period: executor.shutdown_grace.map(duration_to_wire),
+        ..Default::default()
+    }
+}
+
+impl TryFrom<v1::CommandInfo> for CommandInfo {
+    type Error = ConvertError;
+
+    fn try_from(command: v1::CommandInfo) -> Result<Self, ConvertError> {
+        let shell = command.shell();
+        let arguments = command.arguments.into_iter().map(|argument| no_nul("arguments", argument));
+        let variables = command.environment.unwrap_or_default().variables;
+        Ok(Self {
+            shell,
+            value: command.value.map(|value| no_nul("value", value)).transpose()?,
+            arguments: arguments.collect::<Result<_, _>>()?,
+            environment: repeated("variables", variables).map_err(|error| error.within("environment"))?,
+            uris: repeated("uris", command.uris)?,
+            user: command.user.map(|user| no_nul("user", user)).transpose()?,
+        })
+    }
+}
+
+impl From<&CommandInfo> for v1::CommandInfo {
+    fn from(command: &CommandInfo) -> Self {
+        let variable = |variable: &EnvironmentVariable| v1::environment::Variable {
+            name: variable.name.clone(),
+            value: Some(variable.value.clone()),
+            ..Default::default()
+        };
+        let variables: Vec<_> = command.environment.iter().map(variable).collect();
+        Self {
+            uris: command.uris.iter().map(Into::into).collect(),
+            environment: (!variables.is_empty()).then_some(v1::Environment { variables }),
+            shell: Some(command.shell),
+            value: command.value.clone(),
+            arguments: command.arguments.clone(),
+            user: command.user.clone(),
+        }
+    }
+}
+
+impl TryFrom<v1::environment::Variable> for EnvironmentVariable {
+    type Error = ConvertError;
+
+    fn try_from(variable: v1::environment::Variable) -> Result<Self, ConvertError> {
+        if variable.r#type() != variable::Type::Value {
+            return Err(ConvertError::invalid("type", "only variables of type VALUE are known here"));
+        }
+        if variable.name.is_empty() || variable.name.contains('=') {
+            return Err(ConvertError::invalid("name", "it is empty or contains '='"));
+        }
+        let value = variable.value.ok_or_else(|| ConvertError::missing("value"))?;
+        Ok(Self { name: no_nul("name", variable.name)?, value: no_nul("value", value)? })
+    }
+}
+
+impl TryFrom<v1::command_info::Uri> for Uri {
+    type Error = ConvertError;
+
+    fn try_from(uri: v1::command_info::Uri) -> Result<Self, ConvertError> {
+        Ok(Self {
+            executable: uri.executable(),
+            extract: uri.extract(),
+            cache: uri.cache(),
+            value: no_nul("value", uri.value)?,
+            output_file: uri.output_file.map(|file| no_nul("output_file", file)).transpose()?,
+        })
+    }
+}
+
+impl From<&Uri> for v1::command_info::Uri {
+    fn from(uri: &Uri) -> Self {
+        Self {
+            value: uri.value.clone(),
+            executable: Some(uri.executable),
+            extract: Some(uri.extract),
+            cache: Some(uri.cache),
+            output_file: uri.output_file.clone(),
+        }
+    }
+}
