@@ -57,7 +57,7 @@ impl Value {
 
     fn add(&mut self, other: &Self) {
         match (self, other) {
-            (Self::Scalar(a), Self::Scalar(b)) => a.0 += b.0,
+            (Self::Scalar(a), Self::Scalar(b)) => a.0 = a.0.saturating_add(b.0),
             (Self::Ranges(a), Self::Ranges(b)) => {
                 a.extend_from_slice(b);
                 if let Ok(Self::Ranges(normal)) = Self::ranges(std::mem::take(a)) {
@@ -179,7 +179,7 @@ impl Resources {
                 .iter()
                 .filter(|item| &*item.name == name)
                 .map(|item| if let Value::Scalar(scalar) = &item.value { scalar.0 } else { 0 })
-                .sum(),
+                .fold(0, i64::saturating_add),
         )
     }
 
