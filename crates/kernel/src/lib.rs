@@ -4,6 +4,7 @@
 //! The outcome of an action comes back as another event, never as a callback.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod allocator;
 pub mod master;
 mod time;

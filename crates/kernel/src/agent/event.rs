@@ -1,0 +1,73 @@
+//! Everything that reaches an agent: what the master says, and how its own actions turned out.
+use super::{AgentCommand, LinkId, WriteId};
+use bellows_model::{ContainerId, FrameworkId};
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// [`super::State::next_deadline`] has passed.
+    Tick,
+    /// A connection to the leading master is open; it waits for the registration.
+    LinkOpened {
+        link: LinkId,
+    },
+    LinkClosed {
+        link: LinkId,
+    },
+    /// The master said something.
+    Command {
+        link: LinkId,
+        command: AgentCommand,
+    },
+    /// Every record up to `upto` is durable.
+    Stored {
+        upto: WriteId,
+    },
+    /// The records up to `upto` that were neither stored nor reported before could not be stored.
+    StoreFailed {
+        upto: WriteId,
+        message: String,
+    },
+    /// The sandbox is there with all files in it.
+    Fetched {
+        container_id: ContainerId,
+    },
+    FetchFailed {
+        container_id: ContainerId,
+        message: String,
+    },
+    /// The command's process has been started.
+    Launched {
+        container_id: ContainerId,
+        pid: u32,
+    },
+    LaunchFailed {
+        container_id: ContainerId,
+        message: String,
+    },
+    /// The last process of a container is gone. May overtake [`Event::Launched`].
+    Exited {
+        container_id: ContainerId,
+        exit: Exit,
+    },
+    /// These frameworks have shuffle directories here.
+    ShuffleFound {
+        frameworks: Vec<FrameworkId>,
+    },
+    ShuffleRemoved {
+        framework_id: FrameworkId,
+    },
+    ShuffleRemovalFailed {
+        framework_id: FrameworkId,
+    },
+    /// The operator wants every task ended.
+    KillAll,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Exited(i32),
+    Signaled(i32),
+    /// Nobody saw it.
+    Lost,
+}

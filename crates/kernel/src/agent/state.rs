@@ -1,0 +1,326 @@
+//! Everything that an agent knows. Read by the HTTP API; changed by `step` alone.
+use super::{Exit, LinkId};
+use crate::Time;
+use bellows_model::{
+    AgentId, AgentInfo, ContainerId, FrameworkId, FrameworkInfo, Resources, TaskId, TaskInfo, TaskState,
+    TaskStatus,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+/// Numbers the records in the order in which they are to become durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct WriteId(pub u64);
+
+/// What an operator sets; defaults are Mesos' where it has them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// What the agent says of itself; its `id` is in [`State::agent_id`].
+    pub info: AgentInfo,
+    /// New and random at each start: makes ids of containers and updates unique.
+    pub run_id: u64,
+    /// Between TERM and KILL, for tasks that do not say.
+    pub kill_grace: Duration,
+    pub resend_min: Duration,
+    pub resend_max: Duration,
+    pub removal_retry: Duration,
+    pub max_completed_frameworks: usize,
+    pub max_completed_tasks_per_framework: usize,
+}
+
+impl Config {
+    pub fn new(info: AgentInfo, run_id: u64) -> Self {
+        Self {
+            info,
+            run_id,
+            kill_grace: Duration::from_secs(5),
+            resend_min: Duration::from_secs(10),
+            resend_max: Duration::from_secs(600),
+            removal_retry: Duration::from_secs(5),
+            max_completed_frameworks: 50,
+            max_completed_tasks_per_framework: 150,
+        }
+    }
+}
+
+/// Fields are public to be read; only the kernel writes them.
+#[derive(Debug)]
+pub struct State {
+    pub config: Config,
+    pub started: Time,
+    pub agent_id: Option<AgentId>,
+    pub master: Master,
+    pub frameworks: BTreeMap<FrameworkId, Framework>,
+    /// Frameworks that have ended and whose shuffle files are still to be deleted.
+    pub removals: BTreeMap<FrameworkId, Removal>,
+    /// The newest last.
+    pub completed_frameworks: VecDeque<CompletedFramework>,
+    pub counters: Counters,
+    pub(super) containers: BTreeMap<ContainerId, (FrameworkId, TaskId)>,
+    pub(super) timers: BTreeSet<(Time, Timer)>,
+    /// Records that somebody waits for, in the order of their ids.
+    pub(super) unstored: VecDeque<(WriteId, Waiting)>,
+    pub(super) writes: u64,
+    pub(super) uuids: u64,
+    /// Shuffle directories of unknown frameworks were looked for since the start.
+    pub(super) orphans_sought: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Master {
+    Disconnected,
+    Registering(LinkId),
+    Registered(LinkId),
+    /// It will not have this agent; the reason.
+    Refused(String),
+}
+
+#[derive(Debug)]
+pub struct Framework {
+    /// Its `id` is set.
+    pub info: Arc<FrameworkInfo>,
+    pub tasks: BTreeMap<TaskId, Task>,
+    /// The newest last.
+    pub completed_tasks: VecDeque<Task>,
+    /// The master said that it has ended: nothing is launched and nothing reported any more.
+    pub ending: bool,
+}
+
+#[derive(Debug)]
+pub struct CompletedFramework {
+    pub info: Arc<FrameworkInfo>,
+    pub completed_tasks: VecDeque<Task>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Task {
+    pub info: Arc<TaskInfo>,
+    pub framework_id: FrameworkId,
+    pub container_id: ContainerId,
+    pub phase: Phase,
+    /// Somebody wants it dead: its end is KILLED, however it comes.
+    pub kill: Option<Duration>,
+    /// The whole history, the oldest first; a handful.
+    pub statuses: Vec<TaskStatus>,
+    /// So many of them are durable, so many acknowledged.
+    pub stored: usize,
+    pub acknowledged: usize,
+    /// Of the oldest that is not acknowledged.
+    pub in_flight: Option<InFlight>,
+    /// Came before the news of its start.
+    pub(super) early_exit: Option<Exit>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Until its record is durable.
+    Storing,
+    /// Until an older removal of its framework's files is over.
+    AwaitingRemoval,
+    Fetching,
+    Launching,
+    Running {
+        pid: u32,
+    },
+    /// Its last status is terminal, and waits for acknowledgement.
+    Ended,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InFlight {
+    pub due: Time,
+    pub interval: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// Its last process is not gone yet.
+    Blocked,
+    UnderWay {
+        attempt: u32,
+    },
+    Retry {
+        attempt: u32,
+        due: Time,
+    },
+}
+
+/// Monotone counts for `/metrics`.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Counters {
+    pub registrations: u64,
+    pub tasks_launched: u64,
+    pub launch_errors: u64,
+    pub executors_terminated: u64,
+    pub statuses_sent: u64,
+    pub statuses_resent: u64,
+    /// Acknowledgements of what nobody waits for.
+    pub stray_acknowledgements: u64,
+    pub store_errors: u64,
+    pub shuffle_removals: u64,
+    pub shuffle_removal_errors: u64,
+    /// Terminal states by name.
+    pub tasks_ended: BTreeMap<TaskState, u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    Resend(ContainerId),
+    Removal(FrameworkId),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Waiting {
+    Launch(ContainerId),
+    Status(ContainerId),
+}
+
+impl State {
+    /// An agent that nothing is known of yet.
+    pub fn new(config: Config, now: Time) -> Self {
+        Self {
+            config,
+            started: now,
+            agent_id: None,
+            master: Master::Disconnected,
+            frameworks: BTreeMap::new(),
+            removals: BTreeMap::new(),
+            completed_frameworks: VecDeque::new(),
+            counters: Counters::default(),
+            containers: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            unstored: VecDeque::new(),
+            writes: 0,
+            uuids: 0,
+            orphans_sought: false,
+        }
+    }
+
+    /// When `step` wants an [`super::Event::Tick`].
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
+    pub fn tasks(&self) -> impl Iterator<Item = &Task> {
+        self.frameworks.values().flat_map(|framework| framework.tasks.values())
+    }
+
+    /// The task whose run this is, until its end was acknowledged.
+    pub fn task_of(&self, container_id: &ContainerId) -> Option<&Task> {
+        let (framework_id, task_id) = self.containers.get(container_id)?;
+        self.frameworks.get(framework_id)?.tasks.get(task_id)
+    }
+
+    /// What tasks that have not ended hold.
+    pub fn used(&self) -> Resources {
+        let mut used = Resources::new();
+        self.tasks()
+            .filter(|task| task.phase != Phase::Ended)
+            .for_each(|task| used.add(&task.info.resources));
+        used
+    }
+
+    /// Tasks whose processes run, or may be about to.
+    pub fn busy(&self) -> usize {
+        self.tasks().filter(|task| task.phase != Phase::Ended).count()
+    }
+
+    pub fn link(&self) -> Option<LinkId> {
+        match self.master {
+            Master::Registering(link) | Master::Registered(link) => Some(link),
+            Master::Disconnected | Master::Refused(_) => None,
+        }
+    }
+}
+
+impl Task {
+    /// STAGING until there is anything to say.
+    pub fn latest_state(&self) -> TaskState {
+        self.statuses.last().map_or(TaskState::Staging, |status| status.state)
+    }
+
+    pub fn unacknowledged(&self) -> &[TaskStatus] {
+        &self.statuses[self.acknowledged..]
+    }
+}
+
+/// What holds after every step; the first thing that does not.
+pub fn invariants(state: &State) -> Result<(), String> {
+    let check = |holds: bool, what: String| if holds { Ok(()) } else { Err(what) };
+    check(state.containers.len() == state.tasks().count(), "a container without its task".into())?;
+    check(
+        state.unstored.iter().map(|(write, _)| *write).is_sorted_by(|a, b| a < b),
+        "unordered writes".into(),
+    )?;
+    for (framework_id, framework) in &state.frameworks {
+        check(
+            framework.info.id.as_ref() == Some(framework_id),
+            format!("{framework_id:?} under another name"),
+        )?;
+        check(
+            !framework.ending || !framework.tasks.is_empty(),
+            format!("{framework_id:?} has ended and is still there"),
+        )?;
+        if framework.ending {
+            let removal = state.removals.get(framework_id);
+            check(
+                matches!(removal, Some(Removal::Blocked)),
+                format!("{framework_id:?} is ending with removal {removal:?}"),
+            )?;
+        }
+        for task in framework.tasks.values() {
+            invariants_of_task(state, framework, task)
+                .map_err(|what| format!("{framework_id:?} {:?}: {what}", task.info.task_id))?;
+        }
+    }
+    for (framework_id, removal) in &state.removals {
+        let due = |due: &Time| state.timers.contains(&(*due, Timer::Removal(framework_id.clone())));
+        check(
+            !matches!(removal, Removal::Retry { due: at, .. } if !due(at)),
+            format!("{framework_id:?} is never removed"),
+        )?;
+        let living = state.frameworks.get(framework_id);
+        let running = living.is_some_and(|framework| {
+            framework
+                .tasks
+                .values()
+                .any(|task| matches!(task.phase, Phase::Fetching | Phase::Launching | Phase::Running { .. }))
+        });
+        check(
+            matches!(removal, Removal::Blocked) || !running,
+            format!("files of {framework_id:?} are deleted under its tasks"),
+        )?;
+    }
+    Ok(())
+}
+
+fn invariants_of_task(state: &State, framework: &Framework, task: &Task) -> Result<(), String> {
+    let check = |holds: bool, what: &str| if holds { Ok(()) } else { Err(format!("{what}: {task:?}")) };
+    let known = state.containers.get(&task.container_id);
+    check(known == Some(&(task.framework_id.clone(), task.info.task_id.clone())), "unknown container")?;
+    let terminal = task.statuses.iter().position(|status| status.state.is_terminal());
+    check(terminal.is_none_or(|at| at + 1 == task.statuses.len()), "a terminal state is not final")?;
+    if framework.ending {
+        check(
+            matches!(task.phase, Phase::Launching | Phase::Running { .. }) && task.kill.is_some(),
+            "kept for no reason",
+        )?;
+        return check(task.in_flight.is_none(), "in flight for nobody");
+    }
+    check(terminal.is_some() == (task.phase == Phase::Ended), "the phase contradicts the last status")?;
+    check(task.acknowledged <= task.stored && task.stored <= task.statuses.len(), "counts")?;
+    check(
+        task.phase != Phase::Ended || task.acknowledged < task.statuses.len(),
+        "remembered after the last acknowledgement",
+    )?;
+    let sendable = task.acknowledged < task.stored && matches!(state.master, Master::Registered(_));
+    check(task.in_flight.is_some() == sendable, "the oldest stored status is in flight, and nothing else")?;
+    if let Some(InFlight { due, .. }) = task.in_flight {
+        let timer = (due, Timer::Resend(task.container_id.clone()));
+        check(state.timers.contains(&timer), "never sent again")?;
+    }
+    Ok(())
+}

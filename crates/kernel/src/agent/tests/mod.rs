@@ -1,0 +1,311 @@
+//! One behaviour a test, then all of them at once in random order.
+mod random;
+mod world;
+
+use super::*;
+use bellows_model::*;
+use std::time::Duration;
+use world::{World, task};
+
+fn key(framework_id: &str, task_id: &str) -> (FrameworkId, TaskId) {
+    (framework_id.into(), task_id.into())
+}
+
+fn only<T: Clone + Ord>(set: &std::collections::BTreeSet<T>) -> T {
+    assert_eq!(set.len(), 1);
+    set.first().cloned().expect("one")
+}
+
+/// A task whose process runs.
+fn run(world: &mut World, framework_id: &str, task_id: &str) -> ContainerId {
+    world.launch(framework_id, task(task_id));
+    world.write_all();
+    let container_id = only(&world.fetching);
+    world.end_fetch(container_id.clone(), true);
+    world.end_launch(container_id.clone(), true);
+    world.write_all();
+    container_id
+}
+
+fn states(world: &World, framework_id: &str, task_id: &str) -> Vec<TaskState> {
+    let seen = world.seen.get(&key(framework_id, task_id));
+    seen.map(|seen| seen.iter().map(|status| status.state).collect()).unwrap_or_default()
+}
+
+fn last(world: &World, framework_id: &str, task_id: &str) -> TaskStatus {
+    world.seen[&key(framework_id, task_id)].last().expect("a status").clone()
+}
+
+#[test]
+fn a_task_runs_and_each_status_waits_for_the_acknowledgement_of_the_one_before() {
+    let mut world = World::registered();
+    let container_id = run(&mut world, "F", "t");
+    assert_eq!(states(&world, "F", "t"), [TaskState::Starting]);
+    world.exit(container_id.clone(), Exit::Exited(3));
+    world.write_all();
+    assert_eq!(states(&world, "F", "t"), [TaskState::Starting]);
+    for expected in [TaskState::Starting, TaskState::Running, TaskState::Failed] {
+        let status = last(&world, "F", "t");
+        assert_eq!(status.state, expected);
+        assert_eq!(status.source, Source::Executor);
+        assert_eq!(status.executor_id, Some("t".into()));
+        assert_eq!(status.container.as_ref().map(|c| c.container_id.clone()), Some(container_id.clone()));
+        assert_eq!(status.container.and_then(|c| c.executor_pid), Some(7));
+        world.acknowledge(&key("F", "t"), status.uuid.expect("to be acknowledged"));
+    }
+    assert_eq!(last(&world, "F", "t").message.as_deref(), Some("Command exited with status 3"));
+    assert_eq!(world.state.tasks().count(), 0);
+    world.write_all();
+    assert!(world.disk.tasks.is_empty());
+    assert!(world.state.frameworks.contains_key("F"), "a framework without tasks stays");
+    assert!(world.removing.is_empty());
+}
+
+#[test]
+fn nothing_is_launched_or_sent_before_it_is_durable() {
+    let mut world = World::registered();
+    world.launch("F", task("t"));
+    assert!(world.fetching.is_empty());
+    world.write_all();
+    let container_id = only(&world.fetching);
+    world.end_fetch(container_id.clone(), true);
+    world.end_launch(container_id, true);
+    assert!(states(&world, "F", "t").is_empty());
+    world.write_all();
+    assert_eq!(states(&world, "F", "t"), [TaskState::Starting]);
+}
+
+#[test]
+fn a_status_is_sent_again_until_it_is_acknowledged() {
+    let mut world = World::registered();
+    run(&mut world, "F", "t");
+    let mut intervals = vec![];
+    for _ in 0..9 {
+        let due = world.state.next_deadline().expect("a resend");
+        intervals.push(due.since(world.now).as_secs());
+        world.now = due;
+        let actions = world.step(Event::Tick);
+        assert!(matches!(&actions[..], [Action::Send { .. }]), "{actions:?}");
+    }
+    assert_eq!(intervals, [10, 20, 40, 80, 160, 320, 600, 600, 600]);
+    let status = last(&world, "F", "t");
+    world.acknowledge(&key("F", "t"), StatusUuid([9; 16]));
+    assert_eq!(states(&world, "F", "t"), [TaskState::Starting], "another uuid acknowledges nothing");
+    world.acknowledge(&key("F", "t"), status.uuid.expect("set"));
+    assert_eq!(states(&world, "F", "t"), [TaskState::Starting, TaskState::Running]);
+}
+
+#[test]
+fn on_a_new_connection_everything_is_told_again() {
+    let mut world = World::registered();
+    run(&mut world, "F", "t");
+    world.step(Event::LinkClosed { link: LinkId(world.links) });
+    assert_eq!(world.state.next_deadline(), None, "nobody to send to");
+    world.log.clear();
+    world.connect();
+    let registration = world.log.iter().find_map(|action| match action {
+        Action::Register { registration, .. } => Some(registration),
+        _ => None,
+    });
+    let registration = registration.expect("registered");
+    assert_eq!(registration.info.id, Some("M-S0".into()));
+    assert_eq!(registration.tasks[0].latest_state, TaskState::Running);
+    assert_eq!(registration.tasks[0].unacknowledged.len(), 2);
+    assert!(world.log.iter().any(|action| matches!(action, Action::Send { .. })));
+}
+
+#[test]
+fn what_is_killed_says_killed_in_every_phase() {
+    for phase in 0..5 {
+        let mut world = World::registered();
+        world.launch("F", task("t"));
+        if phase > 0 {
+            world.write_all();
+        }
+        if phase > 1 {
+            let container_id = only(&world.fetching);
+            world.end_fetch(container_id, true);
+        }
+        if phase > 2 {
+            let container_id = only(&world.launching);
+            world.end_launch(container_id, phase != 3);
+        }
+        let kill = AgentCommand::Kill { framework_id: "F".into(), task_id: "t".into(), grace: None };
+        let actions = world.command(kill);
+        match phase {
+            1 => assert!(actions.iter().any(|a| matches!(a, Action::CancelFetch { .. }))),
+            // The launch failed by itself before the kill came.
+            3 => {
+                world.drain();
+                assert_eq!(last(&world, "F", "t").state, TaskState::Failed);
+                continue;
+            }
+            4 => {
+                let grace = Duration::from_secs(5);
+                assert!(actions.iter().any(|a| matches!(a, Action::Kill { grace: g, .. } if *g == grace)));
+            }
+            _ => {}
+        }
+        world.drain();
+        let end = last(&world, "F", "t");
+        assert_eq!(end.state, TaskState::Killed, "phase {phase}");
+        let killing = states(&world, "F", "t").contains(&TaskState::Killing);
+        assert_eq!(killing, phase == 4);
+    }
+}
+
+#[test]
+fn a_kill_is_remembered_over_a_restart() {
+    let mut world = World::registered();
+    let container_id = run(&mut world, "F", "t");
+    world.command(AgentCommand::Kill { framework_id: "F".into(), task_id: "t".into(), grace: None });
+    world.write_all();
+    world.log.clear();
+    world.crash();
+    assert!(world.log.iter().any(|action| matches!(action, Action::Kill { .. })));
+    world.exit(container_id, Exit::Signaled(9));
+    world.drain();
+    let end = last(&world, "F", "t");
+    assert_eq!(end.state, TaskState::Killed);
+    assert_eq!(end.message.as_deref(), Some("Command terminated with signal Killed"));
+}
+
+#[test]
+fn an_end_that_overtakes_the_start_is_told_after_it() {
+    let mut world = World::registered();
+    world.launch("F", task("t"));
+    world.write_all();
+    let container_id = only(&world.fetching);
+    world.end_fetch(container_id.clone(), true);
+    world.exit(container_id.clone(), Exit::Exited(0));
+    world.end_launch(container_id, true);
+    world.drain();
+    assert_eq!(states(&world, "F", "t"), [TaskState::Starting, TaskState::Running, TaskState::Finished]);
+}
+
+#[test]
+fn failures_before_the_start_say_what_failed() {
+    let mut world = World::registered();
+    world.launch("F", task("fetch"));
+    world.write_all();
+    let container_id = only(&world.fetching);
+    world.end_fetch(container_id, false);
+    world.launch("F", task("launch"));
+    world.write_all();
+    let container_id = only(&world.fetching);
+    world.end_fetch(container_id.clone(), true);
+    world.end_launch(container_id, false);
+    world.launch("F", task("store"));
+    world.fail_writes();
+    world.drain();
+    for (task_id, message) in [
+        ("fetch", "Failed to launch container: no such file"),
+        ("launch", "Failed to launch container: no such program"),
+        ("store", "The agent could not checkpoint the task: disk full"),
+    ] {
+        let status = last(&world, "F", task_id);
+        assert_eq!((status.state, status.source), (TaskState::Failed, Source::Agent));
+        assert_eq!(status.reason, Some(Reason::ContainerLaunchFailed));
+        assert_eq!(status.message.as_deref(), Some(message));
+    }
+}
+
+#[test]
+fn tasks_that_cannot_run_here_are_errors() {
+    let mut world = World::registered();
+    let mut docker = task("docker");
+    docker.container = Some("DOCKER".into());
+    let mut nothing = task("nothing");
+    nothing.command = None;
+    let mut mesos = task("mesos");
+    mesos.container = Some("MESOS".into());
+    for info in [docker, nothing, task("a/../b"), mesos] {
+        world.launch("F", info);
+    }
+    world.drain();
+    for task_id in ["docker", "nothing", "a/../b"] {
+        assert_eq!(last(&world, "F", task_id).state, TaskState::Error, "{task_id}");
+    }
+    assert_eq!(last(&world, "F", "mesos").state, TaskState::Finished);
+}
+
+#[test]
+fn a_frameworks_files_go_when_its_last_process_is_gone() {
+    let mut world = World::registered();
+    let container_id = run(&mut world, "F", "t");
+    world.log.clear();
+    world.shut_down("F");
+    assert!(world.log.iter().any(|action| matches!(action, Action::Kill { .. })));
+    assert!(world.removing.is_empty(), "under a living process");
+    world.write_all();
+    world.crash();
+    world.connect();
+    assert!(world.removing.is_empty());
+    world.exit(container_id, Exit::Signaled(15));
+    assert!(world.removing.contains("F"));
+    assert_eq!(states(&world, "F", "t"), [TaskState::Starting], "no word after the framework's end");
+    for expected in [5, 10, 20] {
+        world.removing.clear();
+        world.step(Event::ShuffleRemovalFailed { framework_id: "F".into() });
+        let due = world.state.next_deadline().expect("a retry");
+        assert_eq!(due.since(world.now).as_secs(), expected);
+        world.now = due;
+        world.step(Event::Tick);
+        assert!(world.removing.contains("F"));
+    }
+    world.write_all();
+    world.crash();
+    assert!(world.removing.contains("F"), "the duty is remembered");
+    world.step(Event::ShuffleRemoved { framework_id: "F".into() });
+    world.write_all();
+    assert!(
+        world.disk.removals.is_empty() && world.disk.frameworks.is_empty() && world.disk.tasks.is_empty()
+    );
+}
+
+#[test]
+fn directories_of_the_unknown_go_after_the_registration_and_those_of_the_known_stay() {
+    let mut world = World::registered();
+    assert!(world.log.contains(&Action::FindShuffle));
+    world.launch("F", task("t"));
+    world.step(Event::ShuffleFound { frameworks: vec!["F".into(), "old".into()] });
+    assert_eq!(world.removing.iter().map(FrameworkId::as_str).collect::<Vec<_>>(), ["old"]);
+    // A task of the framework whose files are just being deleted waits until that is over.
+    world.launch("old", task("u"));
+    world.write_all();
+    assert_eq!(world.fetching.len(), 1);
+    world.step(Event::ShuffleRemoved { framework_id: "old".into() });
+    assert_eq!(world.fetching.len(), 2);
+}
+
+#[test]
+fn a_restart_forgets_nothing() {
+    let mut world = World::registered();
+    let running = run(&mut world, "F", "running");
+    let ended = run(&mut world, "F", "ended");
+    world.launch("F", task("fetching"));
+    world.write_all();
+    world.containers.insert(ended, RecoveredContainer::Ended(Exit::Exited(0)));
+    world.crash();
+    assert_eq!(world.fetching.len(), 1, "what had not started starts now");
+    assert!(world.containers.contains_key(&running));
+    world.drain();
+    for (task_id, states_seen) in [("running", 3), ("ended", 3), ("fetching", 3)] {
+        assert_eq!(states(&world, "F", task_id).len(), states_seen, "{task_id}");
+        assert_eq!(last(&world, "F", task_id).state, TaskState::Finished, "{task_id}");
+    }
+    assert!(world.lost.is_empty());
+}
+
+#[test]
+fn an_agent_that_is_refused_ends_everything_and_itself() {
+    let mut world = World::registered();
+    let container_id = run(&mut world, "F", "t");
+    world.command(AgentCommand::Refused { reason: "removed".into() });
+    assert!(!world.log.iter().any(|action| matches!(action, Action::Stop { .. })));
+    world.exit(container_id, Exit::Signaled(15));
+    assert_eq!(world.log.last(), Some(&Action::Stop { reason: "removed".into() }));
+    world.write_all();
+    assert_eq!(world.disk.agent_id, None);
+    assert!(world.removing.contains("F"));
+}
