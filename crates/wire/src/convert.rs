@@ -54,7 +54,7 @@ impl ConvertError {
 }
 
 macro_rules! ids {
-    ($($wire:ident <=> $model:ident),* $(,)?) => {$(
+    ($($wire:ident <=> $model:ident $({ $unset:ident })?),* $(,)?) => {$(
         impl TryFrom<v1::$wire> for model::$model {
             type Error = ConvertError;
 
@@ -67,7 +67,7 @@ macro_rules! ids {
 
         impl From<&model::$model> for v1::$wire {
             fn from(id: &model::$model) -> Self {
-                Self { value: id.as_str().to_owned(), ..Default::default() }
+                Self { value: id.as_str().to_owned(), $($unset: None)? }
             }
         }
     )*};
@@ -79,7 +79,7 @@ ids! {
     OfferId <=> OfferId,
     TaskId <=> TaskId,
     ExecutorId <=> ExecutorId,
-    ContainerId <=> ContainerId,
+    ContainerId <=> ContainerId { parent },
 }
 
 /// A required message of the wire.

@@ -14,5 +14,8 @@ mod protocol {
     include!(concat!(env!("OUT_DIR"), "/protocol.rs"));
 }
 
+/// The stream between master and agent: `AgentMessage` one way, `MasterMessage` the other, as RecordIO records.
 pub use protocol::bellows::link;
+/// Mesos v1: the messages themselves, and per API `Call` with `Event` or `Response` in `scheduler`, `executor`,
+/// `master` and `agent`.
 pub use protocol::mesos::v1;

@@ -113,7 +113,8 @@ impl Encoding {
         }
     }
 
-    /// Reads one message; required fields are there when it succeeds.
+    /// Reads one message from someone who need not be trusted: when it succeeds, required fields are there and
+    /// nesting is bounded. A body of tiny messages may take hundreds of times its size; bound the body first.
     pub fn decode<T: Message + Name + Default>(self, body: Bytes) -> Result<T, DecodeError> {
         if self == Self::Json {
             return Ok(json::decode(&body)?);

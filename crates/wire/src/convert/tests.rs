@@ -343,6 +343,12 @@ fn odd_filters_stand_for_the_default_or_a_year() {
 }
 
 #[test]
+fn long_durations_keep_their_milliseconds() {
+    let refuse = Duration::from_millis(8_718_283_038);
+    assert_eq!(Filters::from(v1::Filters::from(&Filters { refuse })).refuse, refuse);
+}
+
+#[test]
 fn statuses_of_executors_are_completed() {
     let read = |more: serde_json::Value| {
         let mut status = json!({"task_id": {"value": "t"}, "state": "TASK_RUNNING"});

@@ -10,7 +10,7 @@ use prost_reflect::{
     ReflectMessage, Value as Field,
 };
 use serde_json::{Map, Value};
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt};
 
 /// Deeper than any call nests. The protobuf decoder allows 100: what passes here may be put into other messages.
 const MAX_DEPTH: usize = 64;
@@ -30,33 +30,57 @@ pub(super) fn message(descriptor: MessageDescriptor, value: &Value) -> Result<Dy
 /// as in Mesos: first a message's own, then those of what it holds.
 pub(super) fn check(message: &DynamicMessage) -> Result<(), ShapeError> {
     let mut missing = Vec::new();
-    collect_missing(message, "", 0, &mut missing)?;
+    collect_missing(message, &Place::Whole, 0, &mut missing)?;
     if missing.is_empty() { Ok(()) } else { Err(ShapeError::MissingRequired(missing)) }
+}
+
+/// Where a message lies within the whole; becomes text only when something is wrong there.
+enum Place<'a> {
+    Whole,
+    Field(&'a Place<'a>, &'a str),
+    Item(&'a Place<'a>, &'a str, usize),
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole => Ok(()),
+            Self::Field(outer, name) => write!(f, "{outer}{name}."),
+            Self::Item(outer, name, index) => write!(f, "{outer}{name}[{index}]."),
+        }
+    }
 }
 
 fn collect_missing(
     message: &DynamicMessage,
-    prefix: &str,
+    place: &Place<'_>,
     depth: usize,
     missing: &mut Vec<String>,
 ) -> Result<(), ShapeError> {
     if depth > MAX_DEPTH {
-        return Err(ShapeError::TooDeep { path: prefix.trim_end_matches('.').to_owned() });
+        return Err(ShapeError::TooDeep { path: place.to_string().trim_end_matches('.').to_owned() });
     }
     for field in message.descriptor().fields() {
-        if field.cardinality() == Cardinality::Required && !message.has_field(&field) {
-            missing.push(format!("{prefix}{}", field.name()));
+        if field.cardinality() == Cardinality::Required && !is_known(message, &field) {
+            missing.push(format!("{place}{}", field.name()));
         }
     }
     for (field, value) in message.fields() {
         let name = field.name();
         match value {
-            _ if missing.len() >= MAX_MISSING => break,
-            Field::Message(inner) => collect_missing(inner, &format!("{prefix}{name}."), depth + 1, missing)?,
+            Field::Message(inner) => collect_missing(inner, &Place::Field(place, name), depth + 1, missing)?,
             Field::List(items) => {
                 for (index, item) in items.iter().enumerate() {
                     let Field::Message(inner) = item else { break };
-                    collect_missing(inner, &format!("{prefix}{name}[{index}]."), depth + 1, missing)?;
+                    collect_missing(inner, &Place::Item(place, name, index), depth + 1, missing)?;
+                    missing.truncate(MAX_MISSING);
+                }
+            }
+            Field::Map(entries) => {
+                for item in entries.values() {
+                    let Field::Message(inner) = item else { break };
+                    collect_missing(inner, &Place::Field(place, name), depth + 1, missing)?;
+                    missing.truncate(MAX_MISSING);
                 }
             }
             _ => {}
@@ -64,6 +88,15 @@ fn collect_missing(
     }
     missing.truncate(MAX_MISSING);
     Ok(())
+}
+
+/// As Mesos' own decoder has it, an enum's number that nobody knows is no value at all.
+fn is_known(message: &DynamicMessage, field: &FieldDescriptor) -> bool {
+    message.has_field(field)
+        && match (field.kind(), &*message.get_field(field)) {
+            (Kind::Enum(kind), Field::EnumNumber(number)) => kind.get_value(*number).is_some(),
+            _ => true,
+        }
 }
 
 /// v0's names of what v1 calls agents.

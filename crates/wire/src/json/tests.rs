@@ -1,5 +1,8 @@
 use super::*;
-use crate::v1::{self, agent, master, scheduler};
+use crate::{
+    media::Encoding,
+    v1::{self, agent, master, scheduler},
+};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -110,6 +113,9 @@ fn numbers_keep_their_kind_and_range() {
     let scalar = |value: f64| encode(&v1::value::Scalar { value });
     assert_eq!(&scalar(4.0)[..], br#"{"value":4.0}"#);
     assert_eq!(&scalar(0.1)[..], br#"{"value":0.1}"#);
+    for exact in [1795337240.19914, 5e-324, f64::MAX, 0.1 + 0.2, 1e15 + 0.3] {
+        assert_eq!(decode::<v1::value::Scalar>(&scalar(exact)).expect("reads").value, exact);
+    }
     assert_eq!(&scalar(f64::INFINITY)[..], br#"{"value":"Infinity"}"#);
     for odd in [f64::INFINITY, f64::NEG_INFINITY] {
         assert_eq!(decode::<v1::value::Scalar>(&scalar(odd)).expect("reads").value, odd);
@@ -135,6 +141,19 @@ fn nesting_is_bounded() {
         decode::<v1::ContainerId>(deep.as_bytes()),
         Err(JsonError::Shape { problem: ShapeError::TooDeep { .. }, .. })
     ));
+    let mut bytes = Vec::new();
+    for _ in 0..90 {
+        // ContainerID { value: "x", parent: … }
+        let inner = std::mem::take(&mut bytes);
+        bytes.extend([0x0a, 1, b'x']);
+        if !inner.is_empty() {
+            bytes.push(0x12);
+            prost::encoding::encode_varint(inner.len() as u64, &mut bytes);
+            bytes.extend(inner);
+        }
+    }
+    let error = Encoding::Protobuf.decode::<v1::ContainerId>(bytes.into()).expect_err("refused");
+    assert!(error.to_string().contains("Nested too deeply at 'parent.parent"), "{error}");
     let brackets = "[".repeat(100_000);
     assert!(matches!(decode::<scheduler::Call>(brackets.as_bytes()), Err(JsonError::Syntax { .. })));
 }
@@ -172,10 +191,44 @@ fn garbage() -> impl Strategy<Value = Value> {
     })
 }
 
+#[test]
+fn an_unknown_number_of_a_required_enum_is_no_value() {
+    let status =
+        v1::TaskStatus { task_id: v1::TaskId { value: "t".into() }, state: 999, ..Default::default() };
+    let error = Encoding::Protobuf.decode::<v1::TaskStatus>(Encoding::Protobuf.encode(&status));
+    assert!(error.expect_err("refused").to_string().ends_with("Missing required fields: state"));
+}
+
+#[test]
+fn values_of_maps_are_checked_too() {
+    let quota = json!({"role": "a", "limits": {"cpus": {}}});
+    assert!(
+        text(decode_value::<v1::quota::QuotaConfig>(&quota))
+            .ends_with("Missing required fields: limits.value")
+    );
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_refused_without_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = decode::<scheduler::Call>(&body);
+        if let Ok(call) = Encoding::Protobuf.decode::<scheduler::Call>(body.into()) {
+            encode(&call);
+        }
+    }
+
+    #[test]
+    fn bytes_that_went_bad_are_refused_or_written(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let call = json!({"type": "ACCEPT", "accept": {"offer_ids": [{"value": "o"}], "operations": [
+            {"type": "LAUNCH", "launch": {"task_infos": [{"name": "x", "task_id": {"value": "t"},
+                "agent_id": {"value": "s"}, "resources": [{"name": "cpus", "type": "SCALAR", "scalar": {"value": 1}}],
+                "command": {"value": "true", "environment": {"variables": [{"name": "A", "value": "b"}]}}}]}}]}});
+        let mut body = Encoding::Protobuf.encode(&decode_value::<scheduler::Call>(&call).expect("a call")).to_vec();
+        let at = at.index(body.len());
+        body[at] = byte;
+        if let Ok(call) = Encoding::Protobuf.decode::<scheduler::Call>(body.into()) {
+            decode::<scheduler::Call>(&encode(&call)).expect("own text");
+        }
     }
 
     #[test]
