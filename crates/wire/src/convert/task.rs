@@ -8,6 +8,8 @@ use super::{
 use crate::v1::{self, environment::variable, executor_info};
 use bellows_model::{CommandInfo, EnvironmentVariable, ExecutorInfo, FrameworkId, TaskInfo, Uri};
 
+/// The ids that a framework invents are taken as they are: the kernel checks them, as their refusal is a TASK_ERROR of
+/// that one task and not of the whole call.
 impl TryFrom<v1::TaskInfo> for TaskInfo {
     type Error = ConvertError;
 
@@ -15,7 +17,7 @@ impl TryFrom<v1::TaskInfo> for TaskInfo {
         let kill_grace = task.kill_policy.and_then(|policy| policy.grace_period);
         Ok(Self {
             name: task.name,
-            task_id: field("task_id", task.task_id)?,
+            task_id: task.task_id.value.into(),
             agent_id: field("agent_id", task.agent_id)?,
             resources: resources_from_wire("resources", task.resources)?,
             command: optional("command", task.command)?,
@@ -51,12 +53,13 @@ pub fn task_to_wire(task: &TaskInfo, framework_id: &FrameworkId, role: &str) -> 
     }
 }
 
+/// Its id is the kernel's to check, as a task's.
 impl TryFrom<v1::ExecutorInfo> for ExecutorInfo {
     type Error = ConvertError;
 
     fn try_from(executor: v1::ExecutorInfo) -> Result<Self, ConvertError> {
         Ok(Self {
-            executor_id: field("executor_id", executor.executor_id)?,
+            executor_id: executor.executor_id.value.into(),
             name: executor.name,
             source: executor.source,
             command: field("command", executor.command.ok_or_else(|| ConvertError::missing("command"))?)?,

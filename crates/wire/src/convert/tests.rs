@@ -258,7 +258,6 @@ fn errors_name_the_path() {
         task(json!({"resources": [cpus]}))
     };
     for (given, expected) in [
-        (task(json!({"task_id": {"value": "../x"}})), "Invalid 'launch.task_infos[0].task_id.value': "),
         (task(json!({"agent_id": {"value": ""}})), "Invalid 'launch.task_infos[0].agent_id.value': "),
         (cpus(json!({"scalar": null})), "Expecting 'launch.task_infos[0].resources[0].scalar' to be present"),
         (
@@ -290,6 +289,14 @@ fn errors_name_the_path() {
     }
     let many = vec![v1::Resource { name: "x".into(), ..Default::default() }; 1_001];
     assert_eq!(resources_from_wire("resources", many).expect_err("refused").path(), "resources");
+}
+
+#[test]
+fn a_tasks_own_ids_are_left_to_the_kernel() {
+    let task = json!({"name": "t", "task_id": {"value": "../x"}, "agent_id": {"value": "S1"}});
+    let task = TaskInfo::try_from(json::decode_value::<v1::TaskInfo>(&task).expect("shape")).expect("reads");
+    assert!(task.task_id.validate().is_err());
+    assert_eq!(TaskId::try_from(v1::TaskId { value: "../x".into() }).expect_err("refused").path(), "value");
 }
 
 #[test]
