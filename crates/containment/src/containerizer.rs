@@ -1,10 +1,39 @@
 //! The agent's side of a task's processes: starts shims, watches them, finds them again after a restart.
 //!
 //! It decides nothing: when to launch, kill or forget is the caller's affair.
-use crate::{Isolator, Owner, Usage};
+use crate::{
+    Isolator, Owner, Usage,
+    isolator::MARKER,
+    process::{self, Identity},
+    shim::{self, Ended, Instruction, Meta, Report, Started},
+};
 use bellows_model::{ContainerId, EnvironmentVariable};
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
-use tokio::sync::mpsc;
+use parking_lot::Mutex;
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid},
+};
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, Seek, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{fs::DirBuilderExt, process::CommandExt},
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, unix::AsyncFd},
+    net::unix::pipe,
+    sync::{Semaphore, mpsc},
+};
+
+const EXITS_CAPACITY: usize = 1024;
+const REPORT_LIMIT_BYTES: u64 = 64 * 1024;
 
 /// What a [`Containerizer`] needs to know.
 pub struct Config {
@@ -53,7 +82,7 @@ pub struct Launched {
 pub enum ExitStatus {
     Exited(i32),
     Signaled(i32),
-    /// Nobody saw how it ended: its shim was killed, or the machine went down.
+    /// Nobody saw how it ended (its shim was killed, the machine went down), or it never began.
     Lost,
 }
 
@@ -99,41 +128,281 @@ pub enum LaunchError {
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone)]
-pub struct Containerizer {
-    config: Arc<Config>,
+pub struct Containerizer(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    boot_id: String,
+    running: Mutex<HashMap<ContainerId, Arc<Shim>>>,
+    exits: mpsc::Sender<ExitEvent>,
+    /// Forking is bound to the processor: more at once only makes each one slower.
+    launches: Semaphore,
+}
+
+/// A shim that was seen alive.
+struct Shim {
+    /// Becomes readable when the shim has ended.
+    handle: AsyncFd<OwnedFd>,
+    shim: Identity,
+    task: Identity,
 }
 
 impl Containerizer {
     /// Creates the meta directory. Must be called within a Tokio runtime. Exits arrive on the receiver, which is
     /// bounded: containers wait with their news until the caller reads.
     pub fn new(config: Config) -> io::Result<(Self, mpsc::Receiver<ExitEvent>)> {
-        let (_exits, receiver) = mpsc::channel(1024);
-        Ok((Self { config: Arc::new(config) }, receiver))
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.meta_root)?;
+        let (exits, receiver) = mpsc::channel(EXITS_CAPACITY);
+        let boot_id = process::boot_id()?;
+        let launches = Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from) * 2);
+        Ok((Self(Arc::new(Inner { config, boot_id, running: Mutex::default(), exits, launches })), receiver))
     }
 
     /// Returns once the command has been executed (`execve` succeeded) or could not be. Goes on when dropped.
-    pub async fn launch(&self, _spec: LaunchSpec) -> Result<Launched, LaunchError> {
-        todo!()
+    pub async fn launch(&self, spec: LaunchSpec) -> Result<Launched, LaunchError> {
+        let containerizer = self.clone();
+        let launch = tokio::spawn(async move { containerizer.launch_to_its_end(spec).await });
+        launch.await.expect("invariant: launching does not panic and is never aborted")
+    }
+
+    async fn launch_to_its_end(self, spec: LaunchSpec) -> Result<Launched, LaunchError> {
+        let permit = self.0.launches.acquire().await.expect("invariant: never closed");
+        let id = spec.container_id.clone();
+        id.validate().map_err(|why| LaunchError::Command(format!("container id: {why}")))?;
+        let inner = self.0.clone();
+        let (child, report) = blocking(move || inner.spawn_shim(&spec)).await?;
+        let started = read_report(report).await;
+        drop(permit);
+        let started = match started {
+            Ok(started) => started,
+            Err(why) => {
+                blocking(move || reap(&child)).await;
+                let _ = self.forget(&id).await;
+                return Err(why);
+            }
+        };
+        let (handle, Started::Running { shim, task, .. }) = (child, started) else {
+            return Err(LaunchError::Command("the shim was told to give up".into()));
+        };
+        self.watch(id, handle, shim, task).map_err(|why| {
+            let _ = shim.signal(Signal::TERM);
+            at("cannot watch the shim")(why)
+        })?;
+        Ok(Launched { pid: task.pid })
     }
 
     /// TERM to every process of the container; KILL to those left after `grace`. Returns at once; the end comes as an
     /// [`ExitEvent`]. A further call can shorten the grace, not extend it. `false`: no such container runs.
-    pub fn kill(&self, _container_id: &ContainerId, _grace: Duration) -> bool {
-        todo!()
+    pub fn kill(&self, container_id: &ContainerId, grace: Duration) -> bool {
+        let shim = self.0.running.lock().get(container_id).cloned();
+        // A shim that ended in this moment has its event under way.
+        shim.is_some_and(|shim| shim::send_kill(shim.handle.get_ref().as_fd(), grace).is_ok())
     }
 
     /// Finds what earlier agent processes launched and nobody forgot. Call once, before the first launch.
     pub async fn recover(&self) -> io::Result<Vec<Recovered>> {
-        todo!()
+        let mut recovered = Vec::new();
+        for entry in fs::read_dir(&self.0.config.meta_root)? {
+            let Some(container_id) = entry?.file_name().to_str().map(ContainerId::from) else { continue };
+            let (inner, id) = (self.0.clone(), container_id.clone());
+            let state = match blocking(move || inner.find(&id)).await? {
+                Found::Ended(exit) => RecoveredState::Ended(exit),
+                Found::Running { handle, shim, task } => {
+                    self.watch(container_id.clone(), handle, shim, task)?;
+                    RecoveredState::Running { pid: task.pid }
+                }
+            };
+            recovered.push(Recovered { container_id, state });
+        }
+        Ok(recovered)
     }
 
     /// Drops what is stored of an ended container, once the caller has made its exit durable elsewhere.
-    pub async fn forget(&self, _container_id: &ContainerId) -> io::Result<()> {
-        todo!()
+    pub async fn forget(&self, container_id: &ContainerId) -> io::Result<()> {
+        if self.0.running.lock().contains_key(container_id) {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("container {container_id} runs")));
+        }
+        let meta_dir = self.0.meta_dir(container_id);
+        blocking(move || crate::remove_tree(&meta_dir)).await
     }
 
     /// What a running container's processes use now; `None` when it does not run.
-    pub async fn usage(&self, _container_id: &ContainerId) -> Option<Usage> {
-        todo!()
+    pub async fn usage(&self, container_id: &ContainerId) -> Option<Usage> {
+        let shim = self.0.running.lock().get(container_id)?.shim.pid;
+        let (inner, id) = (self.0.clone(), container_id.clone());
+        Some(blocking(move || inner.config.isolator.usage(&id, shim)).await)
     }
+
+    fn watch(&self, id: ContainerId, handle: OwnedFd, shim: Identity, task: Identity) -> io::Result<()> {
+        let handle = process::watchable(handle)?;
+        let watched = Arc::new(Shim { handle, shim, task });
+        self.0.running.lock().insert(id.clone(), watched.clone());
+        let inner = self.0.clone();
+        tokio::spawn(async move {
+            // An error here means that the runtime shuts down: the next agent process will find the container.
+            if watched.handle.readable().await.is_err() {
+                return;
+            }
+            let (at_work, container_id) = (inner.clone(), id.clone());
+            let exit = blocking(move || at_work.take_exit(&container_id, &watched)).await;
+            inner.running.lock().remove(&id);
+            let _ = inner.exits.send(ExitEvent { container_id: id, exit }).await;
+        });
+        Ok(())
+    }
+}
+
+/// What blocks; runs on threads of its own.
+impl Inner {
+    fn meta_dir(&self, container_id: &ContainerId) -> PathBuf {
+        self.config.meta_root.join(container_id.as_str())
+    }
+
+    /// Starts the shim. The handle is the shim's, the pipe brings its report.
+    fn spawn_shim(&self, spec: &LaunchSpec) -> Result<(OwnedFd, OwnedFd), LaunchError> {
+        let meta_dir = self.meta_dir(&spec.container_id);
+        fs::DirBuilder::new().mode(0o700).create(&meta_dir).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => LaunchError::Exists(spec.container_id.clone()),
+            _ => LaunchError::Io { what: meta_dir.display().to_string(), source },
+        })?;
+        let spawned = self.spawn_in(&meta_dir, spec);
+        if spawned.is_err() {
+            let _ = crate::remove_tree(&meta_dir);
+        }
+        spawned
+    }
+
+    fn spawn_in(&self, meta_dir: &Path, spec: &LaunchSpec) -> Result<(OwnedFd, OwnedFd), LaunchError> {
+        let instruction = self.instruction(spec).map_err(at("cannot write the shim's instruction"))?;
+        let (reader, writer) = io::pipe().map_err(at("cannot make a pipe"))?;
+        let exe = &self.config.shim_exe;
+        let mut child = Command::new(exe)
+            .arg0("bellows")
+            .arg("shim")
+            .arg(meta_dir)
+            .env_clear()
+            .stdin(instruction)
+            .stdout(writer)
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|source| LaunchError::Io { what: format!("{}", exe.display()), source })?;
+        // Not reaped yet, so the pid is its own; the handle is what it is waited for by.
+        let pid = Pid::from_raw(child.id() as i32).expect("invariant: a child has a pid");
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(handle) => Ok((handle, reader.into())),
+            Err(why) => {
+                let _ = child.kill().and_then(|()| child.wait());
+                Err(at("cannot open a process handle")(why.into()))
+            }
+        }
+    }
+
+    fn instruction(&self, spec: &LaunchSpec) -> io::Result<File> {
+        let variables = spec.environment.iter().map(|variable| (variable.name.clone(), variable.value.clone()));
+        let marker = (MARKER.to_owned(), spec.container_id.to_string());
+        let instruction = Instruction {
+            boot_id: self.boot_id.clone(),
+            sandbox: spec.sandbox.clone(),
+            shell: spec.shell,
+            value: spec.value.clone(),
+            arguments: spec.arguments.clone(),
+            environment: variables.chain([marker]).collect(),
+            user: spec.user.clone(),
+        };
+        let mut file = File::from(memfd_create("bellows-instruction", MemfdFlags::CLOEXEC)?);
+        file.write_all(&serde_json::to_vec(&instruction)?)?;
+        file.rewind()?;
+        Ok(file)
+    }
+
+    fn find(&self, container_id: &ContainerId) -> io::Result<Found> {
+        let meta = Meta::open(&self.meta_dir(container_id))?;
+        let started = match meta.started() {
+            // First come, first served: after this its shim can start nothing any more, or has just done so.
+            None => match meta.publish_started(&Started::Abandoned) {
+                Ok(()) => Some(Started::Abandoned),
+                Err(_) => meta.started(),
+            },
+            started => started,
+        };
+        let lost = |why: &str| Ok(Found::Ended(Exit::lost(why)));
+        match started {
+            _ if let Some(ended) = meta.ended() => Ok(Found::Ended(ended.into())),
+            Some(Started::Abandoned) => lost("the agent ended before the command was started"),
+            None => lost("its record was lost when the machine crashed"),
+            Some(Started::Running { boot_id, .. }) if boot_id != self.boot_id => {
+                lost("the machine was restarted while it ran")
+            }
+            Some(Started::Running { shim, task, .. }) => Ok(match shim.open() {
+                Ok(handle) => Found::Running { handle, shim, task },
+                Err(_) => Found::Ended(self.exit_without_shim(container_id, task)),
+            }),
+        }
+    }
+
+    fn take_exit(&self, container_id: &ContainerId, shim: &Shim) -> Exit {
+        reap(shim.handle.get_ref());
+        self.exit_without_shim(container_id, shim.task)
+    }
+
+    /// The shim is gone: it said how its task ended, or was killed and left processes behind.
+    fn exit_without_shim(&self, container_id: &ContainerId, task: Identity) -> Exit {
+        if let Some(ended) = Meta::open(&self.meta_dir(container_id)).ok().and_then(|meta| meta.ended()) {
+            return ended.into();
+        }
+        if self.config.isolator.destroy(container_id, (task.pid, task.start)) {
+            Exit::lost("its shim was killed; so were its processes then")
+        } else {
+            Exit::lost("its shim was killed; some of its processes could not be killed yet")
+        }
+    }
+}
+
+enum Found {
+    Running { handle: OwnedFd, shim: Identity, task: Identity },
+    Ended(Exit),
+}
+
+impl Exit {
+    fn lost(why: &str) -> Self {
+        Self { status: ExitStatus::Lost, reason: Some(why.to_owned()) }
+    }
+}
+
+impl From<Ended> for Exit {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Exited(code) => Self { status: ExitStatus::Exited(code), reason: None },
+            Ended::Signaled(signal) => Self { status: ExitStatus::Signaled(signal), reason: None },
+            Ended::Failed(why) => Self::lost(&why),
+        }
+    }
+}
+
+async fn read_report(pipe: OwnedFd) -> Result<Started, LaunchError> {
+    let read = async {
+        let mut text = Vec::new();
+        pipe::Receiver::from_owned_fd(pipe)?.take(REPORT_LIMIT_BYTES).read_to_end(&mut text).await?;
+        Ok(text)
+    };
+    let text = read.await.map_err(at("cannot read the shim's report"))?;
+    match serde_json::from_slice(&text) {
+        Ok(Report::Started(started)) => Ok(started),
+        Ok(Report::Failed(why)) => Err(LaunchError::Command(why)),
+        Err(_) => Err(LaunchError::Command("the shim died before it started the command".into())),
+    }
+}
+
+/// Waits for a shim that has ended or is about to, so that it leaves no zombie. One that an earlier agent process
+/// started is not ours to wait for.
+fn reap(shim: &OwnedFd) {
+    let _ = waitid(WaitId::PidFd(shim.as_fd()), WaitIdOptions::EXITED);
+}
+
+fn at(what: &'static str) -> impl Fn(io::Error) -> LaunchError {
+    move |source| LaunchError::Io { what: what.into(), source }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("invariant: this work does not panic")
 }

@@ -1,0 +1,108 @@
+//! Forks the task's main process and takes it to its `execve`, or says why it did not get there.
+#![allow(unsafe_code, reason = "fork, _exit and close_range have no safe wrapper")]
+use super::{Instruction, Meta, Started, signal};
+use crate::process::Identity;
+use rustix::process::{Pid, WaitOptions, getppid, setsid, waitpid};
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, PipeReader, PipeWriter, Read, Write},
+    os::unix::{
+        fs::OpenOptionsExt,
+        process::CommandExt,
+    },
+    process::Command,
+};
+
+pub(super) enum Outcome {
+    /// The command was executed.
+    Running(Pid, Started),
+    Failed(String),
+}
+
+/// Returns when the outcome is certain. `Started` is published before the command can do anything.
+pub(super) fn start(instruction: &Instruction, meta: &Meta) -> io::Result<Outcome> {
+    // Closed by a successful execve; what comes through it otherwise is the reason of the failure.
+    let (reader, writer) = io::pipe()?;
+    // SAFETY: the shim has one thread, so the child is a whole copy of it and may do whatever the shim may.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => run_child(instruction, meta, writer),
+        pid => {
+            drop(writer);
+            let pid = Pid::from_raw(pid).expect("invariant: fork returned a child");
+            await_exec(pid, reader, meta)
+        }
+    }
+}
+
+fn await_exec(pid: Pid, mut reader: PipeReader, meta: &Meta) -> io::Result<Outcome> {
+    let mut why = String::new();
+    reader.read_to_string(&mut why)?;
+    match meta.started() {
+        Some(started) if why.is_empty() => Ok(Outcome::Running(pid, started)),
+        _ => {
+            let _ = waitpid(Some(pid), WaitOptions::empty());
+            let died = || "the process ended before it executed its command".to_owned();
+            Ok(Outcome::Failed(if why.is_empty() { died() } else { why }))
+        }
+    }
+}
+
+fn run_child(instruction: &Instruction, meta: &Meta, mut writer: PipeWriter) -> ! {
+    let Err(why) = execute(instruction, meta);
+    let _ = writer.write_all(why.as_bytes());
+    // SAFETY: ends the process without running what the shim may have registered for its own exit.
+    unsafe { libc::_exit(127) }
+}
+
+fn execute(instruction: &Instruction, meta: &Meta) -> Result<std::convert::Infallible, String> {
+    let sandbox = instruction.sandbox.display();
+    let _ = setsid();
+    publish(instruction, meta).map_err(|why| format!("cannot record the start: {why}"))?;
+    if let Some(user) = &instruction.user {
+        // One thread: what holds for the thread holds for the process.
+        user.assume_on_this_thread().map_err(|why| format!("cannot become user {}: {why}", user.uid))?;
+    }
+    rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
+    rustix::process::chdir(&instruction.sandbox).map_err(|why| format!("{sandbox}: {why}"))?;
+    let stdout = open_output("stdout").map_err(|why| format!("{sandbox}/stdout: {why}"))?;
+    let stderr = open_output("stderr").map_err(|why| format!("{sandbox}/stderr: {why}"))?;
+    signal::reset_all().map_err(|why| format!("cannot reset signals: {why}"))?;
+    close_on_exec().map_err(|why| format!("cannot close files: {why}"))?;
+
+    let mut command = if instruction.shell {
+        let mut command = Command::new("/bin/sh");
+        command.arg0("sh").arg("-c").arg(&instruction.value);
+        command
+    } else {
+        let mut command = Command::new(&instruction.value);
+        if let Some((name, rest)) = instruction.arguments.split_first() {
+            command.arg0(name).args(rest);
+        }
+        command
+    };
+    command.env_clear().envs(instruction.environment.iter().map(|(name, value)| (name, value)));
+    let why = command.stdin(std::process::Stdio::null()).stdout(stdout).stderr(stderr).exec();
+    let program = if instruction.shell { "/bin/sh" } else { &instruction.value };
+    Err(format!("cannot execute '{program}': {why}"))
+}
+
+fn publish(instruction: &Instruction, meta: &Meta) -> io::Result<()> {
+    let shim = getppid().ok_or(io::ErrorKind::NotFound)?.as_raw_pid() as u32;
+    meta.publish_started(&Started::Running {
+        boot_id: instruction.boot_id.clone(),
+        shim: Identity::of(shim)?,
+        task: Identity::of(std::process::id())?,
+    })
+}
+
+/// Appended to, so that several writers keep their lines; never through a link that lies there.
+fn open_output(name: &str) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW).open(name)
+}
+
+fn close_on_exec() -> io::Result<()> {
+    // SAFETY: only marks descriptors; none is closed before the execve that ends this program.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,426 @@
+//! Containers from launch to forgetting, with real shims and real processes.
+use bellows_containment::{
+    Config, Containerizer, Exit, ExitEvent, ExitStatus, LaunchError, LaunchSpec, Owner, Recovered, RecoveredState,
+};
+use bellows_model::{ContainerId, EnvironmentVariable};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+use tokio::sync::mpsc::Receiver;
+
+const EXE: &str = env!("CARGO_BIN_EXE_containment-test");
+/// Longer than any test takes: where it is given, something else must end the task.
+const FOR_EVER: Duration = Duration::from_secs(3600);
+
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { dir: tempfile::tempdir().expect("temporary directory") };
+        fs::create_dir(place.sandbox()).expect("sandbox");
+        place
+    }
+
+    fn meta_root(&self) -> PathBuf {
+        self.dir.path().join("meta")
+    }
+
+    fn sandbox(&self) -> PathBuf {
+        self.dir.path().join("sandbox")
+    }
+
+    fn agent(&self) -> (Containerizer, Receiver<ExitEvent>) {
+        let config = Config { shim_exe: EXE.into(), ..Config::new(self.meta_root()) };
+        Containerizer::new(config).expect("meta root")
+    }
+
+    fn shell(&self, id: &str, command: &str) -> LaunchSpec {
+        LaunchSpec {
+            container_id: ContainerId::from(id),
+            sandbox: self.sandbox(),
+            shell: true,
+            value: command.into(),
+            arguments: Vec::new(),
+            environment: vec![variable("PATH", "/usr/bin:/bin")],
+            user: None,
+        }
+    }
+
+    fn output(&self) -> String {
+        fs::read_to_string(self.sandbox().join("stdout")).expect("stdout")
+    }
+
+    /// Waits until the task has written a whole first line that holds a pid.
+    async fn reported_pid(&self, file: &str) -> u32 {
+        let path = self.sandbox().join(file);
+        loop {
+            if let Ok(text) = fs::read_to_string(&path)
+                && text.ends_with('\n')
+            {
+                return text.trim().parse().expect("a pid");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn variable(name: &str, value: &str) -> EnvironmentVariable {
+    EnvironmentVariable { name: name.into(), value: value.into() }
+}
+
+fn exited(code: i32) -> Exit {
+    Exit { status: ExitStatus::Exited(code), reason: None }
+}
+
+fn signaled(signal: i32) -> Exit {
+    Exit { status: ExitStatus::Signaled(signal), reason: None }
+}
+
+fn lives(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+fn shim_of(pid: u32) -> u32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("runs");
+    let (_, rest) = stat.rsplit_once(')').expect("well formed");
+    rest.split_whitespace().nth(1).and_then(|parent| parent.parse().ok()).expect("parent")
+}
+
+fn kill_dash_nine(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid as i32).expect("pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it lives");
+}
+
+async fn next_exit(exits: &mut Receiver<ExitEvent>) -> Exit {
+    exits.recv().await.expect("the containerizer lives").exit
+}
+
+#[tokio::test]
+async fn exit_statuses_and_output() {
+    let place = Place::new();
+    let (agent, mut exits) = place.agent();
+    let launched = agent.launch(place.shell("a", "echo $$; echo $PWD; echo no >&2; exit 7")).await.expect("launched");
+    let event = exits.recv().await.expect("event");
+    assert_eq!(event, ExitEvent { container_id: "a".into(), exit: exited(7) });
+    let sandbox = place.sandbox().canonicalize().expect("exists");
+    assert_eq!(place.output(), format!("{}\n{}\n", launched.pid, sandbox.display()));
+    assert_eq!(fs::read_to_string(sandbox.join("stderr")).expect("stderr"), "no\n");
+
+    agent.launch(place.shell("b", "kill -SEGV $$")).await.expect("launched");
+    assert_eq!(next_exit(&mut exits).await, signaled(11));
+
+    // The ids are taken until they are forgotten.
+    let again = agent.launch(place.shell("a", "true")).await;
+    assert!(matches!(again, Err(LaunchError::Exists(_))), "{again:?}");
+    agent.forget(&"a".into()).await.expect("forgotten");
+    agent.launch(place.shell("a", "echo more")).await.expect("launched");
+    assert_eq!(next_exit(&mut exits).await, exited(0));
+    assert!(place.output().ends_with("\nmore\n"), "appended: {}", place.output());
+}
+
+#[tokio::test]
+async fn arguments_and_environment_are_exactly_those_given() {
+    let place = Place::new();
+    let (agent, mut exits) = place.agent();
+    let spec = LaunchSpec {
+        shell: false,
+        value: "env".into(),
+        arguments: vec!["env".into()],
+        environment: vec![variable("A", "1"), variable("PATH", "/bin:/usr/bin"), variable("A", "two words\n\u{1F40E}")],
+        ..place.shell("env", "")
+    };
+    agent.launch(spec).await.expect("launched");
+    assert_eq!(next_exit(&mut exits).await, exited(0));
+    let expected = "A=two words\n\u{1F40E}\nBELLOWS_CONTAINER_ID=env\nPATH=/bin:/usr/bin\n";
+    assert_eq!(place.output(), expected);
+
+    // argv[0] is the caller's; the mask, the dispositions and the open files are a fresh program's.
+    let command = "grep -E 'SigBlk|SigIgn' /proc/self/status; ls /proc/self/fd; readlink /proc/self/fd/0";
+    let spec = LaunchSpec {
+        shell: false,
+        value: "/bin/sh".into(),
+        arguments: vec!["called".into(), "-c".into(), format!("echo $0; {command}")],
+        sandbox: place.dir.path().join("two"),
+        ..place.shell("argv", "")
+    };
+    fs::create_dir(&spec.sandbox).expect("sandbox");
+    let stdout = spec.sandbox.join("stdout");
+    agent.launch(spec).await.expect("launched");
+    assert_eq!(next_exit(&mut exits).await, exited(0));
+    let output = fs::read_to_string(stdout).expect("stdout");
+    let none = "0000000000000000";
+    // 3 is the directory that ls itself reads.
+    let expected = format!("called\nSigBlk:\t{none}\nSigIgn:\t{none}\n0\n1\n2\n3\n/dev/null\n");
+    assert_eq!(output, expected);
+}
+
+#[tokio::test]
+async fn a_large_environment_arrives_whole() {
+    let place = Place::new();
+    let (agent, mut exits) = place.agent();
+    let mut spec = place.shell("large", "echo ${#V9}");
+    spec.environment.extend((0..10).map(|i| variable(&format!("V{i}"), &"x".repeat(100_000))));
+    agent.launch(spec).await.expect("launched");
+    assert_eq!(next_exit(&mut exits).await, exited(0));
+    assert_eq!(place.output(), "100000\n");
+}
+
+#[tokio::test]
+async fn what_cannot_start_says_why_and_leaves_nothing() {
+    let place = Place::new();
+    let (agent, _exits) = place.agent();
+    let missing = LaunchSpec { shell: false, value: "/no/such/program".into(), ..place.shell("x", "") };
+    let why = agent.launch(missing).await.expect_err("no such program").to_string();
+    assert!(why.contains("/no/such/program") && why.contains("No such file"), "{why}");
+
+    let elsewhere = LaunchSpec { sandbox: place.dir.path().join("gone"), ..place.shell("x", "true") };
+    let why = agent.launch(elsewhere).await.expect_err("no sandbox").to_string();
+    assert!(why.contains("gone") && why.contains("No such file"), "{why}");
+
+    // A link that would lead the output elsewhere.
+    let trap = place.dir.path().join("trap");
+    fs::create_dir(&trap).expect("create");
+    std::os::unix::fs::symlink(place.dir.path().join("elsewhere"), trap.join("stdout")).expect("link");
+    let why = agent.launch(LaunchSpec { sandbox: trap, ..place.shell("x", "true") }).await.expect_err("a link");
+    assert!(why.to_string().contains("stdout"), "{why}");
+    assert!(!place.dir.path().join("elsewhere").exists());
+
+    let escaping = place.shell("../x", "true");
+    assert!(agent.launch(escaping).await.is_err());
+    assert_eq!(fs::read_dir(place.meta_root()).expect("meta root").count(), 0);
+
+    let config = Config { shim_exe: "/no/such/shim".into(), ..Config::new(place.meta_root()) };
+    let (agent, _exits) = Containerizer::new(config).expect("meta root");
+    let why = agent.launch(place.shell("x", "true")).await.expect_err("no shim").to_string();
+    assert!(why.contains("/no/such/shim"), "{why}");
+    assert!(agent.recover().await.expect("readable").is_empty());
+}
+
+#[tokio::test]
+async fn a_kill_reaches_the_whole_tree_and_leaves_it_time() {
+    let place = Place::new();
+    let (agent, mut exits) = place.agent();
+    // The grandchild is in a session of its own, and takes its time for a goodbye.
+    let grandchild = r#"setsid sh -c 'trap "echo bye >> farewell; exit" TERM; echo $$ > grandchild; while :; do sleep 0.01; done' & "#;
+    agent.launch(place.shell("tree", &format!("{grandchild} wait"))).await.expect("launched");
+    let grandchild = place.reported_pid("grandchild").await;
+    assert!(agent.usage(&"tree".into()).await.expect("runs").processes >= 2);
+    assert!(agent.kill(&"tree".into(), FOR_EVER));
+    assert_eq!(next_exit(&mut exits).await, signaled(15));
+    assert!(!lives(grandchild));
+    assert_eq!(fs::read_to_string(place.sandbox().join("farewell")).expect("it said goodbye"), "bye\n");
+    assert!(!agent.kill(&"tree".into(), FOR_EVER), "nothing runs any more");
+    assert!(agent.usage(&"tree".into()).await.is_none());
+}
+
+#[tokio::test]
+async fn who_ignores_term_is_killed_after_the_grace() {
+    let place = Place::new();
+    let (agent, mut exits) = place.agent();
+    let stubborn = r#"trap "" TERM; setsid sh -c 'echo $$ > grandchild; while :; do sleep 1; done' & echo $$ > main; while :; do sleep 1; done"#;
+    agent.launch(place.shell("stubborn", stubborn)).await.expect("launched");
+    let (main, grandchild) = (place.reported_pid("main").await, place.reported_pid("grandchild").await);
+    assert!(agent.kill(&"stubborn".into(), Duration::from_millis(30)));
+    assert_eq!(next_exit(&mut exits).await, signaled(9));
+    assert!(!lives(main) && !lives(grandchild));
+}
+
+#[tokio::test]
+async fn a_second_kill_shortens_the_grace() {
+    let place = Place::new();
+    let (agent, mut exits) = place.agent();
+    agent.launch(place.shell("s", r#"trap "" TERM; echo $$ > main; while :; do sleep 1; done"#)).await.expect("launched");
+    place.reported_pid("main").await;
+    assert!(agent.kill(&"s".into(), FOR_EVER));
+    assert!(agent.kill(&"s".into(), Duration::ZERO));
+    assert_eq!(next_exit(&mut exits).await, signaled(9));
+}
+
+#[tokio::test]
+async fn what_the_main_process_leaves_behind_goes_with_it() {
+    let place = Place::new();
+    let (agent, mut exits) = place.agent();
+    let command = "setsid sh -c 'trap \"\" TERM HUP; echo $$ > daemon; while :; do sleep 1; done' & while ! [ -s daemon ]; do sleep 0.01; done; exit 3";
+    agent.launch(place.shell("leaves", command)).await.expect("launched");
+    assert_eq!(next_exit(&mut exits).await, exited(3));
+    assert!(!lives(place.reported_pid("daemon").await));
+}
+
+/// Starts another process that launches the container, waits until it runs, and kills that process.
+fn agent_that_died(place: &Place, command: &str) -> u32 {
+    let mut agent = Command::new(EXE)
+        .args(["agent".as_ref(), place.meta_root().as_os_str(), place.sandbox().as_os_str()])
+        .args(["survivor", command])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("spawned");
+    let mut line = String::new();
+    BufReader::new(agent.stdout.take().expect("piped")).read_line(&mut line).expect("readable");
+    agent.kill().expect("killed");
+    agent.wait().expect("waited");
+    line.trim().parse().expect("a pid")
+}
+
+#[tokio::test]
+async fn a_task_outlives_its_agent_and_is_found_again() {
+    let place = Place::new();
+    let pid = agent_that_died(&place, "while ! [ -e go ]; do sleep 0.01; done; exit 5");
+    assert!(lives(pid));
+    let (agent, mut exits) = place.agent();
+    let recovered = agent.recover().await.expect("readable");
+    let running = Recovered { container_id: "survivor".into(), state: RecoveredState::Running { pid } };
+    assert_eq!(recovered, [running]);
+    assert!(agent.forget(&"survivor".into()).await.is_err(), "it runs");
+    fs::write(place.sandbox().join("go"), "").expect("written");
+    assert_eq!(next_exit(&mut exits).await, exited(5));
+    agent.forget(&"survivor".into()).await.expect("forgotten");
+    assert!(agent.recover().await.expect("readable").is_empty());
+}
+
+#[tokio::test]
+async fn a_recovered_task_can_be_killed() {
+    let place = Place::new();
+    agent_that_died(&place, "exec sleep 1000");
+    let (agent, mut exits) = place.agent();
+    agent.recover().await.expect("readable");
+    assert!(agent.kill(&"survivor".into(), FOR_EVER));
+    assert_eq!(next_exit(&mut exits).await, signaled(15));
+}
+
+#[tokio::test]
+async fn an_exit_while_no_agent_ran_is_found() {
+    let place = Place::new();
+    agent_that_died(&place, "exit 9");
+    let ended = place.meta_root().join("survivor/ended");
+    while !ended.exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (agent, _exits) = place.agent();
+    let recovered = agent.recover().await.expect("readable");
+    assert_eq!(recovered, [Recovered { container_id: "survivor".into(), state: RecoveredState::Ended(exited(9)) }]);
+}
+
+const FAMILY: &str = r#"setsid sh -c 'echo $$ > grandchild; while :; do sleep 1; done' & echo $$ > main; while :; do sleep 1; done"#;
+
+#[tokio::test]
+async fn a_killed_shim_takes_its_tree_with_it() {
+    let place = Place::new();
+    let (agent, mut exits) = place.agent();
+    let pid = agent.launch(place.shell("orphan", FAMILY)).await.expect("launched").pid;
+    let grandchild = place.reported_pid("grandchild").await;
+    kill_dash_nine(shim_of(pid));
+    let exit = next_exit(&mut exits).await;
+    assert_eq!(exit.status, ExitStatus::Lost);
+    assert!(exit.reason.is_some_and(|reason| reason.contains("shim")));
+    assert!(!lives(pid) && !lives(grandchild));
+}
+
+#[tokio::test]
+async fn a_shim_killed_while_no_agent_ran_is_noticed() {
+    let place = Place::new();
+    let pid = agent_that_died(&place, FAMILY);
+    let grandchild = place.reported_pid("grandchild").await;
+    let shim = shim_of(pid);
+    kill_dash_nine(shim);
+    while lives(shim) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (agent, _exits) = place.agent();
+    let recovered = agent.recover().await.expect("readable");
+    let [Recovered { state: RecoveredState::Ended(exit), .. }] = &recovered[..] else { panic!("{recovered:?}") };
+    assert_eq!(exit.status, ExitStatus::Lost);
+    assert!(!lives(pid) && !lives(grandchild));
+}
+
+/// What `recover` says of a meta directory with these files.
+async fn recover_files(files: &[(&str, &str)]) -> Exit {
+    let place = Place::new();
+    let meta = place.meta_root().join("c");
+    fs::create_dir_all(&meta).expect("create");
+    for (name, text) in files {
+        fs::write(meta.join(name), text).expect("write");
+    }
+    let (agent, _exits) = place.agent();
+    match &agent.recover().await.expect("readable")[..] {
+        [Recovered { state: RecoveredState::Ended(exit), .. }] => exit.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn records_of_strangers_crashes_and_other_boots_are_lost_tasks() {
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("boot id");
+    let me = std::process::id();
+    // This very process's pid with another start time: the shim's pid was given away. It must survive this test.
+    let started = |boot_id: &str| {
+        format!(
+            r#"{{"Running":{{"boot_id":"{}","shim":{{"pid":{me},"start":1}},"task":{{"pid":{me},"start":1}}}}}}"#,
+            boot_id.trim()
+        )
+    };
+    let started_here = started(&boot_id);
+    let started_before = started("another boot");
+    let cases: [&[(&str, &str)]; 5] = [
+        &[("started", &started_here)],
+        &[("started", &started_before)],
+        &[("started", "")],
+        &[("started", &started_here), ("ended", "{\"Exi")],
+        &[],
+    ];
+    for files in cases {
+        let exit = recover_files(files).await;
+        assert_eq!(exit.status, ExitStatus::Lost, "{files:?}");
+        assert!(exit.reason.is_some(), "{files:?}");
+    }
+    let ended = recover_files(&[("started", &started_before), ("ended", r#"{"Exited":4}"#)]).await;
+    assert_eq!(ended, exited(4), "what was recorded holds");
+}
+
+#[tokio::test]
+async fn a_shim_that_comes_too_late_starts_nothing() {
+    let place = Place::new();
+    let meta = place.meta_root().join("late");
+    fs::create_dir_all(&meta).expect("create");
+    let (agent, _exits) = place.agent();
+    agent.recover().await.expect("abandons it");
+    let instruction = format!(
+        r#"{{"boot_id":"b","sandbox":"{}","shell":true,"value":"touch ran","arguments":[],"environment":[],"user":null}}"#,
+        place.sandbox().display()
+    );
+    let input = place.dir.path().join("instruction");
+    fs::write(&input, instruction).expect("written");
+    let shim = Command::new(EXE).arg("shim").arg(&meta).stdin(fs::File::open(input).expect("open")).output();
+    let report = String::from_utf8(shim.expect("ran").stdout).expect("text");
+    assert!(report.contains("Failed"), "{report}");
+    assert!(!place.sandbox().join("ran").exists());
+}
+
+#[tokio::test]
+async fn another_user_owns_its_files_and_has_no_more_rights() {
+    let Ok(Some(nobody)) = Owner::resolve("nobody") else {
+        return; // Only root can switch.
+    };
+    let place = Place::new();
+    for path in [place.dir.path(), &place.sandbox()] {
+        rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o755)).expect("chmod");
+    }
+    std::os::unix::fs::chown(place.sandbox(), Some(nobody.uid), Some(nobody.gid)).expect("chown");
+    let (agent, mut exits) = place.agent();
+    let spec = LaunchSpec { user: Some(nobody.clone()), ..place.shell("user", "id -u; id -G; ! cat /etc/shadow") };
+    agent.launch(spec).await.expect("launched");
+    assert_eq!(next_exit(&mut exits).await, exited(0));
+    let groups: Vec<String> = nobody.groups.iter().map(u32::to_string).collect();
+    assert_eq!(place.output(), format!("{}\n{}\n", nobody.uid, groups.join(" ")));
+    assert_eq!(owner_of(&place.sandbox().join("stdout")), nobody.uid);
+}
+
+fn owner_of(path: &Path) -> u32 {
+    std::os::unix::fs::MetadataExt::uid(&fs::metadata(path).expect("exists"))
+}
