@@ -133,6 +133,15 @@ fn defaults_are_written_and_absent_fields_are_not() {
 }
 
 #[test]
+fn some_lists_of_the_operator_api_are_written_empty() {
+    let executors = encode(&agent::response::GetExecutors::default());
+    assert_eq!(&executors[..], br#"{"executors":[],"completed_executors":[]}"#);
+    let tasks = encode(&master::response::GetTasks::default());
+    assert_eq!(&tasks[..], br#"{"tasks":[],"unreachable_tasks":[],"completed_tasks":[]}"#);
+    assert_eq!(&encode(&scheduler::call::Reconcile::default())[..], b"{}");
+}
+
+#[test]
 fn nesting_is_bounded() {
     let mut deep = r#"{"value":"x","parent":"#.repeat(110);
     deep.push_str("{}");

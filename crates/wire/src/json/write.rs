@@ -4,8 +4,9 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage, Value};
 use std::borrow::Cow;
 
-/// Lists of the operator API that Mesos writes even when they are empty (`master/http.cpp`, `slave/http.cpp`).
-const LISTS_WRITTEN_EMPTY: [&str; 16] = [
+/// Lists of the operator API that Mesos writes even when they are empty (`master/readonly_handler.cpp`,
+/// `slave/http.cpp`).
+const LISTS_WRITTEN_EMPTY: [&str; 17] = [
     "mesos.v1.master.Response.GetAgents.agents",
     "mesos.v1.master.Response.GetAgents.recovered_agents",
     "mesos.v1.master.Response.GetExecutors.executors",
@@ -15,6 +16,7 @@ const LISTS_WRITTEN_EMPTY: [&str; 16] = [
     "mesos.v1.master.Response.GetTasks.unreachable_tasks",
     "mesos.v1.master.Response.GetTasks.completed_tasks",
     "mesos.v1.agent.Response.GetExecutors.executors",
+    "mesos.v1.agent.Response.GetExecutors.completed_executors",
     "mesos.v1.agent.Response.GetFrameworks.frameworks",
     "mesos.v1.agent.Response.GetFrameworks.completed_frameworks",
     "mesos.v1.agent.Response.GetTasks.pending_tasks",
