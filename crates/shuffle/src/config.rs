@@ -22,6 +22,9 @@ pub struct Config {
     /// Whether an application whose driver registered and then fell silent is removed. Switch it off where
     /// something that knows better (the agent) says when applications end.
     pub heartbeat_cleanup: bool,
+    /// Whether blocks of cached RDDs outlive their executor, for applications that set
+    /// `spark.shuffle.service.fetch.rdd.enabled`. They are served in any case, as long as they are there.
+    pub keep_rdd_blocks: bool,
     pub limits: Limits,
 }
 
@@ -35,6 +38,7 @@ impl Config {
             metrics_listen: None,
             allowed_roots: Vec::new(),
             heartbeat_cleanup: true,
+            keep_rdd_blocks: false,
             limits: Limits::default(),
         }
     }

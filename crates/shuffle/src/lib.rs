@@ -2,29 +2,82 @@
 //! them, also after the executor has gone. It speaks Spark's protocol and knows nothing of Mesos.
 
 pub mod admin;
+mod blocks;
+mod checksum;
 mod config;
 mod error;
+mod metrics;
+mod registry;
+mod server;
+mod service;
 mod status;
+mod store;
+mod tidy;
+mod upkeep;
 
 pub use config::{Config, DEFAULT_PORT, Limits};
 pub use error::Error;
 pub use status::{AppStatus, ExecutorRemoval, LatencyStatus, Removal, Status};
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use registry::Registry;
+use service::Service;
+use store::Store;
+
+/// How long answers under way may take once the service is told to stop.
+const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// A service that is running; dropping it does not stop it, [`Running::stop`] does.
 pub struct Running {
     local_addr: SocketAddr,
+    service: Arc<Service>,
+    admin_socket: Option<PathBuf>,
+    metrics: Option<bellows_runtime::Server>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    store_thread: std::thread::JoinHandle<()>,
 }
 
 /// Binds, reads the stored registrations back and serves until [`Running::stop`].
 pub async fn start(config: Config) -> Result<Running, Error> {
-    let listener = tokio::net::TcpListener::bind(config.listen)
-        .await
-        .map_err(|source| Error::Bind { address: config.listen.to_string(), source })?;
+    raise_descriptor_limit();
+    let listener = bind(config.listen).await?;
     let local_addr =
         listener.local_addr().map_err(|source| Error::Io { what: "local address".into(), source })?;
-    Ok(Running { local_addr })
+    let metrics_listener = match config.metrics_listen {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    let admin_socket = config.admin_socket.clone();
+    let admin_listener = admin_socket.as_deref().map(admin::server::bind).transpose()?;
+
+    let registry = Arc::new(Registry::new(config.limits.applications, config.limits.executors));
+    let (store, recovered, store_thread) = open_store(&config, registry.clone()).await?;
+    tracing::info!(%local_addr, executors = registry.executor_count(), "shuffle service starts");
+    let service = Arc::new(Service::new(config, registry, store));
+
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    tasks.spawn(server::run(listener, service.clone(), stop.clone(), tasks.clone()));
+    tasks.spawn(upkeep::run(service.clone(), recovered.unfinished_removals, stop.clone()));
+    if let Some(listener) = admin_listener {
+        tasks.spawn(serve_admin(listener, service.clone(), stop.clone()));
+    }
+    let metrics = metrics_listener
+        .map(|listener| {
+            let routes = admin::server::metrics_routes(service.clone());
+            bellows_runtime::Server::start(listener, routes, bellows_runtime::Limits::default())
+        })
+        .transpose()
+        .map_err(|source| Error::Io { what: "metrics listener".into(), source })?;
+    Ok(Running { local_addr, service, admin_socket, metrics, stop, tasks, store_thread })
 }
 
 impl Running {
@@ -35,14 +88,61 @@ impl Running {
 
     /// Where metrics are served, when the configuration asked for it.
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
-        None
+        self.metrics.as_ref().map(bellows_runtime::Server::local_addr)
     }
 
     /// The same facts that `GET /v1/status` answers.
     pub fn status(&self) -> Status {
-        Status::default()
+        self.service.status()
     }
 
-    /// Stops accepting, lets answers under way finish for a moment, closes.
-    pub async fn stop(self) {}
+    /// Stops accepting, lets answers under way finish for a moment, closes. When this returns, the registrations'
+    /// file is closed too, unless a connection outlived the grace.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if let Some(metrics) = self.metrics {
+            metrics.stop(STOP_GRACE).await;
+        }
+        let ended = tokio::time::timeout(STOP_GRACE, self.tasks.wait()).await.is_ok();
+        if let Some(path) = self.admin_socket {
+            // Another service may have taken the place already; then its socket is not ours to judge. Nothing lost.
+            drop(std::fs::remove_file(path));
+        }
+        drop(self.service);
+        if ended {
+            drop(tokio::task::spawn_blocking(|| self.store_thread.join()).await);
+        } else {
+            tracing::warn!("connections outlived the grace period");
+        }
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Bind { address: address.to_string(), source })
+}
+
+async fn open_store(
+    config: &Config,
+    registry: Arc<Registry>,
+) -> Result<(Store, store::Recovered, std::thread::JoinHandle<()>), Error> {
+    let work_dir = config.work_dir.clone();
+    let opened = tokio::task::spawn_blocking(move || Store::open(&work_dir, registry)).await;
+    opened.map_err(|e| Error::Io { what: "opening the registrations".into(), source: e.into() })?
+}
+
+async fn serve_admin(listener: UnixListener, service: Arc<Service>, stop: CancellationToken) {
+    let served = axum::serve(listener, admin::server::admin_routes(service));
+    if let Err(error) = served.with_graceful_shutdown(stop.cancelled_owned()).await {
+        tracing::error!(%error, "admin socket failed");
+    }
+}
+
+/// Connections and open files are what this service is made of; the soft limit of 1024 is from another time.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::debug!(%error, "descriptor limit stays");
+    }
 }

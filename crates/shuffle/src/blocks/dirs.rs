@@ -1,0 +1,192 @@
+//! An executor's local directories, and which of them holds a file of a given name (`ExecutorDiskUtils.java`).
+//!
+//! A directory is resolved once, when it is registered. From then on it is opened without following any symbolic
+//! link on the way, so that what is read lies where it was registered whatever happens to the path meanwhile.
+
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::BlockError;
+
+const MAX_DIRS: usize = 1024;
+const MAX_SUB_DIRS: i32 = 1 << 16;
+
+/// Why an executor's directories are refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DirError {
+    #[error("{0} is not an absolute path without '..'")]
+    NotAbsolute(String),
+    #[error("{0} is not below a directory that this service may read")]
+    OutsideRoots(String),
+    #[error("{0} local directories; 1 to {MAX_DIRS} are taken")]
+    Count(usize),
+    #[error("{0} sub-directories per local directory; 1 to {MAX_SUB_DIRS} are taken")]
+    SubDirs(i32),
+}
+
+/// A directory as the executor named it, and as it is reached without symbolic links.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LocalDir {
+    pub(crate) told: String,
+    real: Option<PathBuf>,
+}
+
+impl LocalDir {
+    pub(crate) fn real(&self) -> &Path {
+        self.real.as_deref().unwrap_or(Path::new(&self.told))
+    }
+
+    /// From what was stored; it was checked when it was registered.
+    pub(crate) fn stored(told: String, real: PathBuf) -> LocalDir {
+        let real = (real != Path::new(&told)).then_some(real);
+        LocalDir { told, real }
+    }
+
+    /// Looks at the file system: not for the threads that serve.
+    fn resolve(told: &str, roots: &[PathBuf]) -> Result<LocalDir, DirError> {
+        let path = Path::new(told);
+        let sound = path.is_absolute()
+            && told.len() < 4096
+            && !told.contains('\0')
+            && path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
+        if !sound {
+            return Err(DirError::NotAbsolute(told.to_owned()));
+        }
+        let real = real_path(path);
+        if !roots.is_empty() && !roots.iter().any(|root| real != *root && real.starts_with(root)) {
+            return Err(DirError::OutsideRoots(told.to_owned()));
+        }
+        Ok(LocalDir::stored(told.to_owned(), real))
+    }
+}
+
+/// The path with the links of its existing part resolved.
+fn real_path(path: &Path) -> PathBuf {
+    for ancestor in path.ancestors() {
+        if let Ok(real) = ancestor.canonicalize() {
+            let rest = path.strip_prefix(ancestor).expect("an ancestor is a prefix");
+            return if rest.as_os_str().is_empty() { real } else { real.join(rest) };
+        }
+    }
+    path.to_owned()
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LocalDirs {
+    dirs: Box<[LocalDir]>,
+    sub_dirs: u32,
+}
+
+impl LocalDirs {
+    pub(crate) fn resolve(told: &[String], sub_dirs: i32, roots: &[PathBuf]) -> Result<LocalDirs, DirError> {
+        if told.is_empty() || told.len() > MAX_DIRS {
+            return Err(DirError::Count(told.len()));
+        }
+        let sub_dirs = u32::try_from(sub_dirs)
+            .ok()
+            .filter(|n| (1..=MAX_SUB_DIRS as u32).contains(n))
+            .ok_or(DirError::SubDirs(sub_dirs))?;
+        let dirs = told.iter().map(|dir| LocalDir::resolve(dir, roots)).collect::<Result<_, _>>()?;
+        Ok(LocalDirs { dirs, sub_dirs })
+    }
+
+    pub(crate) fn stored(dirs: Vec<LocalDir>, sub_dirs: u32) -> Option<LocalDirs> {
+        (!dirs.is_empty() && sub_dirs > 0).then(|| LocalDirs { dirs: dirs.into(), sub_dirs })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &LocalDir> {
+        self.dirs.iter()
+    }
+
+    pub(crate) fn sub_dirs(&self) -> u32 {
+        self.sub_dirs
+    }
+
+    /// Where the executor puts a file of this name.
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        let hash = java_hash(file) as usize;
+        let dir = &self.dirs[hash % self.dirs.len()];
+        let sub = (hash / self.dirs.len()) % self.sub_dirs as usize;
+        dir.real().join(format!("{sub:02x}")).join(file)
+    }
+}
+
+/// `JavaUtils.nonNegativeHash` of a string.
+fn java_hash(text: &str) -> u32 {
+    let hash =
+        text.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    hash.checked_abs().unwrap_or(0) as u32
+}
+
+/// Opens a regular file for reading; a symbolic link anywhere on the way is refused.
+pub(super) fn open_file(path: &Path) -> Result<std::fs::File, BlockError> {
+    // O_NONBLOCK: a named pipe in place of a block must not hold the opening thread.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let file =
+        rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve).map_err(|error| match error {
+            Errno::NOENT | Errno::NOTDIR => BlockError::Missing(path.to_owned()),
+            error => BlockError::Disk { path: path.to_owned(), source: error.into() },
+        })?;
+    let stat =
+        rustix::fs::fstat(&file).map_err(|e| BlockError::Disk { path: path.to_owned(), source: e.into() })?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(BlockError::Missing(path.to_owned()));
+    }
+    Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Placed by `ExecutorDiskUtils.getFilePath` of Spark 3.5.9.
+    #[test]
+    fn files_lie_where_spark_puts_them() {
+        let dirs = |n: usize, subs| {
+            let told: Vec<String> = (0..n).map(|i| format!("/nonexistent/d{i}")).collect();
+            LocalDirs::resolve(&told, subs, &[]).expect("sound")
+        };
+        for line in include_str!("../../tests/data/paths-3.5.9.txt").lines() {
+            let [n, subs, file, path] = line.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("four words: {line}")
+            };
+            let dirs = dirs(n.parse().expect("count"), subs.parse().expect("count"));
+            assert_eq!(dirs.path(file), Path::new(path), "{line}");
+        }
+    }
+
+    #[test]
+    fn directories_outside_the_roots_are_refused() {
+        let root = tempfile::tempdir().expect("directory");
+        let inside = root.path().canonicalize().expect("exists").join("in");
+        std::fs::create_dir_all(inside.join("blockmgr-1")).expect("directory");
+        std::os::unix::fs::symlink("/etc", inside.join("link")).expect("link");
+        let roots = [inside.clone()];
+        let resolve = |dir: &Path| {
+            LocalDirs::resolve(&[dir.to_str().expect("UTF-8").to_owned()], 64, &roots).map(|_| ())
+        };
+        assert_eq!(resolve(&inside.join("blockmgr-1")), Ok(()));
+        for outside in [Path::new("/etc"), &inside, &inside.join("link"), &inside.join("link/x")] {
+            assert!(matches!(resolve(outside), Err(DirError::OutsideRoots(_))), "{}", outside.display());
+        }
+        for unsound in [inside.join("../in/blockmgr-1"), PathBuf::from("relative"), PathBuf::new()] {
+            assert!(matches!(resolve(&unsound), Err(DirError::NotAbsolute(_))), "{}", unsound.display());
+        }
+    }
+
+    #[test]
+    fn no_link_is_followed() {
+        let root = tempfile::tempdir().expect("directory");
+        let root = root.path().canonicalize().expect("exists");
+        std::fs::write(root.join("real"), "x").expect("write");
+        std::os::unix::fs::symlink(root.join("real"), root.join("link")).expect("link");
+        std::os::unix::fs::symlink(&root, root.join("dir")).expect("link");
+        assert!(open_file(&root.join("real")).is_ok());
+        assert!(open_file(&root.join("link")).is_err());
+        assert!(open_file(&root.join("dir/real")).is_err());
+        assert!(matches!(open_file(&root), Err(BlockError::Missing(_))));
+    }
+}

@@ -1,0 +1,37 @@
+//! From a block's name to the bytes of a file: names, where an executor puts them, what is open. Reads only; what
+//! deletes is in [`crate::tidy`].
+
+mod cache;
+mod dirs;
+mod name;
+mod output;
+
+pub(crate) use cache::{BlockFiles, OutputKey};
+pub(crate) use dirs::{DirError, LocalDir, LocalDirs};
+pub(crate) use name::{BlockName, checksum_file, is_plain_file_name, map_of_file, rdd_file};
+pub(crate) use output::{MapOutput, Source};
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Why a block cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BlockError {
+    #[error("{} does not exist", .0.display())]
+    Missing(PathBuf),
+    #[error("{path} is not a sound index: {reason}", path = path.display())]
+    BadIndex { path: PathBuf, reason: String },
+    #[error("reduce ids {start}..{end} of an index with {partitions} partitions")]
+    OutOfRange { start: i32, end: i32, partitions: u64 },
+    #[error("{}: {source}", path.display())]
+    Disk { path: PathBuf, source: io::Error },
+}
+
+/// A part of an open file.
+#[derive(Debug, Clone)]
+pub(crate) struct Segment {
+    pub(crate) source: Arc<Source>,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+}

@@ -1,0 +1,222 @@
+//! One map task's output: a data file, and the offsets of its partitions. Opened once, then shared by all readers.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::dirs::{LocalDirs, open_file};
+use super::name::{data_file, index_file};
+use super::{BlockError, Segment};
+
+const OFFSET_BYTES: u64 = 8;
+/// A longer index is not kept: the two offsets that a block needs are read from the file.
+const MAX_KEPT_INDEX_BYTES: u64 = 256 << 10;
+
+/// An open file that blocks are read from.
+#[derive(Debug)]
+pub(crate) struct Source {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Source {
+    pub(crate) fn open(path: PathBuf) -> Result<Source, BlockError> {
+        let file = open_file(&path)?;
+        let bytes = file.metadata().map_err(|source| BlockError::Disk { path: path.clone(), source })?.len();
+        Ok(Source { file, path, bytes })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Fills `buffer` from memory, or says how much of it was there: never waits for a disk.
+    pub(crate) fn read_resident(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let mut slices = [IoSliceMut::new(&mut buffer[done..])];
+            let at = offset + done as u64;
+            match rustix::io::preadv2(&self.file, &mut slices, at, ReadWriteFlags::NOWAIT) {
+                Ok(0) | Err(Errno::AGAIN) => break,
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                // A file system that cannot say: treated as if nothing were in memory.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Fills `buffer`, waiting for the disk if it must.
+    pub(crate) fn read_exact(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    /// Whether the file is gone or was put there anew under the same name since it was opened.
+    pub(crate) fn is_unlinked(&self) -> bool {
+        rustix::fs::fstat(&self.file).is_ok_and(|stat| stat.st_nlink == 0)
+    }
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+#[derive(Debug)]
+enum Index {
+    /// Start of each partition, and the end of the last.
+    Kept(Box<[u64]>),
+    OnDisk {
+        file: Source,
+    },
+}
+
+#[derive(Debug)]
+pub(crate) struct MapOutput {
+    index: Index,
+    /// Absent when all partitions are empty and the executor wrote no file.
+    data: Option<Arc<Source>>,
+}
+
+impl MapOutput {
+    /// Reads from disk: not for the threads that serve.
+    pub(crate) fn open(dirs: &LocalDirs, shuffle: i32, map: i64) -> Result<MapOutput, BlockError> {
+        let index = Source::open(dirs.path(&index_file(shuffle, map)))?;
+        let data = match Source::open(dirs.path(&data_file(shuffle, map))) {
+            Ok(data) => Some(Arc::new(data)),
+            Err(BlockError::Missing(path)) => {
+                tracing::debug!(path = %path.display(), "map output without data");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let data_bytes = data.as_ref().map_or(0, |d| d.bytes());
+        let bad = |reason: String| BlockError::BadIndex { path: index.path().to_owned(), reason };
+        if index.bytes() % OFFSET_BYTES != 0 || index.bytes() < 2 * OFFSET_BYTES {
+            return Err(bad(format!("{} bytes are no list of offsets", index.bytes())));
+        }
+        if index.bytes() > MAX_KEPT_INDEX_BYTES {
+            return Ok(MapOutput { index: Index::OnDisk { file: index }, data });
+        }
+        let mut raw = vec![0; index.bytes() as usize];
+        index
+            .read_exact(&mut raw, 0)
+            .map_err(|source| BlockError::Disk { path: index.path().to_owned(), source })?;
+        let offsets = parse_offsets(&raw, data_bytes).map_err(bad)?;
+        Ok(MapOutput { index: Index::Kept(offsets), data })
+    }
+
+    /// Memory that the cache accounts for.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        match &self.index {
+            Index::Kept(offsets) => offsets.len() as u64 * OFFSET_BYTES,
+            Index::OnDisk { .. } => 0,
+        }
+    }
+
+    /// Whether finding a block in the index may wait for a disk.
+    pub(crate) fn reads_disk(&self) -> bool {
+        matches!(self.index, Index::OnDisk { .. })
+    }
+
+    pub(crate) fn is_stale(&self) -> bool {
+        self.data.as_ref().is_some_and(|data| data.is_unlinked())
+    }
+
+    /// The partitions from `start` up to, not including, `end`.
+    pub(crate) fn partitions(&self, start: i32, end: i32) -> Result<Option<Segment>, BlockError> {
+        let partitions = match &self.index {
+            Index::Kept(offsets) => offsets.len() as u64 - 1,
+            Index::OnDisk { file } => file.bytes() / OFFSET_BYTES - 1,
+        };
+        let out_of_range = || BlockError::OutOfRange { start, end, partitions };
+        let first = u64::try_from(start).map_err(|_| out_of_range())?;
+        let last = u64::try_from(end).ok().filter(|&last| first <= last && last <= partitions);
+        let last = last.ok_or_else(out_of_range)?;
+        let (from, to) = match &self.index {
+            Index::Kept(offsets) => (offsets[first as usize], offsets[last as usize]),
+            Index::OnDisk { file } => (read_offset(file, first)?, read_offset(file, last)?),
+        };
+        let data_bytes = self.data.as_ref().map_or(0, |d| d.bytes());
+        if from > to || to > data_bytes {
+            let path = match &self.index {
+                Index::OnDisk { file } => file.path().to_owned(),
+                Index::Kept(_) => PathBuf::new(),
+            };
+            return Err(BlockError::BadIndex { path, reason: format!("partition from {from} to {to}") });
+        }
+        Ok(self.data.as_ref().map(|data| Segment { source: data.clone(), offset: from, bytes: to - from }))
+    }
+}
+
+fn read_offset(index: &Source, at: u64) -> Result<u64, BlockError> {
+    let mut raw = [0; OFFSET_BYTES as usize];
+    index
+        .read_exact(&mut raw, at * OFFSET_BYTES)
+        .map_err(|source| BlockError::Disk { path: index.path().to_owned(), source })?;
+    Ok(u64::from_be_bytes(raw))
+}
+
+/// Offsets start at 0, never fall, and end within the data.
+pub(crate) fn parse_offsets(raw: &[u8], data_bytes: u64) -> Result<Box<[u64]>, String> {
+    let (offsets, rest) = raw.as_chunks::<{ OFFSET_BYTES as usize }>();
+    let offsets: Box<[u64]> = offsets.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect();
+    if !rest.is_empty() || offsets.len() < 2 {
+        return Err(format!("{} bytes are no list of offsets", raw.len()));
+    }
+    if offsets[0] != 0 {
+        return Err(format!("the first partition starts at {}", offsets[0]));
+    }
+    if let Some(at) = offsets.windows(2).position(|pair| pair[0] > pair[1]) {
+        return Err(format!("partition {at} ends before it starts"));
+    }
+    match offsets.last() {
+        Some(&end) if end <= data_bytes => Ok(offsets),
+        end => Err(format!("the last partition ends at {end:?}, the data at {data_bytes}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_offsets_within_the_data_or_refused(
+            raw in proptest::collection::vec(any::<u8>(), 0..80),
+            data_bytes in any::<u64>(),
+        ) {
+            if let Ok(offsets) = parse_offsets(&raw, data_bytes) {
+                prop_assert!(offsets.is_sorted() && offsets[0] == 0 && *offsets.last().expect("two") <= data_bytes);
+            }
+        }
+
+        #[test]
+        fn what_spark_writes_is_taken(lengths in proptest::collection::vec(0u64..1 << 40, 1..40)) {
+            let mut offsets = vec![0u64];
+            for length in &lengths {
+                offsets.push(offsets.last().expect("one") + length);
+            }
+            let raw: Vec<u8> = offsets.iter().flat_map(|o| o.to_be_bytes()).collect();
+            let end = *offsets.last().expect("one");
+            prop_assert_eq!(parse_offsets(&raw, end), Ok(offsets.into_boxed_slice()));
+            if end > 0 {
+                prop_assert!(parse_offsets(&raw, end - 1).is_err());
+            }
+        }
+    }
+}

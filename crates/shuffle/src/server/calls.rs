@@ -1,0 +1,65 @@
+//! What each RPC does: decoded, allowed, done, answered.
+
+use bellows_transport::rpc::Rpc;
+use bytes::Bytes;
+
+use super::connection::{Connection, done};
+use super::streams::{Stream, Wanted};
+use crate::service::CallError;
+
+pub(super) async fn answer(connection: &mut Connection, body: Bytes) -> Result<Bytes, CallError> {
+    let call = Rpc::decode(body).map_err(|e| CallError::BadCall(e.to_string()))?;
+    let service = connection.service.clone();
+    match call {
+        Rpc::RegisterExecutor { app, executor, info } => {
+            service.register(app, executor, info).await?;
+            Ok(done())
+        }
+        Rpc::FetchShuffleBlocks(mut fetch) => {
+            let (app, executor) = (std::mem::take(&mut fetch.app), std::mem::take(&mut fetch.executor));
+            open(connection, &app, &executor, Wanted::of_fetch(fetch))
+        }
+        Rpc::OpenBlocks { app, executor, blocks } => {
+            open(connection, &app, &executor, Wanted::of_names(&blocks)?)
+        }
+        Rpc::RemoveBlocks { app, executor, blocks } => {
+            let count = service.remove_blocks(&app, &executor, blocks).await?;
+            Ok(Rpc::BlocksRemoved { count }.encode())
+        }
+        Rpc::GetLocalDirs { app, executors } => {
+            let executors = service.local_dirs(&app, executors)?;
+            Ok(Rpc::LocalDirs { executors }.encode())
+        }
+        Rpc::DiagnoseCorruption { app, executor, shuffle, map, reduce, checksum, algorithm } => {
+            let cause =
+                service.diagnose((&app, &executor), (shuffle, map, reduce), checksum, algorithm).await;
+            Ok(Rpc::CorruptionCause(cause).encode())
+        }
+        Rpc::RegisterDriver { app, heartbeat_timeout_ms } => {
+            service.register_driver(app, heartbeat_timeout_ms).await?;
+            Ok(done())
+        }
+        Rpc::Heartbeat { app } => {
+            service.heartbeat(&app);
+            Ok(done())
+        }
+        Rpc::Unsupported(name) => {
+            Err(CallError::Unsupported(format!("{name} is not answered by this service")))
+        }
+        Rpc::StreamHandle { .. }
+        | Rpc::BlocksRemoved { .. }
+        | Rpc::LocalDirs { .. }
+        | Rpc::CorruptionCause(_) => Err(CallError::Unsupported("an answer was sent as a call".to_owned())),
+    }
+}
+
+fn open(connection: &mut Connection, app: &str, executor: &str, wanted: Wanted) -> Result<Bytes, CallError> {
+    let (app, executor) = connection.service.find(app, executor)?;
+    let chunks = wanted.chunks();
+    if chunks == 0 {
+        return Err(CallError::BadCall("no blocks".to_owned()));
+    }
+    let chunks = i32::try_from(chunks).map_err(|_| CallError::Limit("too many blocks".to_owned()))?;
+    let stream = connection.streams.open(Stream::new(app, executor, wanted))?;
+    Ok(Rpc::StreamHandle { stream, chunks }.encode())
+}

@@ -1,0 +1,269 @@
+//! One connection, from its first byte to its last: takes requests in turn, answers each. Small answers to requests
+//! that arrived together leave together.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bellows_transport::frame::{Decoded, FrameDecoder};
+use bellows_transport::message::{ChunkId, Message, put_chunk_header};
+use bytes::Bytes;
+use rustix::io::Errno;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::calls;
+use super::streams::{Chunk, StreamError, Streams, parse_stream_name};
+use super::wire::Wire;
+use crate::blocks::{BlockError, Segment};
+use crate::metrics::ErrorKind;
+use crate::registry::Executor;
+use crate::service::{CallError, Service};
+
+/// Why a connection ends. Its client then sees an I/O error, which it answers with a retry.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Closed {
+    #[error("the peer closed")]
+    ByPeer,
+    #[error("the service stops")]
+    Stopping,
+    #[error("{0}")]
+    Failed(#[from] io::Error),
+    #[error("{1}")]
+    Given(ErrorKind, String),
+}
+
+pub(super) struct Connection {
+    wire: Wire,
+    decoder: FrameDecoder,
+    pub(super) streams: Streams,
+    pub(super) service: Arc<Service>,
+    /// When the requests that wait for a flush were taken up, and how many they are.
+    batch: Option<(Instant, u64)>,
+}
+
+impl Connection {
+    pub(super) fn new(socket: TcpStream, service: Arc<Service>) -> Connection {
+        let limits = &service.config.limits;
+        Connection {
+            wire: Wire::new(socket, limits.stalled_after),
+            decoder: FrameDecoder::new(limits.request_bytes),
+            streams: Streams::new(limits.streams_per_connection),
+            service,
+            batch: None,
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let closed = loop {
+            if let Err(closed) = self.turn(&stop).await {
+                break closed;
+            }
+        };
+        match closed {
+            Closed::ByPeer | Closed::Stopping => {}
+            Closed::Failed(error) if error.kind() == io::ErrorKind::TimedOut => {
+                self.service.metrics.error(ErrorKind::Stalled);
+                tracing::info!("connection cut: the peer took nothing for too long");
+            }
+            Closed::Failed(error) => tracing::debug!(%error, "connection lost"),
+            Closed::Given(kind, reason) => {
+                self.service.metrics.error(kind);
+                tracing::warn!(%reason, "connection closed");
+            }
+        }
+    }
+
+    /// Handles the next message, or brings more bytes.
+    async fn turn(&mut self, stop: &CancellationToken) -> Result<(), Closed> {
+        let decoded = self.decoder.decode(&mut self.wire.input);
+        match decoded.map_err(|e| Closed::Given(ErrorKind::BadMessage, e.to_string()))? {
+            Decoded::Message(Message::ChunkFetchRequest(id)) => {
+                self.send_chunk(id).await?;
+                if self.wire.wants_flush() { self.flush().await } else { Ok(()) }
+            }
+            // Boxed: what is rare must not make every connection's task larger.
+            Decoded::Message(message) => Box::pin(self.handle(message)).await,
+            Decoded::Incomplete(_) => {
+                self.flush().await?;
+                let filled = tokio::select! {
+                    biased;
+                    filled = self.wire.fill() => filled?,
+                    () = stop.cancelled() => return Err(Closed::Stopping),
+                };
+                if filled { Ok(()) } else { Err(Closed::ByPeer) }
+            }
+        }
+    }
+
+    async fn handle(&mut self, message: Message) -> Result<(), Closed> {
+        match message {
+            Message::RpcRequest { request, body } => {
+                let start = Instant::now();
+                let answer = match calls::answer(self, body).await {
+                    Ok(body) => Message::RpcResponse { request, body },
+                    Err(error) => {
+                        self.note(&error);
+                        Message::RpcFailure { request, error: error.to_string() }
+                    }
+                };
+                self.service.metrics.latency.record(start.elapsed(), 1);
+                answer.encode(&mut self.wire.out);
+            }
+            Message::OneWay { body } => {
+                if let Err(error) = calls::answer(self, body).await {
+                    self.note(&error);
+                }
+            }
+            Message::StreamRequest { stream } => self.send_stream(stream).await?,
+            Message::UploadStream { request, body_bytes, .. } => {
+                self.decoder.skip(body_bytes);
+                self.refuse(request, "this service does not take pushed blocks");
+            }
+            Message::MergedBlockMetaRequest { request, .. } => {
+                self.refuse(request, "this service does not merge shuffle blocks");
+            }
+            other => {
+                let reason = format!("a client sends no such message: {other:?}");
+                return Err(Closed::Given(ErrorKind::BadMessage, reason.chars().take(200).collect()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), Closed> {
+        self.wire.flush(false).await?;
+        if let Some((start, requests)) = self.batch.take() {
+            self.service.metrics.latency.record(start.elapsed(), requests);
+        }
+        Ok(())
+    }
+
+    async fn send_chunk(&mut self, id: ChunkId) -> Result<(), Closed> {
+        let service = self.service.clone();
+        let _in_flight = service.metrics.chunks_in_flight.enter();
+        let (start, requests) = self.batch.unwrap_or_else(|| (Instant::now(), 0));
+        self.batch = Some((start, requests + 1));
+        let fail = |error: String| Message::ChunkFetchFailure { id, error };
+        match self.take_chunk(id).await? {
+            Err(error) => fail(error).encode(&mut self.wire.out),
+            Ok(None) => put_chunk_header(&mut self.wire.out, id, 0),
+            Ok(Some(segment)) => {
+                let before = self.wire.out.len();
+                put_chunk_header(&mut self.wire.out, id, segment.bytes);
+                if let Err(error) = self.send_body(&segment).await? {
+                    self.wire.out.truncate(before);
+                    fail(error).encode(&mut self.wire.out);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_stream(&mut self, stream: String) -> Result<(), Closed> {
+        let service = self.service.clone();
+        let _in_flight = service.metrics.chunks_in_flight.enter();
+        let start = Instant::now();
+        let Some(id) = parse_stream_name(&stream) else {
+            let error = format!("Stream '{stream}' was not found.");
+            Message::StreamFailure { stream, error }.encode(&mut self.wire.out);
+            return Ok(());
+        };
+        match self.take_chunk(id).await? {
+            Err(error) => Message::StreamFailure { stream, error }.encode(&mut self.wire.out),
+            Ok(None) => Message::StreamResponse { stream, body_bytes: 0 }.encode(&mut self.wire.out),
+            Ok(Some(segment)) => {
+                let before = self.wire.out.len();
+                let answer = Message::StreamResponse { stream: stream.clone(), body_bytes: segment.bytes };
+                answer.encode(&mut self.wire.out);
+                if let Err(error) = self.send_body(&segment).await? {
+                    self.wire.out.truncate(before);
+                    Message::StreamFailure { stream, error }.encode(&mut self.wire.out);
+                }
+            }
+        }
+        self.flush().await?;
+        service.metrics.latency.record(start.elapsed(), 1);
+        Ok(())
+    }
+
+    /// The inner error is for the client, and nothing was written; the outer ends the connection.
+    async fn send_body(&mut self, segment: &Segment) -> Result<Result<(), String>, Closed> {
+        if !self.wire.copies(segment) {
+            self.wire.send_segment(segment).await?;
+            self.flush().await?;
+            return Ok(Ok(()));
+        }
+        let copied = self.wire.copy_segment(segment).await;
+        let failed =
+            copied.map_err(|source| BlockError::Disk { path: segment.source.path().to_owned(), source });
+        self.for_client(failed.map_err(CallError::from))
+    }
+
+    /// Where the next chunk of a stream lies; nothing for an empty block of an output without data.
+    async fn take_chunk(&mut self, id: ChunkId) -> Result<Result<Option<Segment>, String>, Closed> {
+        let (app, executor, chunk) = match self.streams.take(id) {
+            Ok(taken) => taken,
+            Err(StreamError::Unknown) => {
+                let reason = format!("stream {} is not open", id.stream);
+                return Err(Closed::Given(ErrorKind::BadMessage, reason));
+            }
+            Err(StreamError::OutOfOrder(reason)) => {
+                self.service.metrics.error(ErrorKind::BadMessage);
+                return Ok(Err(format!("java.lang.IllegalStateException: {reason}")));
+            }
+        };
+        let found = self.locate(&executor, chunk).await;
+        if let Ok(segment) = &found {
+            let bytes = segment.as_ref().map_or(0, |s| s.bytes);
+            self.service.served(&app, &executor, chunk.blocks(), bytes);
+        }
+        self.for_client(found)
+    }
+
+    async fn locate(&self, executor: &Arc<Executor>, chunk: Chunk) -> Result<Option<Segment>, CallError> {
+        match chunk {
+            Chunk::Shuffle { shuffle, map, start, end } => {
+                match self.service.output_at_hand(executor, shuffle, map) {
+                    Some(output) => Ok(output.partitions(start, end)?),
+                    None => {
+                        let load = self.service.load_partitions(executor, (shuffle, map), (start, end));
+                        Box::pin(load).await
+                    }
+                }
+            }
+            Chunk::Rdd { rdd, split } => Box::pin(self.service.load_rdd_block(executor, rdd, split)).await,
+        }
+    }
+
+    /// Errors that may pass close the connection: Spark retries those, and takes any it is told for final.
+    fn for_client<T>(&self, result: Result<T, CallError>) -> Result<Result<T, String>, Closed> {
+        let error = match result {
+            Ok(value) => return Ok(Ok(value)),
+            Err(error) => error,
+        };
+        if let CallError::Block(BlockError::Disk { source, .. }) = &error
+            && let Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) = Errno::from_io_error(source)
+        {
+            return Err(Closed::Given(ErrorKind::Limit, error.to_string()));
+        }
+        self.note(&error);
+        Ok(Err(error.to_string()))
+    }
+
+    fn note(&self, error: &CallError) {
+        self.service.metrics.error(error.kind());
+        tracing::warn!(%error, "request failed");
+    }
+
+    fn refuse(&mut self, request: i64, reason: &str) {
+        let error = CallError::Unsupported(reason.to_owned());
+        self.note(&error);
+        Message::RpcFailure { request, error: error.to_string() }.encode(&mut self.wire.out);
+    }
+}
+
+/// An answer that says only that it worked.
+pub(super) fn done() -> Bytes {
+    Bytes::new()
+}

@@ -1,0 +1,81 @@
+//! The TCP edge: accepts connections and runs one task for each. A connection handles its requests one after the
+//! other and reads no further request while an answer waits to be taken: that is what bounds its memory.
+
+mod calls;
+mod connection;
+mod streams;
+mod wire;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::metrics::ErrorKind;
+use crate::service::Service;
+use connection::Connection;
+
+/// A peer whose machine went away is noticed after about a minute and a half.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+/// How long nothing is accepted when the process has run out of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts until `stop`; connections then end at their next request.
+pub(crate) async fn run(
+    listener: TcpListener,
+    service: Arc<Service>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
+    let places = Arc::new(Semaphore::new(service.config.limits.connections));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let socket = match accepted {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                pause_after(&service, &error).await;
+                continue;
+            }
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            service.metrics.error(ErrorKind::Limit);
+            continue;
+        };
+        if let Err(error) = prepare(&socket) {
+            tracing::debug!(%error, "connection went before it began");
+            continue;
+        }
+        let (service, stop) = (service.clone(), stop.clone());
+        tasks.spawn(async move {
+            let open = service.metrics.open_connections.enter();
+            Connection::new(socket, service.clone()).run(stop).await;
+            drop((open, place));
+        });
+    }
+}
+
+async fn pause_after(service: &Service, error: &io::Error) {
+    let of_one_peer =
+        matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset);
+    if !of_one_peer {
+        service.metrics.error(ErrorKind::Limit);
+        tracing::error!(%error, "cannot accept connections");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(3);
+    SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}

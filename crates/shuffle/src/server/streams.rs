@@ -1,0 +1,283 @@
+//! The streams that one connection has opened: which blocks it asked for, and how far it got. Kept flat; a block that
+//! was asked for and not yet sent costs some 16 bytes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bellows_transport::message::ChunkId;
+use bellows_transport::rpc::FetchShuffleBlocks;
+
+use crate::blocks::BlockName;
+use crate::registry::{App, Executor};
+use crate::service::{CallError, parse_block};
+
+/// One chunk's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Chunk {
+    /// Partitions `start..end` of a map output.
+    Shuffle {
+        shuffle: i32,
+        map: i64,
+        start: i32,
+        end: i32,
+    },
+    Rdd {
+        rdd: i32,
+        split: i32,
+    },
+}
+
+impl Chunk {
+    /// Blocks as Spark counts them.
+    pub(super) fn blocks(&self) -> u64 {
+        match self {
+            Chunk::Shuffle { start, end, .. } => {
+                u64::try_from(i64::from(*end) - i64::from(*start)).unwrap_or(0)
+            }
+            Chunk::Rdd { .. } => 1,
+        }
+    }
+}
+
+/// The blocks of one stream, in order.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    Shuffle { shuffle: i32, maps: Vec<i64>, reduces: Vec<i32>, reduce_ends: Vec<u32>, batch: bool },
+    Rdd(Vec<(i32, i32)>),
+}
+
+impl Wanted {
+    pub(super) fn of_fetch(fetch: FetchShuffleBlocks) -> Wanted {
+        let FetchShuffleBlocks { shuffle, maps, reduces, reduce_ends, batch, .. } = fetch;
+        Wanted::Shuffle { shuffle, maps, reduces, reduce_ends, batch }
+    }
+
+    /// The old protocol names blocks one by one; all are of one shuffle, or all of RDDs.
+    pub(super) fn of_names(names: &[String]) -> Result<Wanted, CallError> {
+        let mixed = |name: &String| CallError::BadCall(format!("{name} is not like the blocks before it"));
+        let Some(first) = names.first() else {
+            return Err(CallError::BadCall("no blocks".to_owned()));
+        };
+        match parse_block(first)? {
+            BlockName::Rdd { .. } => {
+                let blocks = names.iter().map(|name| match parse_block(name)? {
+                    BlockName::Rdd { rdd, split } => Ok((rdd, split)),
+                    BlockName::Shuffle { .. } => Err(mixed(name)),
+                });
+                Ok(Wanted::Rdd(blocks.collect::<Result<_, _>>()?))
+            }
+            BlockName::Shuffle { shuffle, .. } => {
+                let mut maps = Vec::with_capacity(names.len());
+                let mut reduces = Vec::with_capacity(names.len());
+                for name in names {
+                    match parse_block(name)? {
+                        BlockName::Shuffle { shuffle: same, map, reduce } if same == shuffle => {
+                            maps.push(map);
+                            reduces.push(reduce);
+                        }
+                        _ => return Err(mixed(name)),
+                    }
+                }
+                let reduce_ends = (1..=u32::try_from(maps.len()).unwrap_or(u32::MAX)).collect();
+                Ok(Wanted::Shuffle { shuffle, maps, reduces, reduce_ends, batch: false })
+            }
+        }
+    }
+
+    pub(super) fn chunks(&self) -> usize {
+        match self {
+            Wanted::Shuffle { maps, batch: true, .. } => maps.len(),
+            Wanted::Shuffle { reduces, .. } => reduces.len(),
+            Wanted::Rdd(blocks) => blocks.len(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Wanted::Shuffle { maps, reduces, .. } => maps.len() * 12 + reduces.len() * 4,
+            Wanted::Rdd(blocks) => blocks.len() * 8,
+        }
+    }
+}
+
+/// A stream that is being read.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) app: Arc<App>,
+    pub(super) executor: Arc<Executor>,
+    wanted: Wanted,
+    next: usize,
+    /// The map that the next chunk is of.
+    map: usize,
+}
+
+impl Stream {
+    pub(super) fn new(app: Arc<App>, executor: Arc<Executor>, wanted: Wanted) -> Stream {
+        Stream { app, executor, wanted, next: 0, map: 0 }
+    }
+
+    fn take_next(&mut self) -> Option<Chunk> {
+        let at = self.next;
+        let chunk = match &self.wanted {
+            Wanted::Rdd(blocks) => {
+                let &(rdd, split) = blocks.get(at)?;
+                Chunk::Rdd { rdd, split }
+            }
+            Wanted::Shuffle { shuffle, maps, reduces, batch: true, .. } => {
+                let (&map, range) = (maps.get(at)?, reduces.get(2 * at..2 * at + 2)?);
+                Chunk::Shuffle { shuffle: *shuffle, map, start: range[0], end: range[1] }
+            }
+            Wanted::Shuffle { shuffle, maps, reduces, reduce_ends, .. } => {
+                let &reduce = reduces.get(at)?;
+                while *reduce_ends.get(self.map)? as usize <= at {
+                    self.map += 1;
+                }
+                let &map = maps.get(self.map)?;
+                Chunk::Shuffle { shuffle: *shuffle, map, start: reduce, end: reduce.saturating_add(1) }
+            }
+        };
+        self.next += 1;
+        Some(chunk)
+    }
+}
+
+/// Why a chunk is not sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum StreamError {
+    /// Never opened here, or read to its end: the connection is to be closed, so that the client asks anew.
+    Unknown,
+    /// The text is for the client.
+    OutOfOrder(String),
+}
+
+#[derive(Debug)]
+pub(super) struct Streams {
+    open: HashMap<i64, Stream>,
+    next_id: i64,
+    max: usize,
+    bytes: usize,
+}
+
+/// Memory that one connection's streams may take.
+const MAX_BYTES: usize = 32 << 20;
+
+impl Streams {
+    pub(super) fn new(max: usize) -> Streams {
+        // Begins anywhere, so that an id of one connection means nothing on another.
+        let next_id = i64::from(rand::random::<u32>() >> 1) * 1000;
+        Streams { open: HashMap::new(), next_id, max, bytes: 0 }
+    }
+
+    pub(super) fn open(&mut self, stream: Stream) -> Result<i64, CallError> {
+        let bytes = stream.wanted.bytes();
+        if self.open.len() >= self.max || self.bytes + bytes > MAX_BYTES {
+            return Err(CallError::Limit("too many streams are open on this connection".to_owned()));
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.bytes += bytes;
+        self.open.insert(id, stream);
+        Ok(id)
+    }
+
+    /// Chunks are taken in their order, each once.
+    pub(super) fn take(&mut self, id: ChunkId) -> Result<(Arc<App>, Arc<Executor>, Chunk), StreamError> {
+        let stream = self.open.get_mut(&id.stream).ok_or(StreamError::Unknown)?;
+        if usize::try_from(id.chunk) != Ok(stream.next) {
+            let expected = stream.next;
+            return Err(StreamError::OutOfOrder(format!(
+                "Received out-of-order chunk index {} (expected {expected})",
+                id.chunk
+            )));
+        }
+        let chunk = stream.take_next().ok_or(StreamError::Unknown)?;
+        let (app, executor) = (stream.app.clone(), stream.executor.clone());
+        if stream.next == stream.wanted.chunks() {
+            self.bytes -= stream.wanted.bytes();
+            self.open.remove(&id.stream);
+        }
+        Ok((app, executor, chunk))
+    }
+}
+
+/// The chunk that a stream request's name means: `STREAM_CHUNK`.
+pub(super) fn parse_stream_name(name: &str) -> Option<ChunkId> {
+    let (stream, chunk) = name.split_once('_')?;
+    Some(ChunkId { stream: stream.parse().ok()?, chunk: chunk.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blocks::LocalDirs;
+    use crate::registry::Registry;
+
+    fn stream(wanted: Wanted) -> Stream {
+        let registry = Registry::new(1, 1);
+        let dirs = LocalDirs::resolve(&["/nonexistent/blockmgr-1".to_owned()], 64, &[]).expect("sound");
+        registry.insert("a", "1", dirs, false).expect("free");
+        let app = registry.app("a").expect("known");
+        let executor = app.executor("1").expect("known");
+        Stream::new(app, executor, wanted)
+    }
+
+    fn read_all(wanted: Wanted) -> Vec<Chunk> {
+        let mut streams = Streams::new(2);
+        let count = wanted.chunks();
+        let stream = streams.open(stream(wanted)).expect("room");
+        let chunks = (0..count).map(|chunk| {
+            let id = ChunkId { stream, chunk: chunk as i32 };
+            streams.take(id).expect("in order").2
+        });
+        let chunks = chunks.collect();
+        let after = streams.take(ChunkId { stream, chunk: count as i32 }).map(|_| ());
+        assert_eq!(after, Err(StreamError::Unknown), "closed with its last chunk");
+        assert_eq!((streams.bytes, streams.open.len()), (0, 0));
+        chunks
+    }
+
+    fn fetch(batch: bool, reduces: &[i32], reduce_ends: &[u32]) -> Wanted {
+        let (maps, shuffle) = (vec![10, 20, 30], 5);
+        Wanted::Shuffle { shuffle, maps, reduces: reduces.to_vec(), reduce_ends: reduce_ends.to_vec(), batch }
+    }
+
+    fn block(map: i64, start: i32, end: i32) -> Chunk {
+        Chunk::Shuffle { shuffle: 5, map, start, end }
+    }
+
+    #[test]
+    fn chunks_come_in_the_order_asked_for() {
+        let single = read_all(fetch(false, &[1, 2, 7], &[2, 2, 3]));
+        assert_eq!(single, [block(10, 1, 2), block(10, 2, 3), block(30, 7, 8)]);
+        let batch = read_all(fetch(true, &[0, 4, 4, 9, 1, 2], &[2, 4, 6]));
+        assert_eq!(batch, [block(10, 0, 4), block(20, 4, 9), block(30, 1, 2)]);
+        let names = ["shuffle_5_10_1", "shuffle_5_30_2"].map(str::to_owned);
+        assert_eq!(read_all(Wanted::of_names(&names).expect("sound")), [block(10, 1, 2), block(30, 2, 3)]);
+        let names = ["rdd_1_2", "rdd_1_3"].map(str::to_owned);
+        let rdds = [Chunk::Rdd { rdd: 1, split: 2 }, Chunk::Rdd { rdd: 1, split: 3 }];
+        assert_eq!(read_all(Wanted::of_names(&names).expect("sound")), rdds);
+    }
+
+    #[test]
+    fn names_that_do_not_go_together_are_refused() {
+        for names in
+            [&[][..], &["broadcast_1"], &["shuffle_1_1_1", "shuffle_2_1_1"], &["rdd_1_1", "shuffle_1_1_1"]]
+        {
+            let names: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
+            assert!(Wanted::of_names(&names).is_err(), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn out_of_order_and_too_many_are_refused() {
+        let mut streams = Streams::new(1);
+        let id = streams.open(stream(fetch(false, &[1, 2], &[1, 2, 2]))).expect("room");
+        assert!(streams.open(stream(fetch(false, &[1], &[1, 1, 1]))).is_err());
+        for chunk in [1, -1] {
+            let refused = streams.take(ChunkId { stream: id, chunk }).map(|_| ());
+            assert!(matches!(refused, Err(StreamError::OutOfOrder(_))), "{refused:?}");
+        }
+        assert_eq!(streams.take(ChunkId { stream: id + 1, chunk: 0 }).map(|_| ()), Err(StreamError::Unknown));
+        assert_eq!(streams.take(ChunkId { stream: id, chunk: 0 }).map(|(_, _, c)| c), Ok(block(10, 1, 2)));
+    }
+}

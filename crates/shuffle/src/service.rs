@@ -1,0 +1,392 @@
+//! What the service knows and does, apart from sockets: registers executors, finds blocks, removes applications.
+//! Everything that may wait for a disk is async here and runs on the blocking threads.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use bellows_transport::rpc::{CorruptionCause, ExecutorInfo};
+
+use crate::blocks::{
+    BlockError, BlockFiles, BlockName, DirError, LocalDirs, MapOutput, OutputKey, Segment, Source,
+    checksum_file, is_plain_file_name, map_of_file, rdd_file,
+};
+use crate::checksum;
+use crate::metrics::{ErrorKind, Metrics};
+use crate::registry::{App, Executor, Registry};
+use crate::store::{Store, StoreError};
+use crate::{AppStatus, Config, ExecutorRemoval, Removal, Status, tidy};
+
+/// A driver that is told to be heard every few milliseconds is not served better by it.
+const MIN_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why a call fails; the text is what the client's exception says.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    #[error("java.lang.RuntimeException: Executor is not registered (appId={app}, execId={executor})")]
+    NotRegistered { app: String, executor: String },
+    #[error("java.lang.IllegalArgumentException: {0}")]
+    BadCall(String),
+    #[error("java.lang.SecurityException: {0}")]
+    Forbidden(String),
+    #[error("java.lang.UnsupportedOperationException: {0}")]
+    Unsupported(String),
+    #[error("java.lang.RuntimeException: {0}")]
+    Block(#[from] BlockError),
+    #[error("java.io.IOException: {0}")]
+    Store(String),
+    #[error("java.lang.IllegalStateException: {0}")]
+    Limit(String),
+}
+
+impl CallError {
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            CallError::NotRegistered { .. } => ErrorKind::NotRegistered,
+            CallError::BadCall(_) => ErrorKind::BadMessage,
+            CallError::Forbidden(_) => ErrorKind::Forbidden,
+            CallError::Unsupported(_) => ErrorKind::Unsupported,
+            CallError::Block(BlockError::Missing(_) | BlockError::OutOfRange { .. }) => {
+                ErrorKind::BlockMissing
+            }
+            CallError::Block(BlockError::BadIndex { .. }) => ErrorKind::BadIndex,
+            CallError::Block(BlockError::Disk { .. }) => ErrorKind::Disk,
+            CallError::Store(_) => ErrorKind::Store,
+            CallError::Limit(_) => ErrorKind::Limit,
+        }
+    }
+}
+
+impl From<StoreError> for CallError {
+    fn from(error: StoreError) -> CallError {
+        match error {
+            StoreError::Refused(refusal) => CallError::Forbidden(refusal.to_string()),
+            other => CallError::Store(other.to_string()),
+        }
+    }
+}
+
+impl From<DirError> for CallError {
+    fn from(error: DirError) -> CallError {
+        CallError::Forbidden(error.to_string())
+    }
+}
+
+pub(crate) struct Service {
+    pub(crate) config: Config,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) metrics: Metrics,
+    store: Store,
+    files: BlockFiles,
+    /// The allowed roots without symbolic links.
+    roots: Vec<PathBuf>,
+}
+
+impl Service {
+    pub(crate) fn new(config: Config, registry: Arc<Registry>, store: Store) -> Service {
+        let files = BlockFiles::new(config.limits.index_cache_bytes, config.limits.open_files);
+        let roots = config
+            .allowed_roots
+            .iter()
+            .map(|root| root.canonicalize().unwrap_or_else(|_| root.clone()))
+            .collect();
+        Service { config, registry, metrics: Metrics::default(), store, files, roots }
+    }
+
+    pub(crate) fn find(&self, app: &str, executor: &str) -> Result<(Arc<App>, Arc<Executor>), CallError> {
+        let found = self.registry.app(app).and_then(|app| {
+            let executor = app.executor(executor)?;
+            Some((app, executor))
+        });
+        found.ok_or_else(|| CallError::NotRegistered { app: app.to_owned(), executor: executor.to_owned() })
+    }
+
+    /// Returns when the registration is on disk.
+    pub(crate) async fn register(
+        &self,
+        app: String,
+        executor: String,
+        info: ExecutorInfo,
+    ) -> Result<(), CallError> {
+        let roots = self.roots.clone();
+        let dirs =
+            blocking(move || LocalDirs::resolve(&info.local_dirs, info.sub_dirs_per_local_dir, &roots))
+                .await??;
+        if let Some(known) = self.registry.app(&app) {
+            known.heard(Instant::now());
+        }
+        if self.registry.has(&app, &executor, &dirs) {
+            return Ok(());
+        }
+        tracing::info!(app, executor, dirs = ?dirs.iter().map(|d| &d.told).collect::<Vec<_>>(), "executor registered");
+        Ok(self.store.register(app, executor, dirs).await?)
+    }
+
+    pub(crate) async fn register_driver(&self, app: String, timeout_ms: i64) -> Result<(), CallError> {
+        let timeout =
+            Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0)).max(MIN_HEARTBEAT_TIMEOUT);
+        tracing::info!(app, ?timeout, "driver registered");
+        Ok(self.store.driver(app, timeout).await?)
+    }
+
+    pub(crate) fn heartbeat(&self, app: &str) {
+        match self.registry.app(app) {
+            Some(app) => app.heard(Instant::now()),
+            None => tracing::debug!(app, "heartbeat of an application that is not registered"),
+        }
+    }
+
+    pub(crate) fn local_dirs(
+        &self,
+        app: &str,
+        executors: Vec<String>,
+    ) -> Result<Vec<(String, Vec<String>)>, CallError> {
+        executors
+            .into_iter()
+            .map(|id| {
+                let (_, executor) = self.find(app, &id)?;
+                Ok((id, executor.dirs.iter().map(|dir| dir.told.clone()).collect()))
+            })
+            .collect()
+    }
+
+    /// The map output if it is open and finding a block in it waits for nothing.
+    pub(crate) fn output_at_hand(
+        &self,
+        executor: &Executor,
+        shuffle: i32,
+        map: i64,
+    ) -> Option<Arc<MapOutput>> {
+        let key = OutputKey { executor: executor.serial, shuffle, map };
+        self.files.get(&key).filter(|output| !output.reads_disk())
+    }
+
+    /// The same partitions from disk.
+    pub(crate) async fn load_partitions(
+        self: &Arc<Self>,
+        executor: &Arc<Executor>,
+        (shuffle, map): (i32, i64),
+        (start, end): (i32, i32),
+    ) -> Result<Option<Segment>, CallError> {
+        let (service, executor) = (self.clone(), executor.clone());
+        let key = OutputKey { executor: executor.serial, shuffle, map };
+        blocking(move || {
+            let output = match service.files.get(&key) {
+                Some(output) => output,
+                None => service.files.open(key, &executor.dirs)?,
+            };
+            Ok(output.partitions(start, end)?)
+        })
+        .await?
+    }
+
+    pub(crate) async fn load_rdd_block(
+        &self,
+        executor: &Arc<Executor>,
+        rdd: i32,
+        split: i32,
+    ) -> Result<Option<Segment>, CallError> {
+        let path = executor.dirs.path(&rdd_file(rdd, split));
+        blocking(move || {
+            let source = Arc::new(Source::open(path)?);
+            let bytes = source.bytes();
+            Ok(Some(Segment { source, offset: 0, bytes }))
+        })
+        .await?
+    }
+
+    /// How many of the blocks were there and are gone.
+    pub(crate) async fn remove_blocks(
+        self: &Arc<Self>,
+        app: &str,
+        executor: &str,
+        blocks: Vec<String>,
+    ) -> Result<i32, CallError> {
+        let (_, executor) = self.find(app, executor)?;
+        let service = self.clone();
+        blocking(move || {
+            let mut removed = 0;
+            for block in blocks.iter().filter(|block| is_plain_file_name(block)) {
+                if let Some((shuffle, map)) = map_of_file(block) {
+                    service.files.forget_output(&OutputKey { executor: executor.serial, shuffle, map });
+                }
+                let path = executor.dirs.path(block);
+                match tidy::remove_file(&path) {
+                    Ok(gone) => removed += i32::from(gone),
+                    Err(error) => {
+                        service.metrics.error(ErrorKind::Disk);
+                        tracing::warn!(path = %path.display(), %error, "block stays");
+                    }
+                }
+            }
+            removed
+        })
+        .await
+    }
+
+    pub(crate) async fn diagnose(
+        self: &Arc<Self>,
+        (app, executor): (&str, &str),
+        (shuffle, map, reduce): (i32, i64, i32),
+        checksum_by_reader: i64,
+        algorithm: String,
+    ) -> CorruptionCause {
+        let Ok((_, executor)) = self.find(app, executor) else { return CorruptionCause::UnknownIssue };
+        let block = self.load_partitions(&executor, (shuffle, map), (reduce, reduce.saturating_add(1))).await;
+        let Ok(Some(block)) = block else { return CorruptionCause::UnknownIssue };
+        let diagnosis = blocking(move || {
+            if !is_plain_file_name(&algorithm) {
+                return CorruptionCause::UnsupportedChecksumAlgorithm;
+            }
+            let written = executor.dirs.path(&checksum_file(shuffle, map, &algorithm));
+            checksum::diagnose(&algorithm, &written, reduce, &block, checksum_by_reader)
+        });
+        diagnosis.await.unwrap_or(CorruptionCause::UnknownIssue)
+    }
+
+    /// Forgets the application, durably, then deletes its directories. May be repeated.
+    pub(crate) async fn remove_app(self: &Arc<Self>, id: &str) -> Result<Removal, CallError> {
+        let removed = self.store.remove(id.to_owned()).await?;
+        let executors = removed.app.as_ref().map(|app| app.executors()).unwrap_or_default();
+        let serials: std::collections::HashSet<u64> = executors.iter().map(|e| e.serial).collect();
+        self.files.forget(|serial| serials.contains(&serial));
+        let mut removal = self.delete_dirs(removed.dirs).await?;
+        removal.executors = executors.len() as u64;
+        self.store.deleted(id.to_owned()).await?;
+        tracing::info!(app = id, ?removal, "application removed");
+        Ok(removal)
+    }
+
+    /// Takes up a removal that a stop of the service interrupted.
+    pub(crate) async fn finish_removal(
+        self: &Arc<Self>,
+        app: String,
+        dirs: Vec<PathBuf>,
+    ) -> Result<(), CallError> {
+        let removal = self.delete_dirs(dirs).await?;
+        tracing::info!(app, ?removal, "removal finished");
+        Ok(self.store.deleted(app).await?)
+    }
+
+    async fn delete_dirs(self: &Arc<Self>, dirs: Vec<PathBuf>) -> Result<Removal, CallError> {
+        let service = self.clone();
+        blocking(move || {
+            let mut removal = Removal::default();
+            for dir in dirs {
+                match tidy::remove_block_dir(&dir, &service.roots) {
+                    Ok(freed) => {
+                        removal.directories += 1;
+                        removal.files += freed.files;
+                        removal.bytes += freed.bytes;
+                    }
+                    Err(error) => {
+                        service.metrics.error(ErrorKind::Disk);
+                        tracing::warn!(dir = %dir.display(), %error, "directory stays");
+                        removal.kept.push(format!("{}: {error}", dir.display()));
+                    }
+                }
+            }
+            removal
+        })
+        .await
+    }
+
+    /// The executor has ended, says the agent.
+    pub(crate) async fn executor_departed(
+        self: &Arc<Self>,
+        app: &str,
+        executor: &str,
+    ) -> Result<ExecutorRemoval, CallError> {
+        let Ok((_, entry)) = self.find(app, executor) else { return Ok(ExecutorRemoval::default()) };
+        if !entry.departed.load(Relaxed) {
+            self.store.departed(app.to_owned(), executor.to_owned()).await?;
+        }
+        let keep_rdd_blocks = self.config.keep_rdd_blocks;
+        let freed = blocking(move || {
+            let dirs = entry.dirs.iter().map(|dir| dir.real());
+            dirs.map(|dir| private_files(dir, keep_rdd_blocks))
+                .fold((0, 0), |(files, bytes), freed| (files + freed.files, bytes + freed.bytes))
+        });
+        let (files, bytes) = freed.await?;
+        tracing::info!(app, executor, files, bytes, "executor departed");
+        Ok(ExecutorRemoval { known: true, files, bytes })
+    }
+
+    /// Drops what is open of files that are gone, so that their space is free.
+    pub(crate) fn close_stale_files(&self) {
+        self.files.close_stale();
+    }
+
+    pub(crate) async fn count_disk_use(&self) {
+        for app in self.registry.apps() {
+            let dirs = self.registry.dirs(&app.id);
+            let counted = blocking(move || {
+                let bytes = dirs.iter().map(|dir| tidy::disk_bytes(dir).unwrap_or(0)).sum();
+                app.set_disk_bytes(bytes);
+            });
+            drop(counted.await);
+        }
+    }
+
+    pub(crate) fn served(&self, app: &App, executor: &Executor, blocks: u64, bytes: u64) {
+        self.metrics.blocks_served.fetch_add(blocks, Relaxed);
+        self.metrics.bytes_served.fetch_add(bytes, Relaxed);
+        app.served.add(blocks, bytes);
+        if executor.departed.load(Relaxed) {
+            app.served_departed.add(blocks, bytes);
+        }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let applications = self.registry.apps().into_iter().map(|app| (app.id.to_string(), app_status(&app)));
+        Status {
+            applications: applications.collect(),
+            open_connections: self.metrics.open_connections.get(),
+            registered_executors: self.registry.executor_count() as u64,
+            chunks_in_flight: self.metrics.chunks_in_flight.get(),
+            blocks_served: self.metrics.blocks_served.load(Relaxed),
+            bytes_served: self.metrics.bytes_served.load(Relaxed),
+            errors: self.metrics.errors(),
+            latency: self.metrics.latency.status(),
+        }
+    }
+}
+
+fn app_status(app: &App) -> AppStatus {
+    let executors = app.executors();
+    let departed = executors.iter().filter(|e| e.departed.load(Relaxed)).count() as u64;
+    AppStatus {
+        executors: executors.len() as u64 - departed,
+        departed_executors: departed,
+        blocks_served: app.served.blocks.load(Relaxed),
+        bytes_served: app.served.bytes.load(Relaxed),
+        departed_blocks_served: app.served_departed.blocks.load(Relaxed),
+        departed_bytes_served: app.served_departed.bytes.load(Relaxed),
+        disk_bytes: app.disk_bytes(),
+    }
+}
+
+fn private_files(dir: &Path, keep_rdd_blocks: bool) -> tidy::Freed {
+    tidy::remove_private_files(dir, keep_rdd_blocks).unwrap_or_else(|error| {
+        tracing::warn!(dir = %dir.display(), %error, "private files stay");
+        tidy::Freed::default()
+    })
+}
+
+/// Runs `work` where waiting for a disk holds nobody else.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, CallError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| {
+        let source = io::Error::other(error);
+        CallError::Block(BlockError::Disk { path: PathBuf::new(), source })
+    })
+}
+
+/// The block that a name of the old protocol asks for.
+pub(crate) fn parse_block(name: &str) -> Result<BlockName, CallError> {
+    BlockName::parse(name).ok_or_else(|| CallError::BadCall(format!("Unexpected block id format: {name}")))
+}

@@ -1,0 +1,415 @@
+//! The registrations on disk. One thread owns the database and is the only one that changes the set of registered
+//! executors, so that memory follows the disk in one order. Registrations that arrive together are committed
+//! together. Nothing is answered before it is durable.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::Error;
+use crate::blocks::{LocalDir, LocalDirs};
+use crate::registry::{App, Inserted, Refusal, Registry};
+
+const EXECUTORS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("executors");
+/// Heartbeat timeout in milliseconds of each application whose driver registered.
+const DRIVERS: TableDefinition<'_, &str, u64> = TableDefinition::new("drivers");
+/// Directories of applications that were removed and may not be deleted to the end yet.
+const REMOVALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("removals");
+
+const FILE: &str = "registrations.redb";
+const CACHE_BYTES: usize = 4 << 20;
+/// Calls that may wait for the database; more make their connections wait.
+const QUEUE: usize = 1024;
+const MAX_BATCH: usize = 256;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("cannot store the registration: {0}")]
+    Failed(String),
+    #[error("the service is stopping")]
+    Stopped,
+}
+
+/// An application that is no longer registered, and what is to be deleted of it.
+#[derive(Debug)]
+pub(crate) struct Removed {
+    pub(crate) app: Option<Arc<App>>,
+    pub(crate) dirs: Vec<PathBuf>,
+}
+
+type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+enum Command {
+    Register { app: String, executor: String, dirs: LocalDirs, answer: Answer<()> },
+    Departed { app: String, executor: String, answer: Answer<()> },
+    Driver { app: String, timeout: Duration, answer: Answer<()> },
+    Remove { app: String, answer: Answer<Removed> },
+    Deleted { app: String, answer: Answer<()> },
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredExecutor {
+    dirs: Vec<StoredDir>,
+    sub_dirs: u32,
+    departed: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredDir {
+    told: String,
+    real: PathBuf,
+}
+
+/// The way to the thread that owns the database; the thread ends with the last of these.
+#[derive(Clone)]
+pub(crate) struct Store {
+    commands: mpsc::Sender<Command>,
+}
+
+/// What was found on disk at the start, apart from what went into the registry.
+pub(crate) struct Recovered {
+    pub(crate) unfinished_removals: Vec<(String, Vec<PathBuf>)>,
+}
+
+impl Store {
+    /// Opens or makes the database in `work_dir` and fills the registry from it. Waits for the disk.
+    pub(crate) fn open(
+        work_dir: &Path,
+        registry: Arc<Registry>,
+    ) -> Result<(Store, Recovered, std::thread::JoinHandle<()>), Error> {
+        let path = work_dir.join(FILE);
+        let failed = |reason: String| Error::Store { path: path.display().to_string(), reason };
+        std::fs::create_dir_all(work_dir)
+            .map_err(|source| Error::Io { what: work_dir.display().to_string(), source })?;
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(&path)
+            .map_err(|e| failed(e.to_string()))?;
+        let recovered = load(&database, &registry).map_err(|e| failed(e.to_string()))?;
+        let (commands, inbox) = mpsc::channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("registrations".into())
+            .spawn(move || Writer { database, registry }.run(inbox))
+            .map_err(|source| Error::Io { what: "registrations thread".into(), source })?;
+        Ok((Store { commands }, recovered, thread))
+    }
+
+    pub(crate) async fn register(
+        &self,
+        app: String,
+        executor: String,
+        dirs: LocalDirs,
+    ) -> Result<(), StoreError> {
+        self.ask(|answer| Command::Register { app, executor, dirs, answer }).await
+    }
+
+    pub(crate) async fn departed(&self, app: String, executor: String) -> Result<(), StoreError> {
+        self.ask(|answer| Command::Departed { app, executor, answer }).await
+    }
+
+    pub(crate) async fn driver(&self, app: String, timeout: Duration) -> Result<(), StoreError> {
+        self.ask(|answer| Command::Driver { app, timeout, answer }).await
+    }
+
+    /// The application is unknown from here on; its directories are remembered until [`Store::deleted`].
+    pub(crate) async fn remove(&self, app: String) -> Result<Removed, StoreError> {
+        self.ask(|answer| Command::Remove { app, answer }).await
+    }
+
+    pub(crate) async fn deleted(&self, app: String) -> Result<(), StoreError> {
+        self.ask(|answer| Command::Deleted { app, answer }).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(command(answer)).await.map_err(|_| StoreError::Stopped)?;
+        answered.await.map_err(|_| StoreError::Stopped)?
+    }
+}
+
+struct Writer {
+    database: Database,
+    registry: Arc<Registry>,
+}
+
+impl Writer {
+    fn run(self, mut inbox: mpsc::Receiver<Command>) {
+        let mut batch = Vec::new();
+        while let Some(first) = inbox.blocking_recv() {
+            batch.push(first);
+            while batch.len() < MAX_BATCH
+                && let Ok(next) = inbox.try_recv()
+            {
+                batch.push(next);
+            }
+            self.commit(&mut batch);
+        }
+    }
+
+    /// Applies the commands in their order, commits once, then answers.
+    fn commit(&self, batch: &mut Vec<Command>) {
+        let mut answers: Vec<Box<dyn FnOnce(Result<(), String>)>> = Vec::with_capacity(batch.len());
+        let committed = self.database.begin_write().map_err(|e| e.to_string()).and_then(|transaction| {
+            for command in batch.drain(..) {
+                answers.push(self.apply(&transaction, command));
+            }
+            transaction.commit().map_err(|e| e.to_string())
+        });
+        if let Err(reason) = &committed {
+            tracing::error!(%reason, "cannot store registrations");
+        }
+        // When the transaction could not even begin, dropping the commands tells their callers.
+        batch.clear();
+        for answer in answers {
+            answer(committed.clone());
+        }
+    }
+
+    /// Returns what is to be done when the outcome of the commit is known.
+    fn apply(&self, transaction: &WriteTransaction, command: Command) -> Box<dyn FnOnce(Result<(), String>)> {
+        match command {
+            Command::Register { app, executor, dirs, answer } => {
+                let registry = self.registry.clone();
+                let written = self
+                    .registry
+                    .insert(&app, &executor, dirs.clone(), false)
+                    .map(|inserted| (inserted, put_executor(transaction, &app, &executor, &dirs, false)));
+                match written {
+                    Err(refusal) => settle(answer, Err(refusal.into())),
+                    Ok((inserted, Err(error))) => {
+                        registry.undo(inserted);
+                        settle(answer, Err(StoreError::Failed(error.to_string())))
+                    }
+                    Ok((inserted, Ok(()))) => Box::new(move |committed| {
+                        finish_registration(&registry, inserted, answer, committed);
+                    }),
+                }
+            }
+            Command::Departed { app, executor, answer } => {
+                let Some(entry) = self.registry.app(&app).and_then(|a| a.executor(&executor)) else {
+                    return settle(answer, Ok(()));
+                };
+                let written = put_executor(transaction, &app, &executor, &entry.dirs, true);
+                after_commit(answer, written, move || entry.departed.store(true, Relaxed))
+            }
+            Command::Driver { app, timeout, answer } => {
+                let set = self.registry.set_driver(&app, timeout, Instant::now());
+                match set.map(|()| put_driver(transaction, &app, timeout)) {
+                    Err(refusal) => settle(answer, Err(refusal.into())),
+                    Ok(written) => after_commit(answer, written, || ()),
+                }
+            }
+            Command::Remove { app, answer } => {
+                let dirs = self.registry.dirs(&app);
+                let written = put_removal(transaction, &app, &dirs);
+                let registry = self.registry.clone();
+                after_commit(answer, written, move || match registry.remove(&app) {
+                    Some((app, dirs)) => Removed { app: Some(app), dirs },
+                    None => Removed { app: None, dirs },
+                })
+            }
+            Command::Deleted { app, answer } => after_commit(answer, drop_removal(transaction, &app), || ()),
+        }
+    }
+}
+
+fn settle<T: 'static>(
+    answer: Answer<T>,
+    result: Result<T, StoreError>,
+) -> Box<dyn FnOnce(Result<(), String>)> {
+    Box::new(move |_| drop(answer.send(result)))
+}
+
+fn after_commit<T: 'static>(
+    answer: Answer<T>,
+    written: Result<(), redb::Error>,
+    then: impl FnOnce() -> T + 'static,
+) -> Box<dyn FnOnce(Result<(), String>)> {
+    Box::new(move |committed| {
+        let outcome = written.map_err(|e| e.to_string()).and(committed);
+        drop(answer.send(outcome.map(|()| then()).map_err(StoreError::Failed)));
+    })
+}
+
+fn finish_registration(
+    registry: &Registry,
+    inserted: Inserted,
+    answer: Answer<()>,
+    committed: Result<(), String>,
+) {
+    let result = committed.map_err(|reason| {
+        registry.undo(inserted);
+        StoreError::Failed(reason)
+    });
+    drop(answer.send(result));
+}
+
+fn put_executor(
+    transaction: &WriteTransaction,
+    app: &str,
+    executor: &str,
+    dirs: &LocalDirs,
+    departed: bool,
+) -> Result<(), redb::Error> {
+    let stored = StoredExecutor {
+        dirs: dirs.iter().map(|d| StoredDir { told: d.told.clone(), real: d.real().to_owned() }).collect(),
+        sub_dirs: dirs.sub_dirs(),
+        departed,
+    };
+    let value = serde_json::to_vec(&stored).map_err(|e| redb::Error::Io(e.into()))?;
+    transaction.open_table(EXECUTORS)?.insert((app, executor), &value[..])?;
+    Ok(())
+}
+
+fn put_driver(transaction: &WriteTransaction, app: &str, timeout: Duration) -> Result<(), redb::Error> {
+    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    transaction.open_table(DRIVERS)?.insert(app, timeout_ms)?;
+    Ok(())
+}
+
+fn put_removal(transaction: &WriteTransaction, app: &str, dirs: &[PathBuf]) -> Result<(), redb::Error> {
+    // Every executor of one application: its id and the empty id come first.
+    transaction.open_table(EXECUTORS)?.retain_in((app, "").., |(of, _), _| of != app)?;
+    transaction.open_table(DRIVERS)?.remove(app)?;
+    let mut removals = transaction.open_table(REMOVALS)?;
+    // Asked again before the first removal was finished: what is left of that one counts too.
+    let mut all: Vec<PathBuf> =
+        removals.get(app)?.and_then(|v| serde_json::from_slice(v.value()).ok()).unwrap_or_default();
+    all.extend(dirs.iter().filter(|dir| !all.contains(dir)).cloned().collect::<Vec<_>>());
+    if !all.is_empty() {
+        let value = serde_json::to_vec(&all).map_err(|e| redb::Error::Io(e.into()))?;
+        removals.insert(app, &value[..])?;
+    }
+    Ok(())
+}
+
+fn drop_removal(transaction: &WriteTransaction, app: &str) -> Result<(), redb::Error> {
+    transaction.open_table(REMOVALS)?.remove(app)?;
+    Ok(())
+}
+
+fn load(database: &Database, registry: &Registry) -> Result<Recovered, redb::Error> {
+    // Makes the tables, so that they can be read.
+    let transaction = database.begin_write()?;
+    transaction.open_table(EXECUTORS)?;
+    transaction.open_table(DRIVERS)?;
+    transaction.open_table(REMOVALS)?;
+    transaction.commit()?;
+
+    let transaction = database.begin_read()?;
+    for entry in transaction.open_table(EXECUTORS)?.iter()? {
+        let (key, value) = entry?;
+        let (app, executor) = key.value();
+        let stored: Option<StoredExecutor> = serde_json::from_slice(value.value()).ok();
+        let parts = stored.and_then(|stored| {
+            let dirs = stored.dirs.into_iter().map(|d| LocalDir::stored(d.told, d.real)).collect();
+            Some((LocalDirs::stored(dirs, stored.sub_dirs)?, stored.departed))
+        });
+        let loaded = parts.map(|(dirs, departed)| registry.insert(app, executor, dirs, departed));
+        if !matches!(loaded, Some(Ok(_))) {
+            tracing::error!(app, executor, ?loaded, "stored registration is not usable");
+        }
+    }
+    // Heartbeats are counted from now: what the driver sent while this service was down could not be heard.
+    let now = Instant::now();
+    for entry in transaction.open_table(DRIVERS)?.iter()? {
+        let (app, timeout_ms) = entry?;
+        let timeout = Duration::from_millis(timeout_ms.value());
+        if let Err(refusal) = registry.set_driver(app.value(), timeout, now) {
+            tracing::error!(app = app.value(), %refusal, "stored driver is not usable");
+        }
+    }
+    let mut unfinished_removals = Vec::new();
+    for entry in transaction.open_table(REMOVALS)?.iter()? {
+        let (app, dirs) = entry?;
+        let dirs = serde_json::from_slice(dirs.value()).unwrap_or_default();
+        unfinished_removals.push((app.value().to_owned(), dirs));
+    }
+    Ok(Recovered { unfinished_removals })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(dir: &Path) -> (Store, Arc<Registry>, Recovered, std::thread::JoinHandle<()>) {
+        let registry = Arc::new(Registry::new(100, 100));
+        let (store, recovered, thread) = Store::open(dir, registry.clone()).expect("opens");
+        (store, registry, recovered, thread)
+    }
+
+    fn dirs(path: &str) -> LocalDirs {
+        LocalDirs::resolve(&[path.to_owned()], 64, &[]).expect("sound")
+    }
+
+    fn executors(registry: &Registry, app: &str) -> usize {
+        registry.app(app).map_or(0, |app| app.executors().len())
+    }
+
+    #[tokio::test]
+    async fn what_was_answered_is_there_after_a_restart() {
+        let work = tempfile::tempdir().expect("directory");
+        let (store, _, _, thread) = open(work.path());
+        for (app, executor) in [("a", "1"), ("a", "2"), ("ab", "1"), ("b", "1")] {
+            let dir = dirs(&format!("/nonexistent/{app}/blockmgr-{executor}"));
+            store.register(app.into(), executor.into(), dir).await.expect("stored");
+        }
+        store.departed("a".into(), "2".into()).await.expect("stored");
+        store.driver("a".into(), Duration::from_secs(7)).await.expect("stored");
+        drop(store);
+        thread.join().expect("ends");
+
+        let (store, registry, _, thread) = open(work.path());
+        assert_eq!(
+            (executors(&registry, "a"), executors(&registry, "ab"), executors(&registry, "b")),
+            (2, 1, 1)
+        );
+        assert!(registry.has("a", "1", &dirs("/nonexistent/a/blockmgr-1")));
+        assert!(!registry.has("a", "2", &dirs("/nonexistent/a/blockmgr-2")), "departed");
+        assert_eq!(registry.silent_apps(Instant::now() + Duration::from_secs(8)), ["a".into()]);
+
+        let removed = store.remove("a".into()).await.expect("removed");
+        assert_eq!(removed.dirs.len(), 2);
+        assert!(registry.app("a").is_none());
+        drop(store);
+        thread.join().expect("ends");
+
+        let (store, registry, recovered, thread) = open(work.path());
+        assert_eq!(
+            (executors(&registry, "a"), executors(&registry, "ab"), executors(&registry, "b")),
+            (0, 1, 1)
+        );
+        assert_eq!(recovered.unfinished_removals, [("a".to_owned(), removed.dirs)]);
+        store.deleted("a".into()).await.expect("noted");
+        drop(store);
+        thread.join().expect("ends");
+        let (_, _, recovered, _) = open(work.path());
+        assert!(recovered.unfinished_removals.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_refused_registration_is_not_stored() {
+        let work = tempfile::tempdir().expect("directory");
+        let (store, registry, _, _) = open(work.path());
+        store.register("a".into(), "1".into(), dirs("/nonexistent/1")).await.expect("stored");
+        let refused = store.register("b".into(), "1".into(), dirs("/nonexistent/1")).await;
+        assert!(matches!(refused, Err(StoreError::Refused(Refusal::Taken(_)))), "{refused:?}");
+        assert_eq!(executors(&registry, "b"), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_named_in_the_error() {
+        let work = tempfile::tempdir().expect("directory");
+        std::fs::write(work.path().join(FILE), "half a file").expect("write");
+        let opened = Store::open(work.path(), Arc::new(Registry::new(1, 1))).map(|_| ());
+        let message = opened.expect_err("is refused").to_string();
+        assert!(message.contains(FILE), "{message}");
+    }
+}

@@ -1,0 +1,294 @@
+//! Deletes what applications leave behind: whole block directories, or one executor's private files. Waits for
+//! disks: never called on a thread that serves. Symbolic links are removed, never followed.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+/// The name that Spark's `DiskBlockManager` gives the directories it makes. Nothing else is ever deleted whole.
+const BLOCK_DIR_PREFIX: &str = "blockmgr-";
+/// Block directories are two deep; this leaves room and still ends.
+const MAX_DEPTH: usize = 16;
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Freed {
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Deletes a block directory and, when it was the last one in there, the application's directory above it, which
+/// must itself lie below a root. What is not there is no error.
+pub(crate) fn remove_block_dir(dir: &Path, roots: &[PathBuf]) -> io::Result<Freed> {
+    let name = dir.file_name().and_then(|name| name.to_str());
+    let (Some(name), Some(parent)) = (name, dir.parent()) else { return Err(not_ours()) };
+    if !name.starts_with(BLOCK_DIR_PREFIX) {
+        return Err(not_ours());
+    }
+    let Some(parent_fd) = open_dir(parent)? else { return Ok(Freed::default()) };
+    let mut freed = Freed::default();
+    if let Some(fd) = open_child(&parent_fd, name)? {
+        clear(fd, &mut freed, 0, &|_| true)?;
+        remove_empty(&parent_fd, name)?;
+    }
+    if roots.iter().any(|root| parent != root && parent.starts_with(root)) {
+        remove_if_empty(parent);
+    }
+    Ok(freed)
+}
+
+/// Deletes what only the executor itself could have read from its directory: everything but shuffle files, and
+/// cached blocks where they are served.
+pub(crate) fn remove_private_files(dir: &Path, keep_rdd_blocks: bool) -> io::Result<Freed> {
+    let mut freed = Freed::default();
+    if let Some(fd) = open_dir(dir)? {
+        clear(fd, &mut freed, 0, &|name| !is_served(name, keep_rdd_blocks))?;
+    }
+    Ok(freed)
+}
+
+/// Deletes one file; false when it was not there.
+pub(crate) fn remove_file(path: &Path) -> io::Result<bool> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
+    let Some(parent) = open_dir(parent)? else { return Ok(false) };
+    match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT | Errno::ISDIR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Bytes of all files below.
+pub(crate) fn disk_bytes(dir: &Path) -> io::Result<u64> {
+    match open_dir(dir)? {
+        Some(fd) => count(fd, 0),
+        None => Ok(0),
+    }
+}
+
+/// A finished shuffle file (not one that was being written), or a cached block.
+fn is_served(name: &[u8], keep_rdd_blocks: bool) -> bool {
+    let Ok(name) = std::str::from_utf8(name) else { return false };
+    if let Some(rest) = name.strip_prefix("shuffle_") {
+        let suffix = rest.split_once('.').map_or("", |(_, suffix)| suffix);
+        return match suffix.strip_prefix("checksum.") {
+            Some(algorithm) => !algorithm.contains('.'),
+            None => suffix == "data" || suffix == "index",
+        };
+    }
+    keep_rdd_blocks && name.starts_with("rdd_")
+}
+
+/// Deletes the files of `dir` that `doomed` picks by name, and the directories that this leaves empty.
+fn clear(dir: OwnedFd, freed: &mut Freed, depth: usize, doomed: &dyn Fn(&[u8]) -> bool) -> io::Result<()> {
+    if depth > MAX_DEPTH {
+        return Err(io::Error::other("directories nested too deeply"));
+    }
+    for entry in Dir::read_from(&dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if is_dot(name) {
+            continue;
+        }
+        if entry.file_type() == FileType::Directory {
+            if let Some(child) = open_child(&dir, name)? {
+                clear(child, freed, depth + 1, doomed)?;
+                remove_empty(&dir, name)?;
+            }
+        } else if doomed(name.to_bytes()) {
+            let bytes = size(&dir, name)?;
+            match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
+                Ok(()) => {
+                    freed.files += 1;
+                    freed.bytes += bytes;
+                }
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn count(dir: OwnedFd, depth: usize) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in Dir::read_from(&dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if is_dot(name) || depth > MAX_DEPTH {
+            continue;
+        }
+        if entry.file_type() == FileType::Directory {
+            if let Some(child) = open_child(&dir, name)? {
+                bytes += count(child, depth + 1)?;
+            }
+        } else {
+            bytes += size(&dir, name)?;
+        }
+    }
+    Ok(bytes)
+}
+
+fn is_dot(name: &CStr) -> bool {
+    matches!(name.to_bytes(), b"." | b"..")
+}
+
+fn size(dir: &OwnedFd, name: &CStr) -> io::Result<u64> {
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(u64::try_from(stat.st_size).unwrap_or(0)),
+        Err(Errno::NOENT) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// An executor may still be writing into it; then it stays.
+fn remove_empty(dir: &OwnedFd, name: impl rustix::path::Arg) -> io::Result<()> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn remove_if_empty(dir: &Path) {
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else { return };
+    if let Ok(Some(parent)) = open_dir(parent)
+        && let Err(error) = remove_empty(&parent, name)
+    {
+        tracing::warn!(dir = %dir.display(), %error, "emptied directory stays");
+    }
+}
+
+const OPEN_DIR: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+
+fn open_dir(path: &Path) -> io::Result<Option<OwnedFd>> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    found(rustix::fs::openat2(CWD, path, OPEN_DIR, Mode::empty(), resolve))
+}
+
+fn open_child(dir: &OwnedFd, name: impl rustix::path::Arg) -> io::Result<Option<OwnedFd>> {
+    let dir: BorrowedFd<'_> = rustix::fd::AsFd::as_fd(dir);
+    found(rustix::fs::openat(dir, name, OPEN_DIR, Mode::empty()))
+}
+
+fn found(opened: Result<OwnedFd, Errno>) -> io::Result<Option<OwnedFd>> {
+    match opened {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn not_ours() -> io::Error {
+    io::Error::other(format!("not named {BLOCK_DIR_PREFIX}*, so it is not deleted"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    struct Tree {
+        root: tempfile::TempDir,
+    }
+
+    impl Tree {
+        fn new(files: &[&str]) -> Tree {
+            let tree = Tree { root: tempfile::tempdir().expect("directory") };
+            for file in files {
+                let path = tree.path().join(file);
+                fs::create_dir_all(path.parent().expect("parent")).expect("directory");
+                fs::write(path, "12345").expect("file");
+            }
+            tree
+        }
+
+        fn path(&self) -> PathBuf {
+            self.root.path().canonicalize().expect("exists")
+        }
+
+        fn has(&self, file: &str) -> bool {
+            self.path().join(file).symlink_metadata().is_ok()
+        }
+    }
+
+    #[test]
+    fn a_block_directory_goes_with_the_emptied_directory_above_but_not_the_root() {
+        let tree = Tree::new(&["app/blockmgr-1/00/shuffle_0_0_0.data", "app/blockmgr-2/x", "blockmgr-3/y"]);
+        let roots = [tree.path()];
+        let freed = remove_block_dir(&tree.path().join("app/blockmgr-1"), &roots).expect("removed");
+        assert_eq!(freed, Freed { files: 1, bytes: 5 });
+        assert!(tree.has("app/blockmgr-2/x"));
+        remove_block_dir(&tree.path().join("app/blockmgr-2"), &roots).expect("removed");
+        assert!(!tree.has("app"));
+        remove_block_dir(&tree.path().join("blockmgr-3"), &roots).expect("removed");
+        assert!(tree.path().exists());
+        assert_eq!(
+            remove_block_dir(&tree.path().join("blockmgr-3"), &roots).expect("idempotent"),
+            Freed::default()
+        );
+    }
+
+    #[test]
+    fn only_block_directories_are_deleted() {
+        let tree = Tree::new(&["home/file"]);
+        assert!(remove_block_dir(&tree.path().join("home"), &[]).is_err());
+        assert!(remove_block_dir(Path::new("/"), &[]).is_err());
+        assert!(tree.has("home/file"));
+    }
+
+    #[test]
+    fn links_are_removed_not_followed() {
+        let tree = Tree::new(&["app/blockmgr-1/00/x", "precious/file", "other/blockmgr-9/file"]);
+        let link = |to: &str, from: &str| {
+            std::os::unix::fs::symlink(tree.path().join(to), tree.path().join(from)).expect("link");
+        };
+        link("precious", "app/blockmgr-1/00/dir");
+        link("precious/file", "app/blockmgr-1/00/file");
+        link("other", "way");
+        link("other/blockmgr-9", "app/blockmgr-2");
+        remove_block_dir(&tree.path().join("app/blockmgr-1"), &[]).expect("removed");
+        assert!(!tree.has("app/blockmgr-1") && tree.has("precious/file"));
+        assert!(remove_block_dir(&tree.path().join("way/blockmgr-9"), &[]).is_err());
+        let _ = remove_block_dir(&tree.path().join("app/blockmgr-2"), &[]);
+        assert!(tree.has("other/blockmgr-9/file"));
+    }
+
+    #[test]
+    fn an_executors_private_files_go_and_what_is_served_stays() {
+        let served = ["shuffle_0_1_0.data", "shuffle_0_1_0.index", "shuffle_0_1_0.checksum.ADLER32"];
+        let private = [
+            "temp_shuffle_8b1c",
+            "temp_local_77",
+            "broadcast_3",
+            "shuffle_0_2_0.data.5f2a",
+            "shuffle_0_2_0.index.77",
+            "shuffle_0_2_0.checksum.ADLER32.9a",
+            "rdd_1_2",
+            "taskresult_4",
+        ];
+        let files: Vec<String> = served
+            .iter()
+            .chain(&private)
+            .enumerate()
+            .map(|(i, f)| format!("blockmgr-1/{i:02x}/{f}"))
+            .collect();
+        let tree = Tree::new(&files.iter().map(String::as_str).collect::<Vec<_>>());
+        let freed = remove_private_files(&tree.path().join("blockmgr-1"), false).expect("removed");
+        assert_eq!(freed.files, private.len() as u64);
+        for file in &files {
+            assert_eq!(tree.has(file), served.iter().any(|s| file.ends_with(s)), "{file}");
+        }
+        assert_eq!(disk_bytes(&tree.path().join("blockmgr-1")).expect("counted"), 15);
+    }
+
+    #[test]
+    fn cached_blocks_stay_where_they_are_served() {
+        let tree = Tree::new(&["blockmgr-1/00/rdd_1_2", "blockmgr-1/00/temp_local_1"]);
+        remove_private_files(&tree.path().join("blockmgr-1"), true).expect("removed");
+        assert!(tree.has("blockmgr-1/00/rdd_1_2") && !tree.has("blockmgr-1/00/temp_local_1"));
+    }
+}
