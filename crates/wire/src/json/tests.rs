@@ -137,7 +137,7 @@ fn some_lists_of_the_operator_api_are_written_empty() {
     let executors = encode(&agent::response::GetExecutors::default());
     assert_eq!(&executors[..], br#"{"executors":[],"completed_executors":[]}"#);
     let tasks = encode(&master::response::GetTasks::default());
-    assert_eq!(&tasks[..], br#"{"tasks":[],"unreachable_tasks":[],"completed_tasks":[]}"#);
+    assert_eq!(&tasks[..], br#"{"tasks":[],"completed_tasks":[],"unreachable_tasks":[]}"#);
     assert_eq!(&encode(&scheduler::call::Reconcile::default())[..], b"{}");
 }
 
