@@ -1,1 +1,332 @@
-//! Dominant-resource fairness over roles and frameworks, as a function of a problem and the previous solution.
+//! Who is offered what: dominant-resource fairness over roles, and over the frameworks within a role.
+//!
+//! It keeps the problem in dense tables (agents and clients have ordinals) together with its previous
+//! solution, what each client holds; `solve` adds to that solution what has become possible since.
+//! It knows no offers, tasks or connections: those are the master's.
+mod refusals;
+mod solve;
+
+use crate::Time;
+use bellows_model::{AgentId, FrameworkId, Resources, Value};
+use refusals::Refusal;
+pub use solve::Grant;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// An agent's ordinal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AgentIndex(u32);
+
+/// The ordinal of a client: one framework in one of its roles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClientIndex(u32);
+
+/// Scalars beyond so many names do not count as dominant; a guard against agents that make up names.
+const MAX_KINDS: usize = 32;
+
+/// Weights are in thousandths.
+const DEFAULT_WEIGHT: u32 = 1_000;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Less than both is not worth an offer; milli-CPUs and milli-MB.
+    pub min_cpus: i64,
+    pub min_mem: i64,
+    /// In thousandths; roles that are not named weigh 1,000.
+    pub role_weights: BTreeMap<String, u32>,
+}
+
+#[derive(Debug)]
+pub struct Allocator {
+    settings: Settings,
+    /// Names of the scalars that shares are reckoned in, in the order of the columns of all quantities.
+    kinds: Vec<Arc<str>>,
+    /// What all agents have, by kind.
+    totals: Vec<i64>,
+    agents: Vec<Agent>,
+    vacant_agents: Vec<u32>,
+    clients: Vec<Client>,
+    vacant_clients: Vec<u32>,
+    roles: Vec<Role>,
+    /// When the first refusal on an agent ends; one entry an agent.
+    expiries: BTreeSet<(Time, u32)>,
+    dirty: Dirty,
+    scratch: solve::Scratch,
+}
+
+/// What changed since the last solution. Every other pair of agent and client was found unwilling then.
+#[derive(Debug, Default)]
+struct Dirty {
+    totals: bool,
+    agents: Vec<u32>,
+    clients: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Agent {
+    label: AgentId,
+    active: bool,
+    dirty: bool,
+    total: Resources,
+    free: Resources,
+    refusals: Vec<Refusal>,
+    /// Its entry in `expiries`.
+    expiry: Option<Time>,
+}
+
+#[derive(Debug)]
+struct Client {
+    framework: FrameworkId,
+    role: u32,
+    /// Connected and not suppressed.
+    wants: bool,
+    dirty: bool,
+    allocated: Vec<i64>,
+    share: u64,
+    /// Grants so far: among equal shares the one that was served less often comes first.
+    served: u64,
+    /// Refusals of an earlier epoch are void.
+    epoch: u32,
+}
+
+/// A role without clients stays, so that ordinals hold, and is reused by name.
+#[derive(Debug)]
+struct Role {
+    name: Arc<str>,
+    weight: u32,
+    allocated: Vec<i64>,
+    share: u64,
+    served: u64,
+    clients: Vec<u32>,
+}
+
+impl Allocator {
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            kinds: Vec::new(),
+            totals: Vec::new(),
+            agents: Vec::new(),
+            vacant_agents: Vec::new(),
+            clients: Vec::new(),
+            vacant_clients: Vec::new(),
+            roles: Vec::new(),
+            expiries: BTreeSet::new(),
+            dirty: Dirty::default(),
+            scratch: solve::Scratch::default(),
+        }
+    }
+
+    /// All of `total` is free at first.
+    pub fn add_agent(&mut self, label: AgentId, total: Resources) -> AgentIndex {
+        self.learn_kinds(&total);
+        self.count_total(&total, 1);
+        let agent = Agent {
+            label,
+            active: true,
+            dirty: false,
+            free: total.clone(),
+            total,
+            refusals: Vec::new(),
+            expiry: None,
+        };
+        let index = place(&mut self.agents, &mut self.vacant_agents, agent);
+        self.touch_agent(index);
+        AgentIndex(index)
+    }
+
+    /// Everything of it must have been released before.
+    pub fn remove_agent(&mut self, index: AgentIndex) {
+        let agent = &mut self.agents[index.0 as usize];
+        debug_assert_eq!(agent.free, agent.total, "invariant: nothing is held on a removed agent");
+        agent.active = false;
+        agent.refusals = Vec::new();
+        if let Some(expiry) = agent.expiry.take() {
+            self.expiries.remove(&(expiry, index.0));
+        }
+        let total = std::mem::take(&mut agent.total);
+        agent.free = Resources::new();
+        self.count_total(&total, -1);
+        self.vacant_agents.push(index.0);
+    }
+
+    /// What is held on the agent stays held.
+    ///
+    /// Panics if it is not within `total`.
+    pub fn resize_agent(&mut self, index: AgentIndex, total: Resources) {
+        self.learn_kinds(&total);
+        self.count_total(&total, 1);
+        let agent = &mut self.agents[index.0 as usize];
+        let old = std::mem::replace(&mut agent.total, total);
+        let held = old.checked_sub(&agent.free).expect("invariant: what is free is a part of all");
+        agent.free = agent.total.checked_sub(&held).expect("invariant: what is held fits the new size");
+        self.count_total(&old, -1);
+        self.touch_agent(index.0);
+    }
+
+    /// Only what active agents have is granted.
+    pub fn set_active(&mut self, index: AgentIndex, active: bool) {
+        self.agents[index.0 as usize].active = active;
+        if active {
+            self.touch_agent(index.0);
+        }
+    }
+
+    pub fn free(&self, index: AgentIndex) -> &Resources {
+        &self.agents[index.0 as usize].free
+    }
+
+    /// It wants nothing until [`Self::set_wants`] says so.
+    pub fn add_client(&mut self, framework: FrameworkId, role: &str) -> ClientIndex {
+        let role = self.role(role);
+        let epoch = self.vacant_clients.last().map_or(0, |&index| self.clients[index as usize].epoch);
+        let client = Client {
+            framework,
+            role,
+            wants: false,
+            dirty: false,
+            allocated: vec![0; self.kinds.len()],
+            share: 0,
+            served: 0,
+            epoch,
+        };
+        let index = place(&mut self.clients, &mut self.vacant_clients, client);
+        self.roles[role as usize].clients.push(index);
+        ClientIndex(index)
+    }
+
+    /// Everything that it held must have been released before.
+    pub fn remove_client(&mut self, index: ClientIndex) {
+        let client = &mut self.clients[index.0 as usize];
+        debug_assert!(
+            client.allocated.iter().all(|&held| held == 0),
+            "invariant: a removed client holds nothing"
+        );
+        client.wants = false;
+        client.epoch = client.epoch.wrapping_add(1);
+        self.roles[client.role as usize].clients.retain(|&other| other != index.0);
+        self.vacant_clients.push(index.0);
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_idle(&self, index: ClientIndex) -> bool {
+        self.clients[index.0 as usize].allocated.iter().all(|&held| held == 0)
+    }
+
+    pub fn set_wants(&mut self, index: ClientIndex, wants: bool) {
+        if std::mem::replace(&mut self.clients[index.0 as usize].wants, wants) != wants && wants {
+            self.touch_client(index.0);
+        }
+    }
+
+    /// Counts `resources` of the agent to the client.
+    ///
+    /// Panics unless they are free.
+    pub fn charge(&mut self, agent: AgentIndex, client: ClientIndex, resources: &Resources) {
+        let free = &mut self.agents[agent.0 as usize].free;
+        *free = free.checked_sub(resources).expect("invariant: only what is free is charged");
+        self.count_held(client.0, resources, 1);
+    }
+
+    /// Frees what was charged or granted.
+    pub fn release(&mut self, agent: AgentIndex, client: ClientIndex, resources: &Resources) {
+        let slot = &mut self.agents[agent.0 as usize];
+        slot.free.add(resources);
+        debug_assert!(slot.total.contains(&slot.free), "invariant: what is released was charged");
+        self.count_held(client.0, resources, -1);
+        self.touch_agent(agent.0);
+    }
+
+    fn count_held(&mut self, client: u32, resources: &Resources, sign: i64) {
+        let client = &mut self.clients[client as usize];
+        let role = &mut self.roles[client.role as usize];
+        for_each_scalar(&self.kinds, resources, |kind, amount| {
+            client.allocated[kind] += sign * amount;
+            role.allocated[kind] += sign * amount;
+        });
+        client.share = solve::dominant_share(&client.allocated, &self.totals, DEFAULT_WEIGHT);
+        role.share = solve::dominant_share(&role.allocated, &self.totals, role.weight);
+    }
+
+    fn count_total(&mut self, total: &Resources, sign: i64) {
+        for_each_scalar(&self.kinds, total, |kind, amount| self.totals[kind] += sign * amount);
+        self.dirty.totals = true;
+    }
+
+    fn learn_kinds(&mut self, resources: &Resources) {
+        for item in resources.iter() {
+            let scalar = matches!(item.value, Value::Scalar(_));
+            if scalar && self.kinds.len() < MAX_KINDS && !self.kinds.contains(&item.name) {
+                self.kinds.push(Arc::clone(&item.name));
+                self.totals.push(0);
+                self.clients.iter_mut().for_each(|client| client.allocated.push(0));
+                self.roles.iter_mut().for_each(|role| role.allocated.push(0));
+            }
+        }
+    }
+
+    fn role(&mut self, name: &str) -> u32 {
+        if let Some(known) = self.roles.iter().position(|role| &*role.name == name) {
+            return known as u32;
+        }
+        let role = Role {
+            name: name.into(),
+            weight: self.settings.role_weights.get(name).map_or(DEFAULT_WEIGHT, |&weight| weight.max(1)),
+            allocated: vec![0; self.kinds.len()],
+            share: 0,
+            served: 0,
+            clients: Vec::new(),
+        };
+        // A role that nobody is in any more makes room, so that made-up names do not pile up.
+        match self.roles.iter().position(|role| role.clients.is_empty()) {
+            Some(vacant) => {
+                self.roles[vacant] = role;
+                vacant as u32
+            }
+            None => {
+                self.roles.push(role);
+                self.roles.len() as u32 - 1
+            }
+        }
+    }
+
+    fn touch_agent(&mut self, index: u32) {
+        if !std::mem::replace(&mut self.agents[index as usize].dirty, true) {
+            self.dirty.agents.push(index);
+        }
+    }
+
+    fn touch_client(&mut self, index: u32) {
+        if !std::mem::replace(&mut self.clients[index as usize].dirty, true) {
+            self.dirty.clients.push(index);
+        }
+    }
+}
+
+fn place<T>(slots: &mut Vec<T>, vacant: &mut Vec<u32>, value: T) -> u32 {
+    match vacant.pop() {
+        Some(index) => {
+            slots[index as usize] = value;
+            index
+        }
+        None => {
+            slots.push(value);
+            slots.len() as u32 - 1
+        }
+    }
+}
+
+fn for_each_scalar(kinds: &[Arc<str>], resources: &Resources, mut count: impl FnMut(usize, i64)) {
+    for item in resources.iter() {
+        if let Value::Scalar(amount) = &item.value
+            && let Some(kind) = kinds.iter().position(|kind| *kind == item.name)
+        {
+            count(kind, amount.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,106 @@
 //! What a master decides: who is subscribed, who is offered what, which task runs where.
+//!
+//! [`step`] is the only way to change a [`State`]. Semantics are those of Mesos 1.12 (`src/master/master.cpp`,
+//! `validation.cpp`) where a comment does not say otherwise.
+mod accept;
 mod action;
+mod agents;
+mod calls;
 mod event;
+mod frameworks;
+mod invariants;
+mod ledger;
+mod offers;
 mod state;
+mod tasks;
 
+use crate::Time;
 pub use action::{Action, AgentCommand, CallError, Observation, Response, SchedulerEvent};
+use bellows_model::{FrameworkId, StreamId};
 pub use event::{AgentMessage, AgentRegistration, AgentTask, Call, Event, LinkId, RequestId};
-pub use state::{Agent, Config, Framework, State, Task};
+pub use invariants::invariants;
+pub use state::{Agent, Config, Counters, Executor, Framework, State, Task};
+
+/// Takes one event into account and says what is to be done about it, in order. What it freed is offered anew
+/// among the same actions.
+pub fn step(state: &mut State, now: Time, event: Event) -> Vec<Action> {
+    let mut step = Step { state, now, actions: Vec::new() };
+    match event {
+        Event::Tick => step.tick(),
+        Event::Subscribe { request, stream, info, suppressed_roles } => {
+            step.subscribe(request, stream, info, suppressed_roles);
+        }
+        Event::StreamClosed { stream } => step.stream_closed(&stream),
+        Event::Call { request, framework_id, stream, call } => {
+            step.call(request, &framework_id, &stream, call);
+        }
+        Event::OperatorTeardown { request, framework_id } => step.operator_teardown(request, &framework_id),
+        Event::AgentRegister { link, registration } => step.register_agent(link, registration),
+        Event::LinkClosed { link } => step.link_closed(link),
+        Event::Agent { link, message } => step.agent_message(link, message),
+    }
+    step.make_offers();
+    step.actions
+}
+
+/// One call of [`step`].
+struct Step<'a> {
+    state: &'a mut State,
+    now: Time,
+    actions: Vec<Action>,
+}
+
+impl Step<'_> {
+    fn tick(&mut self) {
+        self.expire_timers();
+        self.expire_offers();
+        let now = self.now;
+        self.state.allocator.expire(now);
+    }
+
+    fn expire_timers(&mut self) {
+        while let Some((when, _)) = self.state.timers.first()
+            && *when <= self.now
+        {
+            let Some((_, timer)) = self.state.timers.pop_first() else { return };
+            match timer {
+                state::Timer::Agent(id) => self.agent_deadline(&id),
+                state::Timer::Framework(id) => self.remove_framework(&id),
+            }
+        }
+    }
+
+    fn respond(&mut self, request: RequestId, response: Result<Response, CallError>) {
+        if response.is_err() {
+            self.state.counters.calls_refused += 1;
+        }
+        self.actions.push(Action::Respond { request, response });
+    }
+
+    fn observe(&mut self, observation: Observation) {
+        self.actions.push(Action::Observe(observation));
+    }
+
+    /// Sends to a stream that belongs to no framework.
+    fn send_to(&mut self, stream: &StreamId, event: SchedulerEvent) {
+        self.actions.push(Action::Send { stream: stream.clone(), event });
+    }
+
+    /// Sends to the framework; nothing if it is not connected.
+    fn send(&mut self, framework_id: &FrameworkId, event: SchedulerEvent) {
+        let framework = self.state.frameworks.get(framework_id);
+        if let Some(stream) = framework.and_then(|framework| framework.stream.clone()) {
+            self.actions.push(Action::Send { stream, event });
+        }
+    }
+
+    /// Tells the agent; nothing if it is not connected.
+    fn tell(&mut self, agent_id: &bellows_model::AgentId, command: AgentCommand) {
+        if let Some(link) = self.state.agents.get(agent_id).and_then(|agent| agent.link) {
+            self.actions.push(Action::Tell { link, command });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

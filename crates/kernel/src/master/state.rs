@@ -1,9 +1,12 @@
 //! Everything that a master knows. Read by the HTTP API; changed by `step` alone.
 use super::LinkId;
-use crate::Time;
+use crate::{
+    Time,
+    allocator::{AgentIndex, Allocator, ClientIndex, Settings},
+};
 use bellows_model::{
-    AgentId, AgentInfo, FrameworkId, FrameworkInfo, Offer, OfferId, Resources, StreamId, TaskId, TaskInfo,
-    TaskState, TaskStatus,
+    AgentId, AgentInfo, ExecutorId, ExecutorInfo, FrameworkId, FrameworkInfo, Offer, OfferId, Resources,
+    StreamId, TaskId, TaskInfo, TaskState, TaskStatus,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -11,13 +14,18 @@ use std::{
     time::Duration,
 };
 
-/// What an operator sets; defaults are Mesos'.
+/// What an operator sets; defaults are Mesos' unless they say otherwise.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Prefix of all ids that this master gives; new at each start, so that ids never repeat.
     pub master_id: String,
-    /// `None`: offers do not expire by themselves, as in Mesos.
+    /// An offer that is held for longer is rescinded once another framework wants it (Mesos rescinds
+    /// in any case, and by default never). `None`: offers do not expire by themselves.
     pub offer_timeout: Option<Duration>,
+    /// What was declined, or accepted without launching anything, is kept from the same framework for at least
+    /// so long, whatever its filter says. Mesos has its allocation interval (1 s) for that: without it, a
+    /// framework that declines with `refuse_seconds: 0` would be offered the same at once, for ever.
+    pub min_refusal: Duration,
     pub agent_ping_interval: Duration,
     pub max_agent_ping_timeouts: u32,
     /// How long agents of a previous master, and their frameworks, have to come back.
@@ -27,13 +35,21 @@ pub struct Config {
     /// Offers smaller than both are not made (milli-CPUs, milli-MB): Mesos' `min_allocatable_resources`.
     pub min_cpus: i64,
     pub min_mem: i64,
+    /// In thousandths; roles that are not named weigh 1,000.
+    pub role_weights: BTreeMap<String, u32>,
+    /// Beyond these, subscriptions and tasks are refused.
+    pub max_frameworks: usize,
+    pub max_tasks_per_framework: usize,
+    /// Of agents that are unreachable for longest, so many are remembered.
+    pub max_unreachable_agents: usize,
 }
 
 impl Config {
     pub fn new(master_id: impl Into<String>) -> Self {
         Self {
             master_id: master_id.into(),
-            offer_timeout: None,
+            offer_timeout: Some(Duration::from_secs(60)),
+            min_refusal: Duration::from_millis(100),
             agent_ping_interval: Duration::from_secs(15),
             max_agent_ping_timeouts: 5,
             agent_reregister_timeout: Duration::from_secs(600),
@@ -41,6 +57,10 @@ impl Config {
             max_completed_tasks_per_framework: 1_000,
             min_cpus: 10,
             min_mem: 32_000,
+            role_weights: BTreeMap::new(),
+            max_frameworks: 10_000,
+            max_tasks_per_framework: 100_000,
+            max_unreachable_agents: 10_000,
         }
     }
 }
@@ -56,6 +76,28 @@ pub struct State {
     pub completed_frameworks: VecDeque<Framework>,
     pub offers: BTreeMap<OfferId, Offer>,
     pub counters: Counters,
+    pub(super) streams: BTreeMap<StreamId, FrameworkId>,
+    pub(super) links: BTreeMap<LinkId, AgentId>,
+    pub(super) timers: BTreeSet<(Time, Timer)>,
+    /// When open offers have been held for too long, in the order of time; may name offers that are gone.
+    pub(super) held_offers: VecDeque<(Time, OfferId)>,
+    pub(super) allocator: Allocator,
+    pub(super) ids: Ids,
+}
+
+/// Whose `deadline` a timer is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    Agent(AgentId),
+    Framework(FrameworkId),
+}
+
+/// How many ids of each kind were given.
+#[derive(Debug, Default)]
+pub(super) struct Ids {
+    pub(super) frameworks: u64,
+    pub(super) agents: u64,
+    pub(super) offers: u64,
 }
 
 /// Monotone counts for `/metrics`.
@@ -80,12 +122,33 @@ pub struct Agent {
     pub link: Option<LinkId>,
     pub registered: Time,
     pub reregistered: Option<Time>,
-    /// Sum of its tasks that are not terminal.
+    /// Sum of its tasks that hold resources (see [`Task::holds_resources`]) and of its executors.
     pub used: Resources,
     /// Sum of its open offers.
     pub offered: Resources,
     /// `Some(when)` since the ping budget ran out; its tasks are then UNREACHABLE.
     pub unreachable: Option<Time>,
+    /// A previous master knew it; it has not come back yet.
+    pub recovered: bool,
+    /// Frameworks' own executors, but for those of command tasks.
+    pub executors: BTreeMap<(FrameworkId, ExecutorId), Executor>,
+    /// Every task in `frameworks[..].tasks` that names this agent.
+    pub(super) tasks: BTreeSet<(FrameworkId, TaskId)>,
+    /// What frameworks asked to be killed and has not ended yet, in case that the agent did not hear of it.
+    pub(super) killed: BTreeMap<(FrameworkId, TaskId), Option<Duration>>,
+    /// Its ordinal with the allocator; `None` while it is unreachable or not back yet.
+    pub(super) index: Option<AgentIndex>,
+    /// The next ping when connected; when it becomes unreachable otherwise.
+    pub(super) deadline: Option<Time>,
+    pub(super) ping_seq: u64,
+    pub(super) unanswered_pings: u32,
+}
+
+#[derive(Debug, Clone)]
+pub struct Executor {
+    pub info: ExecutorInfo,
+    /// The role that its resources are allocated to.
+    pub role: String,
 }
 
 #[derive(Debug)]
@@ -108,6 +171,10 @@ pub struct Framework {
     pub completed_tasks: VecDeque<Task>,
     pub used: Resources,
     pub offered: Resources,
+    /// Its ordinals with the allocator, by role; also of roles that it left while it held resources in them.
+    pub(super) clients: BTreeMap<String, ClientIndex>,
+    /// When the failover timeout ends.
+    pub(super) deadline: Option<Time>,
 }
 
 #[derive(Debug, Clone)]
@@ -116,7 +183,121 @@ pub struct Task {
     pub framework_id: FrameworkId,
     /// The role that its resources are allocated to.
     pub role: String,
+    /// The latest that is known; updates that the framework has not acknowledged may still be on their way.
     pub state: TaskState,
     /// The newest last; bounded by the number of states a task passes through.
     pub statuses: Vec<TaskStatus>,
+}
+
+impl Task {
+    /// A task that ended, or that is out of reach, holds none.
+    pub fn holds_resources(&self) -> bool {
+        holds_resources(self.state)
+    }
+
+    /// What the framework was told last.
+    pub fn reported_state(&self) -> TaskState {
+        self.statuses.last().map_or(self.state, |status| status.state)
+    }
+}
+
+pub(super) fn holds_resources(state: TaskState) -> bool {
+    !state.is_terminal() && state != TaskState::Unreachable
+}
+
+impl State {
+    /// A master that knows nothing yet.
+    pub fn new(config: Config, now: Time) -> Self {
+        let settings = Settings {
+            min_cpus: config.min_cpus,
+            min_mem: config.min_mem,
+            role_weights: config.role_weights.clone(),
+        };
+        Self {
+            config,
+            started: now,
+            agents: BTreeMap::new(),
+            frameworks: BTreeMap::new(),
+            completed_frameworks: VecDeque::new(),
+            offers: BTreeMap::new(),
+            counters: Counters::default(),
+            streams: BTreeMap::new(),
+            links: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            held_offers: VecDeque::new(),
+            allocator: Allocator::new(settings),
+            ids: Ids::default(),
+        }
+    }
+
+    /// A master that knows from a registry which agents a previous one had. Each has `agent_reregister_timeout`
+    /// to come back; until then nothing is said about tasks that it may have. Infos without an id are ignored.
+    pub fn recover(config: Config, now: Time, agents: impl IntoIterator<Item = AgentInfo>) -> Self {
+        let mut state = Self::new(config, now);
+        let deadline = now + state.config.agent_reregister_timeout;
+        for info in agents {
+            let Some(id) = info.id.clone() else { continue };
+            let mut agent = Agent::new(info, now);
+            agent.recovered = true;
+            agent.deadline = Some(deadline);
+            state.timers.insert((deadline, Timer::Agent(id.clone())));
+            state.agents.insert(id, agent);
+        }
+        state
+    }
+
+    /// When to send [`super::Event::Tick`].
+    pub fn next_deadline(&self) -> Option<Time> {
+        let timer = self.timers.first().map(|&(when, _)| when);
+        let offer = self.held_offers.front().map(|&(when, _)| when);
+        [timer, offer, self.allocator.next_expiry()].into_iter().flatten().min()
+    }
+
+    /// Whether the framework has ended, as far as is remembered.
+    pub fn is_completed(&self, id: &FrameworkId) -> bool {
+        self.completed_frameworks.iter().any(|framework| framework.info.id.as_ref() == Some(id))
+    }
+}
+
+impl Agent {
+    pub(super) fn new(info: AgentInfo, now: Time) -> Self {
+        Self {
+            info: Arc::new(info),
+            link: None,
+            registered: now,
+            reregistered: None,
+            used: Resources::new(),
+            offered: Resources::new(),
+            unreachable: None,
+            recovered: false,
+            executors: BTreeMap::new(),
+            tasks: BTreeSet::new(),
+            killed: BTreeMap::new(),
+            index: None,
+            deadline: None,
+            ping_seq: 0,
+            unanswered_pings: 0,
+        }
+    }
+}
+
+impl Framework {
+    pub(super) fn new(info: FrameworkInfo, now: Time) -> Self {
+        Self {
+            info,
+            stream: None,
+            registered: now,
+            reregistered: now,
+            unregistered: None,
+            disconnected: None,
+            recovered: false,
+            suppressed_roles: BTreeSet::new(),
+            tasks: BTreeMap::new(),
+            completed_tasks: VecDeque::new(),
+            used: Resources::new(),
+            offered: Resources::new(),
+            clients: BTreeMap::new(),
+            deadline: None,
+        }
+    }
 }

@@ -1,0 +1,99 @@
+//! Filters: what a client does not want to be offered again for a while.
+use super::{AgentIndex, Allocator, ClientIndex};
+use crate::Time;
+use bellows_model::Resources;
+use std::sync::Arc;
+
+/// So many refusals of one client are kept for one agent; the one that ends first gives way.
+const MAX_REFUSALS: usize = 4;
+
+/// On one agent, what is within `resources` is not offered to `client` before `until`.
+#[derive(Debug, Clone)]
+pub(super) struct Refusal {
+    pub(super) client: u32,
+    pub(super) epoch: u32,
+    pub(super) until: Time,
+    /// Shared by clients that refused the same.
+    pub(super) resources: Arc<Resources>,
+}
+
+impl Allocator {
+    /// The client does not want `resources` of the agent, nor a part of them, before `until`.
+    pub fn refuse(&mut self, agent: AgentIndex, client: ClientIndex, resources: &Resources, until: Time) {
+        let slot = &mut self.agents[agent.0 as usize];
+        let epoch = self.clients[client.0 as usize].epoch;
+        let clients = &self.clients;
+        slot.refusals.retain(|old| {
+            let valid = clients[old.client as usize].epoch == old.epoch;
+            let covered = old.client == client.0 && old.until <= until && resources.contains(&old.resources);
+            valid && !covered
+        });
+        let mine = |refusal: &&Refusal| refusal.client == client.0;
+        if slot.refusals.iter().filter(mine).count() >= MAX_REFUSALS
+            && let Some(first) = slot.refusals.iter().filter(mine).map(|refusal| refusal.until).min()
+        {
+            slot.refusals.retain(|old| old.client != client.0 || old.until != first);
+        }
+        let resources = match slot.refusals.last() {
+            Some(last) if *last.resources == *resources => Arc::clone(&last.resources),
+            _ => Arc::new(resources.clone()),
+        };
+        slot.refusals.push(Refusal { client: client.0, epoch, until, resources });
+        self.schedule_expiry(agent.0);
+    }
+
+    /// Voids all refusals of the client.
+    pub fn revive(&mut self, client: ClientIndex) {
+        let slot = &mut self.clients[client.0 as usize];
+        slot.epoch = slot.epoch.wrapping_add(1);
+        self.touch_client(client.0);
+    }
+
+    /// When [`Self::expire`] has something to do.
+    pub fn next_expiry(&self) -> Option<Time> {
+        self.expiries.first().map(|&(when, _)| when)
+    }
+
+    /// Drops refusals that ended.
+    pub fn expire(&mut self, now: Time) {
+        while let Some(&(when, index)) = self.expiries.first()
+            && when <= now
+        {
+            self.agents[index as usize].refusals.retain(|refusal| refusal.until > now);
+            self.schedule_expiry(index);
+            self.touch_agent(index);
+        }
+    }
+
+    /// Whether a client other than that of `but` would be offered `resources` if they were free now.
+    pub fn is_wanted(&self, agent: AgentIndex, resources: &Resources, but: ClientIndex, now: Time) -> bool {
+        let holder = &self.clients[but.0 as usize].framework;
+        let slot = &self.agents[agent.0 as usize];
+        self.roles.iter().filter(|role| self.is_allocatable(resources, &role.name)).any(|role| {
+            role.clients.iter().any(|&index| {
+                let client = &self.clients[index as usize];
+                let refused = |refusal: &Refusal| {
+                    refusal.client == index
+                        && refusal.epoch == client.epoch
+                        && refusal.until > now
+                        && refusal.resources.contains_available(resources, &role.name)
+                };
+                client.wants && client.framework != *holder && !slot.refusals.iter().any(refused)
+            })
+        })
+    }
+
+    fn schedule_expiry(&mut self, index: u32) {
+        let slot = &mut self.agents[index as usize];
+        let next = slot.refusals.iter().map(|refusal| refusal.until).min();
+        if slot.expiry == next {
+            return;
+        }
+        if let Some(old) = std::mem::replace(&mut slot.expiry, next) {
+            self.expiries.remove(&(old, index));
+        }
+        if let Some(next) = next {
+            self.expiries.insert((next, index));
+        }
+    }
+}

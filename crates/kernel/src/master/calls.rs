@@ -1,0 +1,185 @@
+//! The calls of the scheduler API, but for SUBSCRIBE and ACCEPT.
+use super::{AgentCommand, Call, CallError, RequestId, Response, SchedulerEvent, Step};
+use bellows_model::{
+    AgentId, Filters, FrameworkId, OfferId, Reason, StatusUuid, StreamId, TaskId, TaskState,
+};
+use std::{collections::BTreeSet, time::Duration};
+
+impl Step<'_> {
+    pub(super) fn call(
+        &mut self,
+        request: RequestId,
+        framework_id: &FrameworkId,
+        stream: &StreamId,
+        call: Call,
+    ) {
+        if let Err(error) = self.authorize(framework_id, stream) {
+            return self.respond(request, Err(error));
+        }
+        if let Call::UpdateFramework { info, suppressed_roles } = call {
+            let updated = self.update_framework(framework_id, info, suppressed_roles);
+            return self.respond(request, updated.map(|()| Response::Accepted).map_err(CallError::Invalid));
+        }
+        self.respond(request, Ok(Response::Accepted));
+        match call {
+            Call::Teardown => self.remove_framework(framework_id),
+            Call::Accept { offer_ids, operations, filters } => {
+                self.accept(framework_id, &offer_ids, operations, filters);
+            }
+            Call::Decline { offer_ids, filters } => self.decline(framework_id, &offer_ids, filters),
+            Call::Revive { roles } => self.revive(framework_id, &roles),
+            Call::Suppress { roles } => self.suppress(framework_id, roles),
+            Call::Kill { task_id, agent_id, grace } => self.kill(framework_id, task_id, agent_id, grace),
+            Call::Shutdown { executor_id, agent_id } => {
+                let framework_id = framework_id.clone();
+                self.tell(&agent_id, AgentCommand::ShutdownExecutor { framework_id, executor_id });
+            }
+            Call::Acknowledge { agent_id, task_id, uuid } => {
+                self.acknowledge(framework_id, &agent_id, task_id, uuid);
+            }
+            Call::Reconcile { tasks } => self.reconcile(framework_id, tasks),
+            Call::Message { agent_id, executor_id, data } => {
+                let framework_id = framework_id.clone();
+                self.tell(&agent_id, AgentCommand::Message { framework_id, executor_id, data });
+            }
+            // Answered above; REQUEST has no effect.
+            Call::UpdateFramework { .. } | Call::Request => {}
+        }
+    }
+
+    fn authorize(&self, framework_id: &FrameworkId, stream: &StreamId) -> Result<(), CallError> {
+        let framework = self.state.frameworks.get(framework_id).ok_or(CallError::UnknownFramework)?;
+        match &framework.stream {
+            None => Err(CallError::NotSubscribed),
+            Some(current) if current != stream => {
+                Err(CallError::WrongStream { given: stream.clone(), framework_id: framework_id.clone() })
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn decline(&mut self, framework_id: &FrameworkId, offer_ids: &[OfferId], filters: Filters) {
+        for id in offer_ids {
+            if self.state.offers.get(id).is_some_and(|offer| offer.framework_id == *framework_id) {
+                self.discard(id, self.declined(filters));
+                self.state.counters.offers_declined += 1;
+            }
+        }
+    }
+
+    /// The framework's roles that are meant; `None` if one of them is not its own: the call is then dropped whole.
+    fn meant_roles(&self, framework_id: &FrameworkId, roles: &[String]) -> Option<BTreeSet<String>> {
+        let own = &self.state.frameworks[framework_id].info.roles;
+        let meant = if roles.is_empty() { own } else { roles };
+        meant.iter().all(|role| own.contains(role)).then(|| meant.iter().cloned().collect())
+    }
+
+    fn revive(&mut self, framework_id: &FrameworkId, roles: &[String]) {
+        let Some(roles) = self.meant_roles(framework_id, roles) else { return };
+        self.framework_mut(framework_id).suppressed_roles.retain(|role| !roles.contains(role));
+        self.refresh_clients(framework_id);
+        for role in &roles {
+            let client = self.client(framework_id, role);
+            self.state.allocator.revive(client);
+        }
+    }
+
+    fn suppress(&mut self, framework_id: &FrameworkId, roles: Vec<String>) {
+        let Some(roles) = self.meant_roles(framework_id, &roles) else { return };
+        self.framework_mut(framework_id).suppressed_roles.extend(roles);
+        self.refresh_clients(framework_id);
+    }
+
+    fn kill(
+        &mut self,
+        framework_id: &FrameworkId,
+        task_id: TaskId,
+        agent_id: Option<AgentId>,
+        grace: Option<Duration>,
+    ) {
+        let Some(task) = self.state.frameworks[framework_id].tasks.get(&task_id) else {
+            return self.reconcile(framework_id, vec![(task_id, agent_id)]);
+        };
+        let runs_on = task.info.agent_id.clone();
+        if agent_id.is_some_and(|agent_id| agent_id != runs_on) {
+            return;
+        }
+        if task.state.is_terminal() {
+            // It ended already; the update is on its way or waits for its acknowledgement.
+            return;
+        }
+        let unreachable = task.state == TaskState::Unreachable;
+        self.agent_mut(&runs_on).killed.insert((framework_id.clone(), task_id.clone()), grace);
+        if unreachable {
+            self.reconcile(framework_id, vec![(task_id, Some(runs_on))]);
+        } else {
+            let framework_id = framework_id.clone();
+            self.tell(&runs_on, AgentCommand::Kill { framework_id, task_id, grace });
+        }
+    }
+
+    fn acknowledge(
+        &mut self,
+        framework_id: &FrameworkId,
+        agent_id: &AgentId,
+        task_id: TaskId,
+        uuid: StatusUuid,
+    ) {
+        let last = self.state.frameworks[framework_id]
+            .tasks
+            .get(&task_id)
+            .filter(|task| task.info.agent_id == *agent_id)
+            .and_then(|task| task.statuses.last());
+        if last.is_some_and(|status| status.state.is_terminal() && status.uuid == Some(uuid)) {
+            self.complete_task(framework_id, &task_id);
+        }
+        let framework_id = framework_id.clone();
+        self.tell(agent_id, AgentCommand::Acknowledge { framework_id, task_id, uuid });
+    }
+
+    fn reconcile(&mut self, framework_id: &FrameworkId, tasks: Vec<(TaskId, Option<AgentId>)>) {
+        let tasks = if tasks.is_empty() {
+            let known = &self.state.frameworks[framework_id].tasks;
+            known.keys().map(|task_id| (task_id.clone(), None)).collect()
+        } else {
+            tasks
+        };
+        for (task_id, agent_id) in tasks {
+            let status = match self.state.frameworks[framework_id].tasks.get(&task_id) {
+                Some(task) => {
+                    let state = task.reported_state();
+                    let message = match state {
+                        TaskState::Unreachable => "Reconciliation: Task is unreachable",
+                        _ => "Reconciliation: Latest task state",
+                    };
+                    self.task_status(framework_id, &task_id, state, Reason::Reconciliation, message)
+                }
+                None => {
+                    let Some((state, message)) = self.state_of_unknown_task(agent_id.as_ref()) else {
+                        continue;
+                    };
+                    let state = self.for_partition_aware(framework_id, state);
+                    self.status(&task_id, agent_id.as_ref(), state, Reason::Reconciliation, message)
+                }
+            };
+            self.send(framework_id, SchedulerEvent::Update(status));
+        }
+    }
+
+    /// What can be said of a task that the master does not know. Nothing as long as it may be on an agent that a
+    /// previous master had and that has not come back yet: the framework asks again.
+    fn state_of_unknown_task(&self, agent_id: Option<&AgentId>) -> Option<(TaskState, &'static str)> {
+        let unknown = (TaskState::Unknown, "Reconciliation: Task is unknown");
+        let Some(agent_id) = agent_id else {
+            return (!self.state.agents.values().any(|agent| agent.recovered)).then_some(unknown);
+        };
+        match self.state.agents.get(agent_id) {
+            None => Some(unknown),
+            Some(agent) if agent.recovered => None,
+            Some(agent) if agent.unreachable.is_some() => {
+                Some((TaskState::Unreachable, "Reconciliation: Task is unreachable"))
+            }
+            Some(_) => Some((TaskState::Gone, "Reconciliation: Task is unknown to the agent")),
+        }
+    }
+}

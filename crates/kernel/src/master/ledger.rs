@@ -1,0 +1,129 @@
+//! The books: who holds what of which agent. Every change of `used` and `offered` is made here.
+use super::Step;
+use crate::allocator::{AgentIndex, ClientIndex};
+use bellows_model::{AgentId, ExecutorId, FrameworkId, Resources, TaskId};
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Account {
+    Used,
+    Offered,
+}
+
+impl Step<'_> {
+    /// Enters what the allocator granted already.
+    pub(super) fn enter(
+        &mut self,
+        account: Account,
+        framework: &FrameworkId,
+        agent: &AgentId,
+        sum: &Resources,
+    ) {
+        for balance in self.balances(account, framework, agent) {
+            balance.add(sum);
+        }
+    }
+
+    pub(super) fn strike(
+        &mut self,
+        account: Account,
+        framework: &FrameworkId,
+        agent: &AgentId,
+        sum: &Resources,
+    ) {
+        for balance in self.balances(account, framework, agent) {
+            *balance = balance.checked_sub(sum).expect("invariant: what leaves the books was in them");
+        }
+    }
+
+    /// Takes free resources into use.
+    pub(super) fn charge(&mut self, framework: &FrameworkId, role: &str, agent: &AgentId, sum: &Resources) {
+        let client = self.client(framework, role);
+        let index = self.index(agent);
+        self.state.allocator.charge(index, client, sum);
+        self.enter(Account::Used, framework, agent, sum);
+    }
+
+    /// Makes resources free again.
+    pub(super) fn release(
+        &mut self,
+        account: Account,
+        framework: &FrameworkId,
+        role: &str,
+        agent: &AgentId,
+        sum: &Resources,
+    ) {
+        self.strike(account, framework, agent, sum);
+        let client = self.client(framework, role);
+        let index = self.index(agent);
+        self.state.allocator.release(index, client, sum);
+    }
+
+    /// Whether there was such an executor.
+    pub(super) fn remove_executor(
+        &mut self,
+        framework: &FrameworkId,
+        agent: &AgentId,
+        executor: &ExecutorId,
+    ) -> bool {
+        let key = (framework.clone(), executor.clone());
+        let removed = self.agent_mut(agent).executors.remove(&key);
+        if let Some(executor) = &removed {
+            self.release(Account::Used, framework, &executor.role, agent, &executor.info.resources);
+        }
+        removed.is_some()
+    }
+
+    /// Removes the executors of `framework`, or all, from the agent.
+    pub(super) fn remove_executors(&mut self, agent: &AgentId, of: Option<&FrameworkId>) {
+        let keys: Vec<_> = self.agent_mut(agent).executors.keys().cloned().collect();
+        for (framework, executor) in keys {
+            if of.is_none_or(|of| *of == framework) {
+                self.remove_executor(&framework, agent, &executor);
+            }
+        }
+    }
+
+    /// Takes a task that no longer holds resources from the books.
+    pub(super) fn release_task(&mut self, framework: &FrameworkId, task: &TaskId) {
+        let task = &self.state.frameworks[framework].tasks[task];
+        let (role, info) = (task.role.clone(), task.info.clone());
+        self.release(Account::Used, framework, &role, &info.agent_id, &info.resources);
+    }
+
+    /// The framework's ordinal in the role; it gets one if it has none yet.
+    pub(super) fn client(&mut self, framework_id: &FrameworkId, role: &str) -> ClientIndex {
+        let framework = self.state.frameworks.get_mut(framework_id).expect("invariant: a known framework");
+        if let Some(&client) = framework.clients.get(role) {
+            return client;
+        }
+        let client = self.state.allocator.add_client(framework_id.clone(), role);
+        framework.clients.insert(role.to_owned(), client);
+        client
+    }
+
+    pub(super) fn index(&self, agent: &AgentId) -> AgentIndex {
+        self.state.agents[agent].index.expect("invariant: only agents within reach hold anything")
+    }
+
+    fn balances(
+        &mut self,
+        account: Account,
+        framework: &FrameworkId,
+        agent: &AgentId,
+    ) -> [&mut Resources; 2] {
+        let framework = self.state.frameworks.get_mut(framework).expect("invariant: a known framework");
+        let agent = self.state.agents.get_mut(agent).expect("invariant: a known agent");
+        match account {
+            Account::Used => [&mut framework.used, &mut agent.used],
+            Account::Offered => [&mut framework.offered, &mut agent.offered],
+        }
+    }
+
+    pub(super) fn agent_mut(&mut self, agent: &AgentId) -> &mut super::Agent {
+        self.state.agents.get_mut(agent).expect("invariant: a known agent")
+    }
+
+    pub(super) fn framework_mut(&mut self, framework: &FrameworkId) -> &mut super::Framework {
+        self.state.frameworks.get_mut(framework).expect("invariant: a known framework")
+    }
+}

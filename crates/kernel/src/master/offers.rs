@@ -1,0 +1,128 @@
+//! Offers: made when something became free, ended when they are used, declined, withdrawn or held for too long.
+use super::{SchedulerEvent, Step, ledger::Account};
+use crate::allocator::Grant;
+use bellows_model::{AgentId, Filters, FrameworkId, Offer, OfferId, Resources};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// As in Mesos: a refusal that would outlive the hardware.
+const MAX_REFUSAL: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// For how long the framework does not want to see again what comes back from its offer.
+pub(super) type Refusal = Option<Duration>;
+
+impl Step<'_> {
+    /// Runs the allocator on what changed.
+    pub(super) fn make_offers(&mut self) {
+        let now = self.now;
+        let mut by_framework: BTreeMap<FrameworkId, Vec<Offer>> = BTreeMap::new();
+        for grant in self.state.allocator.solve(now) {
+            let offer = self.offer(grant);
+            by_framework.entry(offer.framework_id.clone()).or_default().push(offer);
+        }
+        for (framework_id, offers) in by_framework {
+            self.state.counters.offers_sent += offers.len() as u64;
+            self.send(&framework_id, SchedulerEvent::Offers(offers));
+        }
+    }
+
+    fn offer(&mut self, grant: Grant) -> Offer {
+        let id = OfferId::new(format!("{}-O{}", self.state.config.master_id, self.state.ids.offers));
+        self.state.ids.offers += 1;
+        self.enter(Account::Offered, &grant.framework, &grant.agent, &grant.resources);
+        let offer = Offer {
+            id: id.clone(),
+            framework_id: grant.framework,
+            agent: Arc::clone(&self.state.agents[&grant.agent].info),
+            agent_id: grant.agent,
+            role: grant.role.to_string(),
+            resources: grant.resources,
+        };
+        self.state.offers.insert(id.clone(), offer.clone());
+        self.hold(id);
+        offer
+    }
+
+    fn hold(&mut self, id: OfferId) {
+        let Some(timeout) = self.state.config.offer_timeout else { return };
+        let state = &mut *self.state;
+        state.held_offers.push_back((self.now + timeout, id));
+        // Offers that ended leave their place in the queue behind.
+        if state.held_offers.len() > 2 * state.offers.len() + 64 {
+            state.held_offers.retain(|(_, id)| state.offers.contains_key(id));
+        }
+    }
+
+    /// Rescinds what was held for too long while others want it, so that nobody starves behind a framework
+    /// that does not answer.
+    pub(super) fn expire_offers(&mut self) {
+        let due = self.state.held_offers.partition_point(|&(when, _)| when <= self.now);
+        let due: Vec<_> = self.state.held_offers.drain(..due).collect();
+        for (_, id) in due {
+            let Some(offer) = self.state.offers.get(&id).cloned() else { continue };
+            let client = self.client(&offer.framework_id, &offer.role);
+            let index = self.index(&offer.agent_id);
+            if self.state.allocator.is_wanted(index, &offer.resources, client, self.now) {
+                self.rescind(&id, Some(Filters::default().refuse));
+            } else {
+                self.hold(id);
+            }
+        }
+    }
+
+    /// Takes an offer back and tells its framework.
+    pub(super) fn rescind(&mut self, id: &OfferId, refusal: Refusal) {
+        if let Some(offer) = self.take_offer(id) {
+            self.give_back(&offer, &offer.resources, refusal);
+            self.state.counters.offers_rescinded += 1;
+            self.send(&offer.framework_id, SchedulerEvent::Rescind(offer.id));
+        }
+    }
+
+    pub(super) fn rescind_of_agent(&mut self, agent_id: &AgentId) {
+        for id in self.offer_ids(|offer| offer.agent_id == *agent_id) {
+            self.rescind(&id, None);
+        }
+    }
+
+    /// Takes the offers of a framework back that does not hear of it.
+    pub(super) fn discard_of_framework(&mut self, framework_id: &FrameworkId) {
+        for id in self.offer_ids(|offer| offer.framework_id == *framework_id) {
+            self.discard(&id, None);
+        }
+    }
+
+    pub(super) fn discard(&mut self, id: &OfferId, refusal: Refusal) {
+        if let Some(offer) = self.take_offer(id) {
+            self.give_back(&offer, &offer.resources, refusal);
+        }
+    }
+
+    /// Ends an offer; what it held stays in the books as offered.
+    pub(super) fn take_offer(&mut self, id: &OfferId) -> Option<Offer> {
+        self.state.offers.remove(id)
+    }
+
+    /// Frees a part of an offer that was taken.
+    pub(super) fn give_back(&mut self, offer: &Offer, part: &Resources, refusal: Refusal) {
+        if part.is_empty() {
+            return;
+        }
+        self.release(Account::Offered, &offer.framework_id, &offer.role, &offer.agent_id, part);
+        if let Some(duration) = refusal
+            && !duration.is_zero()
+        {
+            let client = self.client(&offer.framework_id, &offer.role);
+            let index = self.index(&offer.agent_id);
+            self.state.allocator.refuse(index, client, part, self.now + duration.min(MAX_REFUSAL));
+        }
+    }
+
+    /// A refusal that makes sure that the same is not offered again at once.
+    pub(super) fn declined(&self, filters: Filters) -> Refusal {
+        Some(filters.refuse.max(self.state.config.min_refusal))
+    }
+
+    fn offer_ids(&self, of: impl Fn(&Offer) -> bool) -> Vec<OfferId> {
+        self.state.offers.values().filter(|offer| of(offer)).map(|offer| offer.id.clone()).collect()
+    }
+}

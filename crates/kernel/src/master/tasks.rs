@@ -1,0 +1,247 @@
+//! Tasks and their updates. Every change of a task's state is made here.
+use super::{
+    AgentCommand, Observation, SchedulerEvent, Step, Task,
+    ledger::Account,
+    state::{Executor, holds_resources},
+};
+use bellows_model::{
+    AgentId, Capability, ExecutorId, ExecutorInfo, FrameworkId, Reason, Resources, Source, TaskId, TaskState,
+    TaskStatus,
+};
+
+/// Statuses kept of one task. Consecutive ones of the same state count once.
+const MAX_STATUSES: usize = 16;
+
+/// Where a task came from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Origin {
+    /// It was launched: its resources are offered ones.
+    Offer,
+    /// Its agent reported it: its resources are free ones.
+    Agent,
+}
+
+impl Step<'_> {
+    /// Enters a task, and its executor where that is new, into the books.
+    pub(super) fn add_task(&mut self, task: Task, origin: Origin) {
+        let (framework_id, role) = (task.framework_id.clone(), task.role.clone());
+        let (agent_id, task_id) = (task.info.agent_id.clone(), task.info.task_id.clone());
+        if task.holds_resources() {
+            if let Some(info) = task.info.executor.clone() {
+                self.add_executor(&framework_id, &role, &agent_id, info, origin);
+            }
+            self.occupy(&framework_id, &role, &agent_id, &task.info.resources, origin);
+        }
+        self.agent_mut(&agent_id).tasks.insert((framework_id.clone(), task_id.clone()));
+        self.framework_mut(&framework_id).tasks.insert(task_id.clone(), task);
+        self.observe(Observation::TaskAdded { framework_id, task_id });
+    }
+
+    /// Enters the executor of a task into the books, unless it runs already.
+    pub(super) fn add_executor(
+        &mut self,
+        framework_id: &FrameworkId,
+        role: &str,
+        agent_id: &AgentId,
+        info: ExecutorInfo,
+        origin: Origin,
+    ) {
+        let key = (framework_id.clone(), info.executor_id.clone());
+        if !self.state.agents[agent_id].executors.contains_key(&key) {
+            self.occupy(framework_id, role, agent_id, &info.resources, origin);
+            self.agent_mut(agent_id).executors.insert(key, Executor { info, role: role.to_owned() });
+        }
+    }
+
+    fn occupy(
+        &mut self,
+        framework_id: &FrameworkId,
+        role: &str,
+        agent_id: &AgentId,
+        sum: &Resources,
+        origin: Origin,
+    ) {
+        match origin {
+            Origin::Offer => {
+                self.strike(Account::Offered, framework_id, agent_id, sum);
+                self.enter(Account::Used, framework_id, agent_id, sum);
+            }
+            Origin::Agent => self.charge(framework_id, role, agent_id, sum),
+        }
+    }
+
+    /// An update from the agent: recorded, and forwarded to the framework, whose acknowledgement ends the agent's
+    /// resending. What the framework needs not hear any more is acknowledged in its place.
+    pub(super) fn status_update(
+        &mut self,
+        agent_id: &AgentId,
+        framework_id: &FrameworkId,
+        mut status: TaskStatus,
+    ) {
+        status.agent_id = Some(agent_id.clone());
+        let Some(framework) = self.state.frameworks.get(framework_id) else {
+            return self
+                .tell(agent_id, AgentCommand::ShutdownFramework { framework_id: framework_id.clone() });
+        };
+        let task = framework.tasks.get(&status.task_id).filter(|task| task.info.agent_id == *agent_id);
+        let final_state = task.map(Task::reported_state).filter(|state| state.is_terminal());
+        if task.is_none() || final_state.is_some_and(|state| state != status.state) {
+            if let Some(uuid) = status.uuid {
+                let task_id = status.task_id;
+                let framework_id = framework_id.clone();
+                self.tell(agent_id, AgentCommand::Acknowledge { framework_id, task_id, uuid });
+            }
+            return;
+        }
+        self.send(framework_id, SchedulerEvent::Update(status.clone()));
+        self.update_task(framework_id, status);
+    }
+
+    /// Records an update. Resources are freed when the task stops to hold any, and only then.
+    pub(super) fn update_task(&mut self, framework_id: &FrameworkId, mut status: TaskStatus) {
+        self.set_task_state(framework_id, &status.task_id, status.state);
+        // It may be large, and only the framework knows what it means.
+        status.data = None;
+        let task = self.task_mut(framework_id, &status.task_id);
+        let news = task.statuses.last().is_none_or(|last| last.state != status.state);
+        if !news {
+            task.statuses.pop();
+        } else if task.statuses.len() >= MAX_STATUSES {
+            task.statuses.remove(0);
+        }
+        task.statuses.push(status.clone());
+        if news {
+            self.observe(Observation::TaskUpdated { framework_id: framework_id.clone(), status });
+        }
+    }
+
+    /// Takes note of the latest state, without an update. A terminal state is final.
+    pub(super) fn set_task_state(&mut self, framework_id: &FrameworkId, task_id: &TaskId, state: TaskState) {
+        let task = self.task_mut(framework_id, task_id);
+        let old = task.state;
+        if old.is_terminal() || old == state {
+            return;
+        }
+        if holds_resources(old) && !holds_resources(state) {
+            self.release_task(framework_id, task_id);
+        }
+        let task = self.task_mut(framework_id, task_id);
+        task.state = state;
+        let agent_id = task.info.agent_id.clone();
+        if holds_resources(state) && !holds_resources(old) {
+            let (role, info) = (task.role.clone(), task.info.clone());
+            self.charge(framework_id, &role, &agent_id, &info.resources);
+        }
+        if state.is_terminal() {
+            *self.state.counters.tasks_ended.entry(state).or_default() += 1;
+            self.agent_mut(&agent_id).killed.remove(&(framework_id.clone(), task_id.clone()));
+        }
+    }
+
+    /// Ends a task by the master's own decision, tells the framework, and forgets it: nothing more is heard of it.
+    pub(super) fn end_task(
+        &mut self,
+        framework_id: &FrameworkId,
+        task_id: &TaskId,
+        state: TaskState,
+        reason: Reason,
+        message: &str,
+    ) {
+        if !self.state.frameworks[framework_id].tasks[task_id].state.is_terminal() {
+            let status = self.task_status(framework_id, task_id, state, reason, message);
+            self.send(framework_id, SchedulerEvent::Update(status.clone()));
+            self.update_task(framework_id, status);
+        }
+        self.complete_task(framework_id, task_id);
+    }
+
+    /// Moves a task that ended to the completed ones.
+    pub(super) fn complete_task(&mut self, framework_id: &FrameworkId, task_id: &TaskId) {
+        let limit = self.state.config.max_completed_tasks_per_framework;
+        let framework = self.framework_mut(framework_id);
+        let Some(task) = framework.tasks.remove(task_id) else { return };
+        let agent_id = task.info.agent_id.clone();
+        framework.completed_tasks.push_back(task);
+        while framework.completed_tasks.len() > limit {
+            framework.completed_tasks.pop_front();
+        }
+        if let Some(agent) = self.state.agents.get_mut(&agent_id) {
+            let key = (framework_id.clone(), task_id.clone());
+            agent.tasks.remove(&key);
+            agent.killed.remove(&key);
+        }
+    }
+
+    /// An update about a task that is known.
+    pub(super) fn task_status(
+        &self,
+        framework_id: &FrameworkId,
+        task_id: &TaskId,
+        state: TaskState,
+        reason: Reason,
+        message: &str,
+    ) -> TaskStatus {
+        let task = &self.state.frameworks[framework_id].tasks[task_id];
+        let last = task.statuses.last();
+        TaskStatus {
+            executor_id: task.info.executor.as_ref().map(|executor| executor.executor_id.clone()),
+            container: last.and_then(|status| status.container.clone()),
+            healthy: last.and_then(|status| status.healthy),
+            ..self.status(task_id, Some(&task.info.agent_id), state, reason, message)
+        }
+    }
+
+    /// An update by the master, which needs no acknowledgement.
+    pub(super) fn status(
+        &self,
+        task_id: &TaskId,
+        agent_id: Option<&AgentId>,
+        state: TaskState,
+        reason: Reason,
+        message: &str,
+    ) -> TaskStatus {
+        TaskStatus {
+            task_id: task_id.clone(),
+            state,
+            source: Source::Master,
+            reason: Some(reason),
+            message: Some(message.to_owned()),
+            agent_id: agent_id.cloned(),
+            executor_id: None,
+            timestamp: self.now.as_secs_f64(),
+            uuid: None,
+            container: None,
+            data: None,
+            healthy: None,
+            labels: Vec::new(),
+        }
+    }
+
+    /// The state that a framework understands: without PARTITION_AWARE it knows only TASK_LOST.
+    pub(super) fn for_partition_aware(&self, framework_id: &FrameworkId, state: TaskState) -> TaskState {
+        let aware = |framework: &super::Framework| framework.info.has(Capability::PartitionAware);
+        if self.state.frameworks.get(framework_id).is_some_and(aware) { state } else { TaskState::Lost }
+    }
+
+    pub(super) fn executor_terminated(
+        &mut self,
+        agent_id: &AgentId,
+        framework_id: &FrameworkId,
+        executor_id: ExecutorId,
+        status: i32,
+    ) {
+        // Command tasks' executors are not the framework's business, as in Mesos.
+        if self.state.frameworks.contains_key(framework_id)
+            && self.remove_executor(framework_id, agent_id, &executor_id)
+        {
+            let agent_id = agent_id.clone();
+            let event =
+                SchedulerEvent::Failure { agent_id, executor_id: Some(executor_id), status: Some(status) };
+            self.send(framework_id, event);
+        }
+    }
+
+    fn task_mut(&mut self, framework_id: &FrameworkId, task_id: &TaskId) -> &mut Task {
+        self.framework_mut(framework_id).tasks.get_mut(task_id).expect("invariant: a known task")
+    }
+}
