@@ -161,8 +161,7 @@ fn remove_if_empty(dir: &Path) {
     }
 }
 
-const OPEN_DIR: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+const OPEN_DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 fn open_dir(path: &Path) -> io::Result<Option<OwnedFd>> {
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -171,7 +170,7 @@ fn open_dir(path: &Path) -> io::Result<Option<OwnedFd>> {
 
 fn open_child(dir: &OwnedFd, name: impl rustix::path::Arg) -> io::Result<Option<OwnedFd>> {
     let dir: BorrowedFd<'_> = rustix::fd::AsFd::as_fd(dir);
-    found(rustix::fs::openat(dir, name, OPEN_DIR, Mode::empty()))
+    found(rustix::fs::openat(dir, name, OPEN_DIR | OFlags::NOFOLLOW, Mode::empty()))
 }
 
 fn found(opened: Result<OwnedFd, Errno>) -> io::Result<Option<OwnedFd>> {

@@ -1,0 +1,293 @@
+//! Files go when their application goes and not before; registrations survive what kills the service.
+
+mod support;
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use bellows_transport::rpc::Rpc;
+use support::{Bench, Client, eventually, exists};
+
+#[tokio::test]
+async fn an_application_goes_with_all_that_is_its_own_and_nothing_else() {
+    let bench = Bench::new();
+    let service = bench.start().await;
+    let (gone, stays) = (bench.executor("app", "1"), bench.executor("other", "1"));
+    gone.map_output(0, 1, &[100, 50]);
+    stays.map_output(0, 1, &[100]);
+    let mut client = Client::connect(&service).await;
+    client.register(&gone).await;
+    client.register(&stays).await;
+    assert!(client.fetch(&gone.fetch(0, &[(1, &[0])], false)).await.is_ok());
+
+    let removal = bench.admin().remove_app("app").await.expect("removed");
+    assert_eq!((removal.executors, removal.directories, removal.files), (1, 2, 2));
+    assert_eq!((removal.bytes, removal.kept), (150 + 24, vec![]));
+    assert!(!exists(&bench.disk().join("app-x")) && !exists(&bench.disk().join("app-y")));
+    assert!(exists(&bench.disk()));
+    assert!(client.call(&gone.fetch(0, &[(1, &[0])], false)).await.is_err());
+    assert!(client.fetch(&stays.fetch(0, &[(1, &[0])], false)).await.is_ok());
+
+    let again = bench.admin().remove_app("app").await.expect("removing twice is no error");
+    assert_eq!(again, bellows_shuffle::Removal::default());
+    assert_eq!(bench.admin().remove_app("never/../heard of").await.expect("nor what never was"), again);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_departed_executor_leaves_only_what_is_served() {
+    let bench = Bench::new();
+    let service = bench.start().await;
+    let executor = bench.executor("app", "1");
+    let blocks = executor.map_output(0, 1, &[100]);
+    let private = ["temp_shuffle_8f", "rdd_1_1", "broadcast_7"].map(|file| executor.write(file, b"12345"));
+    let mut client = Client::connect(&service).await;
+    client.register(&executor).await;
+    let fetch = executor.fetch(0, &[(1, &[0])], false);
+    client.fetch(&fetch).await.expect("block");
+
+    let departed = bench.admin().executor_departed("app", "1").await.expect("noted");
+    assert_eq!((departed.known, departed.files, departed.bytes), (true, 3, 15));
+    assert!(!private.iter().any(|path| exists(path)));
+    assert!(client.fetch(&fetch).await.expect("block")[0] == blocks[0]);
+    let app = &bench.admin().status().await.expect("status").applications["app"];
+    assert_eq!((app.executors, app.departed_executors), (0, 1));
+    assert_eq!((app.bytes_served, app.departed_bytes_served, app.departed_blocks_served), (200, 100, 1));
+    let unknown = bench.admin().executor_departed("app", "2").await.expect("no error");
+    assert!(!unknown.known);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn registrations_are_refused_outside_the_roots_and_in_others_directories() {
+    let bench = Bench::new();
+    let service = bench.start().await;
+    let mut client = Client::connect(&service).await;
+    let mine = bench.executor("app", "1");
+    client.register(&mine).await;
+    let secret = tempfile::tempdir().expect("directory");
+    let mut thief = bench.executor("thief", "1");
+    std::os::unix::fs::symlink(secret.path(), bench.disk().join("link")).expect("link");
+    for dir in [
+        secret.path().to_owned(),
+        bench.disk().join("link"),
+        bench.disk().join("thief-x/../../secret"),
+        mine.dirs[0].clone(),
+        mine.dirs[0].parent().expect("parent").to_owned(),
+    ] {
+        thief.dirs = vec![dir];
+        let refused = client.call(&thief.register()).await.expect_err("refused");
+        assert!(refused.starts_with("java.lang.SecurityException"), "{refused}");
+    }
+    assert_eq!(service.status().registered_executors, 1);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_link_in_place_of_a_block_is_not_followed() {
+    let bench = Bench::new();
+    let service = bench.start().await;
+    let executor = bench.executor("app", "1");
+    let secret = bench.dir.path().join("secret");
+    std::fs::write(&secret, "secret").expect("file");
+    let path = executor.write("rdd_1_1", b"");
+    std::fs::remove_file(&path).expect("there");
+    std::os::unix::fs::symlink(&secret, &path).expect("link");
+    let mut client = Client::connect(&service).await;
+    client.register(&executor).await;
+    assert!(client.fetch(&executor.open(&["rdd_1_1"])).await.is_err());
+    // Nor is a directory that became a link after it was registered.
+    let moved = bench.dir.path().join("moved");
+    executor.write("rdd_2_2", b"secret too");
+    for (at, dir) in executor.dirs.iter().enumerate() {
+        std::fs::rename(dir, moved.with_extension(at.to_string())).expect("moved");
+        std::os::unix::fs::symlink(moved.with_extension(at.to_string()), dir).expect("link");
+    }
+    assert!(client.fetch(&executor.open(&["rdd_2_2"])).await.is_err());
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_driver_that_falls_silent_takes_its_application_along() {
+    let bench = Bench::new();
+    let service = bench.start().await;
+    let (silent, quiet) = (bench.executor("silent", "1"), bench.executor("quiet", "1"));
+    silent.map_output(0, 1, &[10]);
+    quiet.map_output(0, 1, &[10]);
+    let mut client = Client::connect(&service).await;
+    client.register(&silent).await;
+    client.register(&quiet).await;
+    let driver = Rpc::RegisterDriver { app: "silent".into(), heartbeat_timeout_ms: 1 };
+    assert_eq!(client.call(&driver).await, Ok(None));
+    assert_eq!(client.call(&Rpc::Heartbeat { app: "silent".into() }).await, Ok(None));
+    eventually("the silent application is removed", async || {
+        (!service.status().applications.contains_key("silent") && !exists(&silent.dirs[0])).then_some(())
+    })
+    .await;
+    // One whose driver promised nothing stays.
+    assert!(client.fetch(&quiet.fetch(0, &[(1, &[0])], false)).await.is_ok());
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_forgets_nothing_and_finishes_what_was_begun() {
+    let bench = Bench::new();
+    let service = bench.start().await;
+    let executor = bench.executor("app", "1");
+    let blocks = executor.map_output(0, 1, &[100]);
+    Client::connect(&service).await.register(&executor).await;
+    bench.admin().executor_departed("app", "1").await.expect("noted");
+    service.stop().await;
+
+    let service = bench.start().await;
+    let mut client = Client::connect(&service).await;
+    let fetch = executor.fetch(0, &[(1, &[0])], false);
+    assert!(client.fetch(&fetch).await.expect("still registered")[0] == blocks[0]);
+    assert_eq!(service.status().applications["app"].departed_bytes_served, 100);
+    bench.admin().remove_app("app").await.expect("removed");
+    service.stop().await;
+
+    let service = bench.start().await;
+    assert_eq!(service.status().registered_executors, 0);
+    service.stop().await;
+}
+
+/// Not a test of its own: the service that the next test kills. Prints its port, then runs until it is killed.
+#[tokio::test]
+async fn service_process() {
+    let Ok(dir) = std::env::var("BELLOWS_TEST_SERVICE_DIR") else { return };
+    let mut config = bellows_shuffle::Config::new(dir);
+    config.listen = ([127, 0, 0, 1], 0).into();
+    let service = bellows_shuffle::start(config).await.expect("starts");
+    let mut out = std::io::stdout();
+    std::io::Write::write_all(&mut out, format!("\nlistening {}\n", service.local_addr()).as_bytes())
+        .expect("writes");
+    std::future::pending::<()>().await;
+}
+
+struct Process(std::process::Child);
+
+impl Process {
+    fn start(dir: &std::path::Path) -> (Process, std::net::SocketAddr) {
+        use std::io::BufRead;
+        let mut child = Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", "service_process", "--nocapture"])
+            .env("BELLOWS_TEST_SERVICE_DIR", dir)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let lines = std::io::BufReader::new(child.stdout.take().expect("piped")).lines();
+        let address = lines.map_while(Result::ok).find_map(|line| {
+            line.strip_prefix("listening ").map(|address| address.parse().expect("an address"))
+        });
+        (Process(child), address.expect("the service says where it listens"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SIGKILL, at whatever moment this is.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn what_was_answered_survives_kill_9() {
+    let bench = Bench::new();
+    let work = bench.dir.path().join("killed");
+    let mut answered = Vec::new();
+    for round in 0..5 {
+        let (process, address) = Process::start(&work);
+        let mut client = Client::connect_to(address).await;
+        for (executor, blocks) in &answered {
+            let executor: &support::TestExecutor = executor;
+            let fetched =
+                client.fetch(&executor.fetch(0, &[(1, &[0])], false)).await.expect("registered before");
+            assert!(fetched[0] == blocks);
+        }
+        // Others register all the while, so that the kill meets a write.
+        let noise = tokio::spawn(register_until_cut(address, round));
+        for i in 0..5 {
+            let executor = bench.executor("app", &format!("{round}-{i}"));
+            let blocks = executor.map_output(0, 1, &[100]).remove(0);
+            client.register(&executor).await;
+            answered.push((executor, blocks));
+        }
+        drop(process);
+        noise.await.expect("ends with the service");
+    }
+}
+
+async fn register_until_cut(address: std::net::SocketAddr, round: usize) {
+    let mut client = Client::connect_to(address).await;
+    for i in 0.. {
+        let info = bellows_transport::rpc::ExecutorInfo {
+            local_dirs: vec![format!("/nonexistent/noise/blockmgr-{round}-{i}")],
+            sub_dirs_per_local_dir: 64,
+            shuffle_manager: "sort".into(),
+        };
+        let call = Rpc::RegisterExecutor { app: "noise".into(), executor: format!("{round}-{i}"), info };
+        let message = bellows_transport::Message::RpcRequest { request: i, body: call.encode() };
+        let mut out = bytes::BytesMut::new();
+        message.encode(&mut out);
+        use tokio::io::AsyncWriteExt;
+        if client.socket.write_all(&out).await.is_err() || client.receive().await.is_none() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_admin_socket_is_the_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::new();
+    let service = bench.start().await;
+    let socket = bench.config.admin_socket.clone().expect("set");
+    let mode = std::fs::metadata(&socket).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let second = bellows_shuffle::start(bench.config.clone()).await.map(|_| ());
+    assert!(second.is_err(), "the socket is in use");
+    service.stop().await;
+    assert!(!exists(&socket));
+    // One that a kill left behind is no obstacle.
+    drop(std::os::unix::net::UnixListener::bind(&socket).expect("binds"));
+    let service = bench.start().await;
+    assert!(bench.admin().status().await.is_ok());
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_are_told_over_tcp() {
+    let mut bench = Bench::new();
+    bench.config.metrics_listen = Some(([127, 0, 0, 1], 0).into());
+    let service = bench.start().await;
+    let executor = bench.executor("app-\"1\"", "1");
+    executor.map_output(0, 1, &[100]);
+    let mut client = Client::connect(&service).await;
+    client.register(&executor).await;
+    client.fetch(&executor.fetch(0, &[(1, &[0])], false)).await.expect("block");
+    let address = service.metrics_addr().expect("asked for");
+    let ask = async |path: &str, method: &str| {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut socket = tokio::net::TcpStream::connect(address).await.expect("connects");
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        socket.write_all(head.as_bytes()).await.expect("writes");
+        let mut text = String::new();
+        socket.read_to_string(&mut text).await.expect("reads");
+        text
+    };
+    let text = ask("/metrics", "GET").await;
+    for line in [
+        "bellows_shuffle_registered_executors 1",
+        "bellows_shuffle_bytes_total 100",
+        "bellows_shuffle_app_bytes_total{app=\"app-\\\"1\\\"\"} 100",
+        "bellows_shuffle_request_seconds_count",
+    ] {
+        assert!(text.contains(line), "{line} is not in {text}");
+    }
+    assert!(ask("/v1/status", "GET").await.contains("\"bytes_served\":100"));
+    let refused = ask("/v1/apps/app", "DELETE").await;
+    assert!(refused.starts_with("HTTP/1.1 404"), "{refused}");
+    tokio::time::timeout(Duration::from_secs(30), service.stop()).await.expect("stops");
+}
