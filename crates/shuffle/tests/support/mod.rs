@@ -2,6 +2,8 @@
 //! a small client.
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
+pub mod spark;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,108 @@
+//! Spark's `ExternalBlockStoreClient` gets its blocks from this service as from its own.
+
+mod support;
+
+use support::spark::{SparkClient, jars};
+use support::{Bench, TestExecutor, exists};
+
+const LENGTHS: [usize; 6] = [10, 1000, 70_000, 3, 2_500_000, 17];
+const BLOCKS: &str = "shuffle_0_1_0,shuffle_0_1_2,shuffle_0_1_4,shuffle_0_2_4,shuffle_0_2_5";
+
+struct Scene {
+    bench: Bench,
+    executor: TestExecutor,
+    outputs: Vec<Vec<Vec<u8>>>,
+    out: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let bench = Bench::new();
+        let executor = bench.executor("app", "7");
+        let outputs = vec![executor.map_output(0, 1, &LENGTHS), executor.map_output(0, 2, &LENGTHS)];
+        Scene { bench, executor, outputs, out: tempfile::tempdir().expect("directory") }
+    }
+
+    fn dirs(&self) -> String {
+        let dirs: Vec<_> = self.executor.dirs.iter().map(|d| d.to_str().expect("UTF-8")).collect();
+        dirs.join(",")
+    }
+
+    fn out(&self) -> &str {
+        self.out.path().to_str().expect("UTF-8")
+    }
+
+    fn assert_fetched(&self, lines: &[String], blocks: &str) {
+        for block in blocks.split(',') {
+            assert!(lines.contains(&format!("fetched {block}")), "{block}: {lines:?}");
+            let parts: Vec<usize> = block.split('_').skip(2).map(|p| p.parse().expect("a number")).collect();
+            let end = parts.get(2).copied().unwrap_or(parts[1] + 1);
+            let expected = self.outputs[parts[0] - 1][parts[1]..end].concat();
+            let path = self.out.path().join(block);
+            assert!(std::fs::read(&path).expect("fetched") == expected, "{block}");
+            std::fs::remove_file(path).expect("there");
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_registers_fetches_and_removes() {
+    let Some(jars) = jars() else { return };
+    let scene = Scene::new();
+    let service = scene.bench.start().await;
+    let client = SparkClient { jars: &jars, service: &service, app: "app", settings: "", secret: "" };
+    let batches = "shuffle_0_1_0_6,shuffle_0_2_1_3";
+    scene.executor.write("rdd_5_6", b"cached");
+    let dirs = scene.dirs();
+    let steps =
+        ["register", "7", "64", &dirs, "fetch", "7", scene.out(), BLOCKS, "fetch", "7", scene.out(), batches];
+    let lines = client.run(&steps).await;
+    scene.assert_fetched(&lines, BLOCKS);
+    scene.assert_fetched(&lines, batches);
+
+    let missing = "shuffle_0_1_1,shuffle_0_9_0";
+    let steps = [
+        "driver",
+        "60000",
+        "dirs",
+        "7",
+        "stream",
+        "7",
+        scene.out(),
+        BLOCKS,
+        "fetch",
+        "7",
+        scene.out(),
+        "rdd_5_6",
+        "remove",
+        "7",
+        "rdd_5_6,rdd_5_7",
+        "fetch",
+        "7",
+        scene.out(),
+        missing,
+    ];
+    let lines = client.run(&steps).await;
+    scene.assert_fetched(&lines, BLOCKS);
+    assert_eq!(std::fs::read(scene.out.path().join("rdd_5_6")).expect("fetched"), b"cached");
+    for line in ["driver", &format!("dirs {dirs}"), "removed 1", "fetched shuffle_0_1_1"] {
+        assert!(lines.contains(&line.to_owned()), "{line}: {lines:?}");
+    }
+    assert!(!exists(&scene.executor.path("rdd_5_6")));
+    // Final for Spark: no I/O exception, so it reports the map output as lost instead of trying again.
+    let failed = lines.iter().find(|l| l.starts_with("failed shuffle_0_9_0")).expect("fails");
+    assert!(failed.contains("ChunkFetchFailureException"), "{failed}");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn the_old_protocol() {
+    let Some(jars) = jars() else { return };
+    let scene = Scene::new();
+    let service = scene.bench.start().await;
+    let settings = "spark.shuffle.useOldFetchProtocol=true";
+    let client = SparkClient { jars: &jars, service: &service, app: "app", settings, secret: "" };
+    let lines = client.run(&["register", "7", "64", &scene.dirs(), "fetch", "7", scene.out(), BLOCKS]).await;
+    scene.assert_fetched(&lines, BLOCKS);
+    service.stop().await;
+}

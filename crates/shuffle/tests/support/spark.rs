@@ -1,0 +1,66 @@
+//! Spark's own client class, run in a JVM against the service under test.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use bellows_shuffle::Running;
+
+/// Spark's jars, or why there are none: the caller then says that it was skipped.
+pub fn jars() -> Option<PathBuf> {
+    let given = std::env::var_os("BELLOWS_SPARK_JARS").map(PathBuf::from);
+    let home = std::env::var_os("SPARK_HOME").map(|home| PathBuf::from(home).join("jars"));
+    let found = given.or(home).or_else(cached).filter(|dir| dir.is_dir());
+    if found.is_none() {
+        eprintln!("SKIPPED: no Spark jars; set SPARK_HOME or BELLOWS_SPARK_JARS");
+    }
+    found
+}
+
+/// Where `make` puts Spark: somewhere below `.cache` of the workspace.
+fn cached() -> Option<PathBuf> {
+    let mut dirs = vec![(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache"), 0)];
+    while let Some((dir, depth)) = dirs.pop() {
+        if dir.ends_with("pyspark/jars") {
+            return Some(dir);
+        }
+        if depth < 8 {
+            let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+            dirs.extend(entries.map(|e| e.path()).filter(|p| p.is_dir()).map(|p| (p, depth + 1)));
+        }
+    }
+    None
+}
+
+pub struct SparkClient<'a> {
+    pub jars: &'a Path,
+    pub service: &'a Running,
+    pub app: &'a str,
+    pub settings: &'a str,
+    pub secret: &'a str,
+}
+
+impl SparkClient<'_> {
+    /// Runs the steps (see `ShuffleClient.java`); returns the lines it printed.
+    pub async fn run(&self, steps: &[&str]) -> Vec<String> {
+        let mut command = Command::new("java");
+        let address = self.service.local_addr();
+        command
+            .args(["-XX:TieredStopAtLevel=1", "-cp"])
+            .arg(self.jars.join("*"))
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/java/ShuffleClient.java"))
+            .args([
+                address.ip().to_string(),
+                address.port().to_string(),
+                self.app.into(),
+                self.settings.into(),
+            ])
+            .args(steps)
+            .env("SECRET", self.secret);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("runs");
+        let output = output.expect("java is there");
+        let lines = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{lines:?}\n{errors}");
+        lines
+    }
+}
