@@ -1,10 +1,26 @@
 //! Read-only access to the files below one directory, for the agent's `/files` endpoints.
 //!
 //! The kernel keeps every look-up beneath the directory (`openat2`), whatever the path or the links in it say.
-use std::{fs::File, io, path::Path, path::PathBuf};
+use crate::owner;
+use rustix::{
+    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat},
+    io::Errno,
+};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::FileExt,
+    },
+    path::{Path, PathBuf},
+};
 
 /// The most that one [`FileRoot::read`] returns.
 pub const READ_LIMIT_BYTES: usize = 1 << 20;
+/// The most that one [`FileRoot::browse`] returns.
+const ENTRIES_LIMIT: usize = 100_000;
 
 /// One line of a directory's listing, with the fields of Mesos' `FileInfo`.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,7 +41,17 @@ pub struct FileEntry {
 impl FileEntry {
     /// As `ls` and Mesos print it: `-rw-r--r--`.
     pub fn mode_text(&self) -> String {
-        String::new()
+        let kind = match FileType::from_raw_mode(self.mode) {
+            FileType::Directory => 'd',
+            FileType::Symlink => 'l',
+            FileType::Fifo => 'p',
+            FileType::Socket => 's',
+            FileType::CharacterDevice => 'c',
+            FileType::BlockDevice => 'b',
+            _ => '-',
+        };
+        let right = |bit: u32| if self.mode >> bit & 1 == 1 { ["x", "w", "r"][bit as usize % 3] } else { "-" };
+        std::iter::once(kind.to_string()).chain((0..9).rev().map(|bit| right(bit).to_owned())).collect()
     }
 }
 
@@ -48,31 +74,206 @@ pub enum FilesError {
 #[derive(Debug)]
 pub struct FileRoot {
     path: PathBuf,
+    root: OwnedFd,
 }
 
 impl FileRoot {
+    /// `path` itself is trusted: links in it are followed.
     pub fn open(path: &Path) -> Result<Self, FilesError> {
-        Ok(Self { path: path.into() })
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, path, flags, Mode::empty()).map_err(|why| failure(path, why))?;
+        Ok(Self { path: path.into(), root })
     }
 
     /// A directory's entries by name. `path` is relative to the root; leading slashes are ignored.
-    pub fn browse(&self, _path: &str) -> Result<Vec<FileEntry>, FilesError> {
-        todo!()
+    pub fn browse(&self, path: &str) -> Result<Vec<FileEntry>, FilesError> {
+        let failed = |why| failure(&self.path.join(relative(path)), why);
+        let directory = self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let (mut users, mut groups) = (HashMap::new(), HashMap::new());
+        let mut entries = Vec::new();
+        for entry in Dir::read_from(&directory).map_err(failed)?.take(ENTRIES_LIMIT) {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            // One that was deleted meanwhile is left out.
+            if let Ok(stat) = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                entries.push(FileEntry {
+                    name: name.to_string_lossy().into_owned(),
+                    size: u64::try_from(stat.st_size).unwrap_or(0),
+                    mtime: stat.st_mtime as i64,
+                    nlink: stat.st_nlink as u64,
+                    mode: stat.st_mode,
+                    uid: users.entry(stat.st_uid).or_insert_with_key(|uid| owner::user_name(*uid)).clone(),
+                    gid: groups.entry(stat.st_gid).or_insert_with_key(|gid| owner::group_name(*gid)).clone(),
+                });
+            }
+        }
+        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
     }
 
     /// Up to `length` bytes (at most [`READ_LIMIT_BYTES`]) from `offset`; past the end: none.
-    pub fn read(&self, _path: &str, _offset: u64, _length: usize) -> Result<Vec<u8>, FilesError> {
-        todo!()
+    pub fn read(&self, path: &str, offset: u64, length: usize) -> Result<Vec<u8>, FilesError> {
+        let (file, stat) = self.regular(path)?;
+        let left = u64::try_from(stat.st_size).unwrap_or(0).saturating_sub(offset);
+        // Sized by what is there: `length` is the caller's word.
+        let mut data = vec![0; length.min(READ_LIMIT_BYTES).min(usize::try_from(left).unwrap_or(usize::MAX))];
+        let mut filled = 0;
+        while filled < data.len() {
+            match file.read_at(&mut data[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(FilesError::Io { path: self.path.join(relative(path)), source }),
+            }
+        }
+        data.truncate(filled);
+        Ok(data)
     }
 
     /// A file's size in bytes.
-    pub fn size(&self, _path: &str) -> Result<u64, FilesError> {
-        todo!()
+    pub fn size(&self, path: &str) -> Result<u64, FilesError> {
+        Ok(u64::try_from(self.regular(path)?.1.st_size).unwrap_or(0))
     }
 
     /// A regular file, opened for reading.
-    pub fn download(&self, _path: &str) -> Result<File, FilesError> {
-        let _ = &self.path;
-        todo!()
+    pub fn download(&self, path: &str) -> Result<File, FilesError> {
+        Ok(self.regular(path)?.0)
+    }
+
+    fn regular(&self, path: &str) -> Result<(File, Stat), FilesError> {
+        // A FIFO without a writer would block for ever.
+        let file = self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        let stat = fstat(&file).map_err(|why| failure(&self.path.join(relative(path)), why))?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Ok((file.into(), stat)),
+            FileType::Directory => Err(FilesError::IsDirectory),
+            _ => Err(FilesError::Special),
+        }
+    }
+
+    fn resolve(&self, path: &str, flags: OFlags) -> Result<OwnedFd, FilesError> {
+        let path = relative(path);
+        open_beneath(self.root.as_fd(), path.as_ref(), flags).map_err(|why| failure(&self.path.join(path), why))
+    }
+}
+
+/// Opens without ever leaving `root`: neither by `..` nor by a link.
+pub(crate) fn open_beneath(
+    root: impl AsFd,
+    path: &Path,
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    // The kernel gives up when something was renamed while it looked at a `..`; a bounded number of times we do not.
+    for _try in 0..16 {
+        match openat2(root.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {}
+            result => return result,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+fn relative(path: &str) -> &str {
+    match path.trim_start_matches('/') {
+        "" => ".",
+        path => path,
+    }
+}
+
+fn failure(path: &Path, why: Errno) -> FilesError {
+    match why {
+        Errno::NOENT | Errno::XDEV | Errno::LOOP | Errno::NAMETOOLONG | Errno::INVAL => FilesError::NotFound,
+        Errno::NOTDIR => FilesError::NotADirectory,
+        Errno::NXIO => FilesError::Special,
+        why => FilesError::Io { path: path.into(), source: why.into() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::unix::fs::symlink};
+
+    fn root() -> (tempfile::TempDir, FileRoot) {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let root = dir.path().join("root");
+        fs::create_dir_all(root.join("runs/c1")).expect("create");
+        fs::write(root.join("runs/c1/stdout"), "0123456789").expect("write");
+        fs::write(dir.path().join("secret"), "secret").expect("write");
+        symlink("c1", root.join("runs/latest")).expect("link");
+        symlink("../../../secret", root.join("runs/c1/climbs")).expect("link");
+        symlink(dir.path().join("secret"), root.join("runs/c1/absolute")).expect("link");
+        symlink("/proc/self/root/etc/passwd", root.join("runs/c1/magic")).expect("link");
+        symlink("loop", root.join("runs/c1/loop")).expect("link");
+        let files = FileRoot::open(&root).expect("open");
+        (dir, files)
+    }
+
+    #[test]
+    fn reads_within_bounds() {
+        let (_dir, files) = root();
+        for (offset, length, expected) in
+            [(0, 4, "0123"), (8, 100, "89"), (10, 1, ""), (u64::MAX, 1, ""), (3, 0, ""), (0, usize::MAX, "0123456789")]
+        {
+            let data = files.read("/runs/latest/stdout", offset, length).expect("readable");
+            assert_eq!(data, expected.as_bytes(), "{offset} {length}");
+        }
+        assert_eq!(files.size("runs/c1/stdout").expect("there"), 10);
+        let big = fs::File::create(files.path.join("big")).expect("create");
+        big.set_len(1 << 32).expect("sparse");
+        assert_eq!(files.read("big", 1 << 31, usize::MAX).expect("readable").len(), READ_LIMIT_BYTES);
+    }
+
+    #[test]
+    fn nothing_outside_is_reached() {
+        let (_dir, files) = root();
+        for path in [
+            "../secret",
+            "/../secret",
+            "runs/../../secret",
+            "runs/c1/climbs",
+            "runs/c1/absolute",
+            "runs/c1/magic",
+            "runs/c1/loop",
+            "runs/c1/\0",
+            "missing",
+            &"x/".repeat(5000),
+        ] {
+            assert!(matches!(files.download(path), Err(FilesError::NotFound)), "{path:?}");
+            assert!(files.browse(path).is_err() && files.read(path, 0, 1).is_err(), "{path:?}");
+        }
+        assert!(matches!(files.browse("runs/c1/stdout"), Err(FilesError::NotADirectory)));
+        assert!(matches!(files.download("runs/c1"), Err(FilesError::IsDirectory)));
+        let fifo = files.path.join("fifo");
+        rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RWXU, 0).expect("mkfifo");
+        assert!(matches!(files.download("fifo"), Err(FilesError::Special)), "and does not block");
+    }
+
+    #[test]
+    fn lists_what_a_directory_holds() {
+        let (_dir, files) = root();
+        rustix::fs::chmod(files.path.join("runs/c1/stdout"), Mode::from_raw_mode(0o640)).expect("chmod");
+        let entries = files.browse("runs/c1/").expect("listed");
+        let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+        assert_eq!(names, ["absolute", "climbs", "loop", "magic", "stdout"]);
+        let stdout = &entries[4];
+        assert_eq!((stdout.size, stdout.nlink, stdout.mode_text().as_str()), (10, 1, "-rw-r-----"));
+        assert_eq!(entries[0].mode_text(), "lrwxrwxrwx");
+        assert_eq!(stdout.uid, owner::user_name(rustix::process::geteuid().as_raw()));
+        assert!(files.browse("/").is_ok_and(|entries| entries.len() == 1));
+    }
+
+    #[test]
+    fn no_path_panics_or_leads_out() {
+        let (_dir, files) = root();
+        proptest::proptest!(|(path in "[a./\\\\]{0,12}|(\\.\\./){0,3}(secret|runs|c1|climbs|/){0,3}|.{0,20}")| {
+            if let Ok(data) = files.read(&path, 0, 100) {
+                assert_ne!(data, b"secret", "{path:?}");
+            }
+        });
     }
 }

@@ -23,12 +23,13 @@ impl Identity {
         Ok(Self { pid, start: Stat::read(pid)?.identity.start })
     }
 
-    /// A handle to this very process; an error once it is gone.
+    /// A handle to this very process; an error once it has ended.
     pub(crate) fn open(self) -> io::Result<OwnedFd> {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
         let fd = pidfd_open(pid.ok_or(io::ErrorKind::InvalidInput)?, PidfdFlags::empty())?;
         // The handle is open: from here on the pid cannot come to mean another process unnoticed.
-        if Self::of(self.pid)? == self { Ok(fd) } else { Err(io::ErrorKind::NotFound.into()) }
+        let stat = Stat::read(self.pid)?;
+        if stat.identity == self && !stat.is_zombie() { Ok(fd) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
     pub(crate) fn signal(self, signal: Signal) -> io::Result<()> {

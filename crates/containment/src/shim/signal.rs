@@ -1,4 +1,4 @@
-//! The one message an agent sends to a running shim: "kill the task, with this grace", as a queued SIGTERM.
+//! The one message an agent sends to a running shim: "kill the task, with this grace", as a queued signal.
 //!
 //! A signal needs no socket, no file and no disk space, and a pid handle makes it reach the right process.
 #![allow(unsafe_code, reason = "queued signals and signal masks have no safe wrapper")]
@@ -39,11 +39,14 @@ impl SignalInfo {
     }
 }
 
+/// A real-time signal: unlike a second SIGTERM, a second one of these is not merged with one that still waits.
+const KILL_TASK: i32 = 40;
+
 /// What made [`wait`] return.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wakeup {
     Child,
-    /// `None`: someone else sent a SIGTERM, and said nothing of a grace.
+    /// `None`: a plain SIGTERM, which says nothing of a grace.
     Kill(Option<Duration>),
     Timeout,
 }
@@ -51,10 +54,10 @@ pub(super) enum Wakeup {
 /// Asks the shim behind `pidfd` to kill its task.
 pub(crate) fn send_kill(pidfd: BorrowedFd<'_>, grace: Duration) -> io::Result<()> {
     let grace_ms = i32::try_from(grace.as_millis()).unwrap_or(i32::MAX);
-    let info = SignalInfo::new(libc::SIGTERM, libc::SI_QUEUE, grace_ms);
+    let info = SignalInfo::new(KILL_TASK, libc::SI_QUEUE, grace_ms);
     // SAFETY: `info` is a whole `siginfo_t` (size asserted above) that outlives the call; the call only reads it.
     let result = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGTERM, &raw const info, 0)
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), KILL_TASK, &raw const info, 0)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -83,7 +86,7 @@ fn set_mask(full: bool) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Waits for SIGCHLD or SIGTERM, which must be blocked; `None` waits for ever.
+/// Waits for a child's end or a kill, whose signals must be blocked; `None` waits for ever.
 pub(super) fn wait(timeout: Option<Duration>) -> Wakeup {
     let timeout = timeout.map(|timeout| libc::timespec {
         tv_sec: timeout.as_secs() as libc::time_t,
@@ -97,13 +100,12 @@ pub(super) fn wait(timeout: Option<Duration>) -> Wakeup {
         libc::sigemptyset(&mut set);
         libc::sigaddset(&mut set, libc::SIGCHLD);
         libc::sigaddset(&mut set, libc::SIGTERM);
+        libc::sigaddset(&mut set, KILL_TASK);
         libc::sigtimedwait(&set, (&raw mut info).cast(), timeout)
     };
     match signal {
         libc::SIGCHLD => Wakeup::Child,
-        libc::SIGTERM if info.code == libc::SI_QUEUE => {
-            Wakeup::Kill(Some(Duration::from_millis(info.value.max(0) as u64)))
-        }
+        KILL_TASK => Wakeup::Kill(Some(Duration::from_millis(info.value.max(0) as u64))),
         libc::SIGTERM => Wakeup::Kill(None),
         _ => Wakeup::Timeout,
     }
