@@ -1,6 +1,7 @@
 //! Spark's network protocol without I/O: frames, messages and the shuffle service's calls, as bytes in and values
 //! out. No sockets, clocks or files here; whoever owns a connection feeds this crate.
 
+pub mod auth;
 mod codec;
 pub mod frame;
 pub mod message;
