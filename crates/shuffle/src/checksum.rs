@@ -2,7 +2,7 @@
 //! that of the block as it lies on disk, and the reader's. Reads the whole block; never on a serving thread.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 
 use bellows_transport::rpc::CorruptionCause;
 
@@ -12,7 +12,7 @@ const STEP_BYTES: u64 = 256 << 10;
 
 pub(crate) fn diagnose(
     algorithm: &str,
-    written_file: &PathBuf,
+    written_file: &Path,
     reduce: i32,
     block: &Segment,
     checksum_by_reader: i64,
@@ -42,8 +42,8 @@ pub(crate) fn diagnose(
     }
 }
 
-fn written(file: &PathBuf, reduce: i32) -> io::Result<i64> {
-    let source = Source::open(file.clone()).map_err(io::Error::other)?;
+fn written(file: &Path, reduce: i32) -> io::Result<i64> {
+    let source = Source::open(file.to_owned()).map_err(io::Error::other)?;
     let at = u64::try_from(reduce).map_err(io::Error::other)? * 8;
     let mut raw = [0; 8];
     source.read_exact(&mut raw, at)?;

@@ -200,7 +200,14 @@ impl Registry {
         let mut inner = self.inner.write();
         let app = inner.apps.remove(id)?;
         inner.executors -= app.executors.read().len();
-        let dirs = inner.owners.extract_if(.., |_, owner| *owner == app.id).map(|(dir, _)| dir).collect();
+        let mut dirs = Vec::new();
+        inner.owners.retain(|dir, owner| {
+            let its_own = *owner == app.id;
+            if its_own {
+                dirs.push(dir.clone());
+            }
+            !its_own
+        });
         Some((app, dirs))
     }
 

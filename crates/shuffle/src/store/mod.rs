@@ -2,6 +2,9 @@
 //! executors, so that memory follows the disk in one order. Registrations that arrive together are committed
 //! together. Nothing is answered before it is durable.
 
+#[cfg(test)]
+mod crash;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -43,6 +46,9 @@ pub(crate) struct Removed {
     pub(crate) app: Option<Arc<App>>,
     pub(crate) dirs: Vec<PathBuf>,
 }
+
+/// What remains to be done when a commit has succeeded or failed.
+type AfterCommit = Box<dyn FnOnce(Result<(), String>)>;
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -92,12 +98,19 @@ impl Store {
             .set_cache_size(CACHE_BYTES)
             .create(&path)
             .map_err(|e| failed(e.to_string()))?;
-        let recovered = load(&database, &registry).map_err(|e| failed(e.to_string()))?;
+        Store::with(database, registry).map_err(failed)
+    }
+
+    fn with(
+        database: Database,
+        registry: Arc<Registry>,
+    ) -> Result<(Store, Recovered, std::thread::JoinHandle<()>), String> {
+        let recovered = load(&database, &registry).map_err(|e| e.to_string())?;
         let (commands, inbox) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("registrations".into())
             .spawn(move || Writer { database, registry }.run(inbox))
-            .map_err(|source| Error::Io { what: "registrations thread".into(), source })?;
+            .map_err(|e| e.to_string())?;
         Ok((Store { commands }, recovered, thread))
     }
 
@@ -155,7 +168,7 @@ impl Writer {
 
     /// Applies the commands in their order, commits once, then answers.
     fn commit(&self, batch: &mut Vec<Command>) {
-        let mut answers: Vec<Box<dyn FnOnce(Result<(), String>)>> = Vec::with_capacity(batch.len());
+        let mut answers: Vec<AfterCommit> = Vec::with_capacity(batch.len());
         let committed = self.database.begin_write().map_err(|e| e.to_string()).and_then(|transaction| {
             for command in batch.drain(..) {
                 answers.push(self.apply(&transaction, command));
@@ -173,7 +186,7 @@ impl Writer {
     }
 
     /// Returns what is to be done when the outcome of the commit is known.
-    fn apply(&self, transaction: &WriteTransaction, command: Command) -> Box<dyn FnOnce(Result<(), String>)> {
+    fn apply(&self, transaction: &WriteTransaction, command: Command) -> AfterCommit {
         match command {
             Command::Register { app, executor, dirs, answer } => {
                 let registry = self.registry.clone();
@@ -220,10 +233,7 @@ impl Writer {
     }
 }
 
-fn settle<T: 'static>(
-    answer: Answer<T>,
-    result: Result<T, StoreError>,
-) -> Box<dyn FnOnce(Result<(), String>)> {
+fn settle<T: 'static>(answer: Answer<T>, result: Result<T, StoreError>) -> AfterCommit {
     Box::new(move |_| drop(answer.send(result)))
 }
 
@@ -231,7 +241,7 @@ fn after_commit<T: 'static>(
     answer: Answer<T>,
     written: Result<(), redb::Error>,
     then: impl FnOnce() -> T + 'static,
-) -> Box<dyn FnOnce(Result<(), String>)> {
+) -> AfterCommit {
     Box::new(move |committed| {
         let outcome = written.map_err(|e| e.to_string()).and(committed);
         drop(answer.send(outcome.map(|()| then()).map_err(StoreError::Failed)));

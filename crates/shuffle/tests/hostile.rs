@@ -1,0 +1,177 @@
+//! Peers that send nonsense, too much, or nothing; none of them is felt by the others.
+
+mod support;
+
+use std::time::Duration;
+
+use bellows_transport::message::{ChunkId, Message};
+use bellows_transport::rpc::Rpc;
+use bytes::Bytes;
+use support::{Bench, Client, TestExecutor, eventually};
+use tokio::io::AsyncWriteExt;
+
+async fn assert_serves(client: &mut Client, executor: &TestExecutor) {
+    let expected = support::block_bytes(&executor.id, 0, 1, 0, 1000);
+    let blocks = client.fetch(&executor.fetch(0, &[(1, &[0])], false)).await;
+    assert!(blocks == Ok(vec![Bytes::from(expected)]));
+}
+
+async fn scene(bench: &Bench) -> (bellows_shuffle::Running, Client, TestExecutor) {
+    let service = bench.start().await;
+    let executor = bench.executor("app", "1");
+    executor.map_output(0, 1, &[1000, 64 << 20]);
+    let mut client = Client::connect(&service).await;
+    client.register(&executor).await;
+    (service, client, executor)
+}
+
+fn errors(service: &bellows_shuffle::Running, kind: &str) -> u64 {
+    service.status().errors.get(kind).copied().unwrap_or(0)
+}
+
+#[tokio::test]
+async fn nonsense_closes_its_connection_only() {
+    let bench = Bench::new();
+    let (service, mut good, executor) = scene(&bench).await;
+    let noise = support::block_bytes("noise", 1, 2, 3, 4096);
+    let huge_frame = [&u64::MAX.to_be_bytes()[..], b"\x03"].concat();
+    let an_answer = {
+        let mut out = bytes::BytesMut::new();
+        Message::RpcResponse { request: 1, body: Bytes::new() }.encode(&mut out);
+        out.to_vec()
+    };
+    let unknown_type = [&9u64.to_be_bytes()[..], b"\x63"].concat();
+    let http = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec();
+    let sent = [noise, huge_frame, an_answer, unknown_type, http];
+    for bytes in &sent {
+        let mut bad = Client::connect(&service).await;
+        // The service may close before all is written.
+        let _ = bad.socket.write_all(bytes).await;
+        assert_eq!(bad.receive().await, None);
+        assert_serves(&mut good, &executor).await;
+    }
+    assert_eq!(errors(&service, "bad_message"), sent.len() as u64);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_none_is_answered_with_a_failure() {
+    let bench = Bench::new();
+    let (service, mut client, executor) = scene(&bench).await;
+    for body in [&b""[..], b"\xff", b"\x00\x00\x00\x00\x01", b"\x03\0\0\0\0\0\0\0\0\0\0\0\0", b"\x0c1234"] {
+        client.send(&[Message::RpcRequest { request: 5, body: Bytes::copy_from_slice(body) }]).await;
+        assert!(matches!(client.receive().await, Some(Message::RpcFailure { request: 5, .. })), "{body:?}");
+        client.send(&[Message::OneWay { body: Bytes::copy_from_slice(body) }]).await;
+    }
+    assert_serves(&mut client, &executor).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn more_connections_than_allowed_are_closed_until_one_ends() {
+    let mut bench = Bench::new();
+    bench.config.limits.connections = 2;
+    let (service, mut first, executor) = scene(&bench).await;
+    let mut second = Client::connect(&service).await;
+    assert_serves(&mut second, &executor).await;
+    assert_eq!(Client::connect(&service).await.receive().await, None);
+    assert_serves(&mut first, &executor).await;
+    drop(second);
+    eventually("there is room again", async || (service.status().open_connections == 1).then_some(())).await;
+    assert_serves(&mut Client::connect(&service).await, &executor).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_stalls_is_cut_and_holds_nobody() {
+    let mut bench = Bench::new();
+    bench.config.limits.stalled_after = Duration::from_millis(300);
+    let (service, mut good, executor) = scene(&bench).await;
+    for as_stream in [false, true] {
+        let before = errors(&service, "stalled");
+        let mut slow = Client::connect(&service).await;
+        let (stream, _) = slow.open(&executor.fetch(0, &[(1, &[1])], false)).await;
+        let request = match as_stream {
+            true => Message::StreamRequest { stream: format!("{stream}_0") },
+            false => Message::ChunkFetchRequest(ChunkId { stream, chunk: 0 }),
+        };
+        slow.send(&[request]).await;
+        assert_serves(&mut good, &executor).await;
+        eventually("the slow reader is cut", async || (errors(&service, "stalled") > before).then_some(()))
+            .await;
+    }
+    eventually("its connection is closed", async || (service.status().open_connections == 1).then_some(()))
+        .await;
+    assert_eq!(service.status().chunks_in_flight, 0);
+    assert_serves(&mut good, &executor).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_never_finished_is_given_up() {
+    let mut bench = Bench::new();
+    bench.config.limits.stalled_after = Duration::from_millis(100);
+    let (service, mut good, executor) = scene(&bench).await;
+    let mut half = Client::connect(&service).await;
+    half.socket.write_all(&[0, 0, 0, 0, 0, 0, 0, 21, 0, 1]).await.expect("writes");
+    assert_eq!(half.receive().await, None);
+    // Saying nothing between messages is allowed: `good` said nothing all the while.
+    assert_serves(&mut good, &executor).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn requests_of_one_that_never_reads_do_not_pile_up() {
+    let bench = Bench::new();
+    let (service, mut good, executor) = scene(&bench).await;
+    let mut greedy = Client::connect(&service).await;
+    let (stream, _) = greedy.open(&executor.fetch(0, &[(1, &[1])], false)).await;
+    greedy.send(&[Message::ChunkFetchRequest(ChunkId { stream, chunk: 0 })]).await;
+    // Now more requests, as many as are taken. Only the sockets' buffers take any.
+    let requests = vec![0; 1 << 20];
+    let mut taken = 0;
+    while tokio::time::timeout(Duration::from_millis(300), greedy.socket.writable()).await.is_ok() {
+        taken += greedy.socket.try_write(&requests).unwrap_or(0);
+        assert!(taken < 256 << 20, "the service goes on reading");
+    }
+    assert_eq!(service.status().chunks_in_flight, 1);
+    assert_serves(&mut good, &executor).await;
+    drop(greedy);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn streams_that_are_opened_and_not_read_are_bounded() {
+    let mut bench = Bench::new();
+    bench.config.limits.streams_per_connection = 3;
+    let (service, mut client, executor) = scene(&bench).await;
+    let fetch = executor.fetch(0, &[(1, &[0])], false);
+    for _ in 0..3 {
+        client.open(&fetch).await;
+    }
+    assert!(client.call(&fetch).await.is_err());
+    assert_serves(&mut Client::connect(&service).await, &executor).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_registrations_ends_at_the_bound_and_others_are_served() {
+    let mut bench = Bench::new();
+    bench.config.limits.executors = 50;
+    bench.config.limits.applications = 3;
+    let (service, mut good, executor) = scene(&bench).await;
+    let mut flood = Client::connect(&service).await;
+    let mut refused = 0;
+    for i in 0..80 {
+        let executor = bench.executor("flood", &i.to_string());
+        refused += u32::from(flood.call(&executor.register()).await.is_err());
+    }
+    assert_eq!(refused, 31);
+    assert_eq!(service.status().registered_executors, 50);
+    for (app, taken) in [("third", false), ("fourth", true)] {
+        let driver = Rpc::RegisterDriver { app: app.into(), heartbeat_timeout_ms: 60_000 };
+        assert_eq!(flood.call(&driver).await.is_err(), taken, "{app}");
+    }
+    assert_serves(&mut good, &executor).await;
+    service.stop().await;
+}
