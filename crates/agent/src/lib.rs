@@ -1,1 +1,26 @@
-//! (purpose: see ARCHITECTURE.md)
+//! The agent of one machine: registers with the leading master, runs its tasks in sandboxes, reports how they fare,
+//! and owns the directories that executors shuffle through.
+//!
+//! What to do is decided in `bellows_kernel::agent`; this carries it out. Processes are `bellows_containment`'s.
+#![forbid(unsafe_code)]
+
+mod attributes;
+mod clock;
+mod collect;
+mod config;
+mod driver;
+mod effects;
+mod environment;
+mod error;
+mod http;
+mod link;
+mod machine;
+mod running;
+mod shuffle;
+mod store;
+mod work_dir;
+
+pub use attributes::{AttributeError, parse_attributes};
+pub use config::{Config, inherited_environment};
+pub use error::Error;
+pub use running::{Running, start};

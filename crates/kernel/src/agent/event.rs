@@ -16,7 +16,7 @@ pub enum Event {
     /// The master said something.
     Command {
         link: LinkId,
-        command: AgentCommand,
+        command: Box<AgentCommand>,
     },
     /// Every record up to `upto` is durable.
     Stored {

@@ -33,7 +33,7 @@ impl Step<'_> {
                     self.disconnected();
                 }
             }
-            Event::Command { link, command } => self.command(link, command),
+            Event::Command { link, command } => self.command(link, *command),
             Event::Stored { upto } => self.stored(upto, None),
             Event::StoreFailed { upto, message } => {
                 self.state.counters.store_errors += 1;
@@ -103,12 +103,13 @@ impl Step<'_> {
             return;
         }
         match command {
-            AgentCommand::Registered { agent_id } => return self.registered(link, agent_id),
-            AgentCommand::Refused { reason } => return self.refused(reason),
+            AgentCommand::Registered { agent_id } => self.registered(link, agent_id),
+            AgentCommand::Refused { reason } => self.refused(reason),
             AgentCommand::Ping { seq } => {
-                return self.actions.push(Action::Send { link, message: AgentMessage::Pong { seq } });
+                self.actions.push(Action::Send { link, message: AgentMessage::Pong { seq } });
             }
-            _ if self.state.master != Master::Registered(link) => return,
+            // Nothing else counts before the registration.
+            _ if self.state.master != Master::Registered(link) => {}
             AgentCommand::Launch { framework, task } => self.launch(framework, task),
             AgentCommand::Kill { framework_id, task_id, grace } => self.kill(&framework_id, &task_id, grace),
             AgentCommand::Acknowledge { framework_id, task_id, uuid } => {

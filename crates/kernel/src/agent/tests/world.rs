@@ -111,7 +111,7 @@ impl World {
     }
 
     pub(super) fn command(&mut self, command: AgentCommand) -> Vec<Action> {
-        self.step(Event::Command { link: LinkId(self.links), command })
+        self.step(Event::Command { link: LinkId(self.links), command: Box::new(command) })
     }
 
     pub(super) fn connect(&mut self) {

@@ -1,0 +1,92 @@
+//! What an agent is told at its start. Resolved by the caller: no files are read here.
+use bellows_election::Leader;
+use bellows_model::EnvironmentVariable;
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+use tokio::sync::watch;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    /// Who leads, as [`bellows_election::detect`] tells it.
+    pub master: watch::Receiver<Option<Leader>>,
+    /// Sandboxes and the checkpoint. Must be on a local file system; one agent each.
+    pub work_dir: PathBuf,
+    /// The name that masters, tasks and reducers reach this machine by; default: the advertised address.
+    pub hostname: Option<String>,
+    /// The address that tasks are told; default: that of `listen`, or of loopback when that is any.
+    pub advertise_ip: Option<IpAddr>,
+    /// `cpus:4;mem:8192;…`: what is named here replaces what is detected, kind by kind.
+    pub resources: String,
+    /// `rack:r1;zone:a`.
+    pub attributes: String,
+    /// One directory on each disk that executors may shuffle through. Each is used by one agent alone.
+    pub shuffle_dirs: Vec<PathBuf>,
+    /// The admin socket of the shuffle service on this machine.
+    pub shuffle_socket: Option<PathBuf>,
+    /// The binary that answers `shim` as its first argument; default: this one.
+    pub shim_exe: Option<PathBuf>,
+    /// Whether tasks run as the user that they or their framework name. Only root can.
+    pub switch_user: bool,
+    /// What every task finds in its environment unless it says otherwise.
+    pub executor_environment: Vec<EnvironmentVariable>,
+    /// `MESOS_NATIVE_JAVA_LIBRARY` of the tasks.
+    pub native_library: Option<PathBuf>,
+    /// Between TERM and KILL, for tasks that do not say.
+    pub kill_grace: Duration,
+    /// How long the sandbox of a task that has ended is kept on a disk with room.
+    pub gc_delay: Duration,
+    /// The part of the disk that is to stay free: the fuller it is, the earlier sandboxes go.
+    pub gc_disk_headroom: f64,
+    pub disk_watch_interval: Duration,
+}
+
+impl Config {
+    /// Mesos' defaults.
+    pub fn new(
+        listen: SocketAddr,
+        master: watch::Receiver<Option<Leader>>,
+        work_dir: impl Into<PathBuf>,
+    ) -> Self {
+        Self {
+            listen,
+            master,
+            work_dir: work_dir.into(),
+            hostname: None,
+            advertise_ip: None,
+            resources: String::new(),
+            attributes: String::new(),
+            shuffle_dirs: Vec::new(),
+            shuffle_socket: None,
+            shim_exe: None,
+            switch_user: rustix::process::geteuid().is_root(),
+            executor_environment: inherited_environment(),
+            native_library: None,
+            kill_grace: Duration::from_secs(5),
+            gc_delay: Duration::from_secs(7 * 24 * 3600),
+            gc_disk_headroom: 0.1,
+            disk_watch_interval: Duration::from_secs(60),
+        }
+    }
+
+    pub(crate) fn ip(&self, bound: SocketAddr) -> IpAddr {
+        self.advertise_ip.unwrap_or(match bound.ip() {
+            // Every address is none that can be told; on one machine this one always works.
+            ip if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+            ip => ip,
+        })
+    }
+}
+
+/// The part of this process' environment that tasks need to find programs and Java; the rest is not theirs to see.
+pub fn inherited_environment() -> Vec<EnvironmentVariable> {
+    const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let variable = |name: &str| {
+        let value = std::env::var(name).ok().or_else(|| (name == "PATH").then(|| PATH.to_owned()))?;
+        Some(EnvironmentVariable { name: name.to_owned(), value })
+    };
+    ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "JAVA_HOME"].into_iter().filter_map(variable).collect()
+}

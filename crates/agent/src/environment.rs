@@ -1,0 +1,70 @@
+//! What a task finds in its environment: the machine's, Mesos', the shuffle directories, and last its own.
+use crate::Config;
+use bellows_kernel::agent::Job;
+use bellows_model::{AgentId, DEFAULT_ROLE, EnvironmentVariable};
+use std::{net::SocketAddr, path::Path, path::PathBuf, time::Duration};
+
+/// The parts that are the same for all tasks of an agent.
+pub(crate) struct Environment {
+    base: Vec<EnvironmentVariable>,
+    native_library: Option<PathBuf>,
+    address: SocketAddr,
+    grace: Duration,
+}
+
+/// The parts that are one task's.
+pub(crate) struct Place<'a> {
+    pub(crate) agent_id: &'a AgentId,
+    pub(crate) sandbox: &'a Path,
+    pub(crate) shuffle_dirs: Option<String>,
+    /// It runs as somebody else than the agent.
+    pub(crate) switched: bool,
+}
+
+impl Environment {
+    pub(crate) fn new(config: &Config, address: SocketAddr) -> Self {
+        Self {
+            base: config.executor_environment.clone(),
+            native_library: config.native_library.clone(),
+            address,
+            grace: config.kill_grace,
+        }
+    }
+
+    /// Later variables win.
+    pub(crate) fn of(&self, job: &Job, place: Place<'_>) -> Vec<EnvironmentVariable> {
+        let sandbox = place.sandbox.display().to_string();
+        let role = job.framework.roles.first().map_or(DEFAULT_ROLE, String::as_str);
+        let grace = job.task.kill_grace.unwrap_or(self.grace);
+        // Another user has another home.
+        let base = self.base.iter().filter(|variable| !place.switched || variable.name != "HOME");
+        let mut all: Vec<EnvironmentVariable> = base.cloned().collect();
+        let mut set = |name: &str, value: String| {
+            all.push(EnvironmentVariable { name: name.to_owned(), value });
+        };
+        set("LIBPROCESS_IP", self.address.ip().to_string());
+        set("LIBPROCESS_PORT", "0".into());
+        set("MESOS_AGENT_ENDPOINT", self.address.to_string());
+        set("MESOS_ALLOCATION_ROLE", role.to_owned());
+        set("MESOS_CHECKPOINT", "1".into());
+        set("MESOS_CONTAINER_ID", job.container_id.to_string());
+        set("MESOS_DIRECTORY", sandbox.clone());
+        set("MESOS_EXECUTOR_ID", job.task.task_id.to_string());
+        set("MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD", format!("{}secs", grace.as_secs_f64()));
+        set("MESOS_FRAMEWORK_ID", job.framework_id.to_string());
+        set("MESOS_SANDBOX", sandbox.clone());
+        set("MESOS_SLAVE_ID", place.agent_id.to_string());
+        set("MESOS_SLAVE_PID", format!("slave(1)@{}", self.address));
+        set("MESOS_TASK_ID", job.task.task_id.to_string());
+        set("PWD", sandbox);
+        if let Some(library) = &self.native_library {
+            set("MESOS_NATIVE_JAVA_LIBRARY", library.display().to_string());
+            set("MESOS_NATIVE_LIBRARY", library.display().to_string());
+        }
+        if let Some(dirs) = place.shuffle_dirs {
+            set("SPARK_EXECUTOR_DIRS", dirs);
+        }
+        all.extend(job.task.command.iter().flat_map(|command| command.environment.iter().cloned()));
+        all
+    }
+}

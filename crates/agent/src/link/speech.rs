@@ -1,0 +1,102 @@
+//! Between the link's messages and the kernel's values.
+use bellows_kernel::agent::{AgentCommand, AgentMessage, RegisteredTask, Registration};
+use bellows_model::DEFAULT_ROLE;
+use bellows_wire::{
+    convert::{ConvertError, agent_to_wire, task_to_wire, uuid_from_wire},
+    link::{self, agent_message, master_message::Message},
+    v1,
+};
+use std::time::Duration;
+
+pub(super) fn register(registration: &Registration) -> link::AgentMessage {
+    let register = link::Register {
+        agent_info: agent_to_wire(&registration.info),
+        version: registration.info.version.clone(),
+        ip: Some(registration.info.ip.clone()),
+        tasks: registration.tasks.iter().map(running_task).collect(),
+        frameworks: registration.frameworks.iter().map(|info| (&**info).into()).collect(),
+    };
+    link::AgentMessage { message: Some(agent_message::Message::Register(register)) }
+}
+
+fn running_task(task: &RegisteredTask) -> link::RunningTask {
+    link::RunningTask {
+        task_info: task_to_wire(&task.info, &task.framework_id, DEFAULT_ROLE),
+        framework_id: (&task.framework_id).into(),
+        unacknowledged: task.unacknowledged.iter().map(Into::into).collect(),
+        latest_state: v1::TaskState::from(task.latest_state).into(),
+    }
+}
+
+pub(super) fn to_master(message: AgentMessage) -> link::AgentMessage {
+    let message = match message {
+        AgentMessage::StatusUpdate { framework_id, status } => {
+            agent_message::Message::StatusUpdate(link::StatusUpdate {
+                framework_id: (&framework_id).into(),
+                status: (&status).into(),
+            })
+        }
+        AgentMessage::ExecutorTerminated { framework_id, executor_id, status } => {
+            agent_message::Message::ExecutorTerminated(link::ExecutorTerminated {
+                framework_id: (&framework_id).into(),
+                executor_id: (&executor_id).into(),
+                status,
+            })
+        }
+        AgentMessage::ExecutorMessage { framework_id, executor_id, data } => {
+            agent_message::Message::ExecutorMessage(link::ExecutorMessage {
+                framework_id: (&framework_id).into(),
+                executor_id: (&executor_id).into(),
+                data: data.into(),
+            })
+        }
+        AgentMessage::Pong { seq } => agent_message::Message::Pong(link::Pong { seq }),
+    };
+    link::AgentMessage { message: Some(message) }
+}
+
+/// `None`: a message of a later version.
+pub(super) fn from_master(message: link::MasterMessage) -> Result<Option<AgentCommand>, ConvertError> {
+    let Some(message) = message.message else { return Ok(None) };
+    Ok(Some(match message {
+        Message::Registered(registered) => {
+            AgentCommand::Registered { agent_id: registered.agent_id.try_into()? }
+        }
+        Message::Refused(refused) => AgentCommand::Refused { reason: refused.reason },
+        Message::LaunchTask(launch) => AgentCommand::Launch {
+            framework: launch.framework_info.try_into()?,
+            task: launch.task_info.try_into()?,
+        },
+        Message::KillTask(kill) => AgentCommand::Kill {
+            framework_id: kill.framework_id.try_into()?,
+            task_id: kill.task_id.try_into()?,
+            grace: kill.kill_policy.and_then(|policy| policy.grace_period).map(grace),
+        },
+        Message::AcknowledgeStatus(acknowledge) => AgentCommand::Acknowledge {
+            framework_id: acknowledge.framework_id.try_into()?,
+            task_id: acknowledge.task_id.try_into()?,
+            uuid: uuid_from_wire(&acknowledge.uuid)?,
+        },
+        Message::ShutdownFramework(shutdown) => {
+            AgentCommand::ShutdownFramework { framework_id: shutdown.framework_id.try_into()? }
+        }
+        Message::ShutdownExecutor(shutdown) => AgentCommand::ShutdownExecutor {
+            framework_id: shutdown.framework_id.try_into()?,
+            executor_id: shutdown.executor_id.try_into()?,
+        },
+        Message::FrameworkMessage(message) => AgentCommand::Message {
+            framework_id: message.framework_id.try_into()?,
+            executor_id: message.executor_id.try_into()?,
+            data: message.data.into(),
+        },
+        Message::UpdateFramework(update) => {
+            AgentCommand::UpdateFramework { framework: update.framework_info.try_into()? }
+        }
+        Message::Ping(ping) => AgentCommand::Ping { seq: ping.seq },
+    }))
+}
+
+/// A negative one is none at all.
+fn grace(duration: v1::DurationInfo) -> Duration {
+    Duration::from_nanos(u64::try_from(duration.nanoseconds).unwrap_or(0))
+}

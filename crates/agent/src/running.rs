@@ -1,0 +1,190 @@
+//! From a configuration to a running agent, and to its end.
+use crate::{
+    Config, Error,
+    attributes::parse_attributes,
+    clock::Clock,
+    collect::Collector,
+    driver::{Driver, Handle, exit_of},
+    effects::{Containment, Effects, Shuffle},
+    environment::Environment,
+    http, link, machine,
+    shuffle::ShuffleDirs,
+    store::Store,
+    work_dir::WorkDir,
+};
+use bellows_containment::{Containerizer, Fetcher, FetcherConfig, RecoveredState, Sandboxes};
+use bellows_kernel::agent::{Config as KernelConfig, Event, RecoveredContainer, recover};
+use bellows_model::{AgentId, AgentInfo, ContainerId};
+use bellows_runtime::Server;
+use std::{
+    collections::BTreeMap, collections::HashMap, net::SocketAddr, path::Path, sync::Arc, time::Duration,
+};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long HTTP requests may take to end when the agent stops.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// An agent at work. Dropping it does not stop it.
+pub struct Running {
+    local_addr: SocketAddr,
+    agent_id: watch::Receiver<Option<AgentId>>,
+    driver: Handle,
+    main: JoinHandle<Result<(), Error>>,
+    stopping: CancellationToken,
+    server: Server,
+    helpers: JoinSet<()>,
+}
+
+/// Finds what earlier processes left running, binds, and connects to the leading master as soon as there is one.
+pub async fn start(config: Config) -> Result<Running, Error> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|source| Error::Bind { address: config.listen.to_string(), source })?;
+    let local_addr = listener.local_addr().map_err(Error::io("the listening socket"))?;
+    let address = SocketAddr::new(config.ip(local_addr), local_addr.port());
+    let work_dir = WorkDir::open(&config.work_dir)?;
+    let info = agent_info(&config, address, &work_dir.path)?;
+    let shuffle_dirs = Arc::new(ShuffleDirs::open(&config.shuffle_dirs)?);
+    let checkpoint_path = work_dir.meta.join("checkpoint.redb");
+    let (store, checkpoint) = Store::open(&checkpoint_path)?;
+    let (containerizer, exits) = containers(&config, &work_dir)?;
+    let found = recovered(&containerizer, &work_dir).await?;
+    let sandboxes = Sandboxes::new(&work_dir.path);
+    let fetch_dir = work_dir.path.join("fetch");
+    let fetcher = Fetcher::new(FetcherConfig::new(&fetch_dir)).map_err(Error::io(&fetch_dir))?;
+
+    let clock = Clock::start();
+    let (run_id, _) = uuid::Uuid::new_v4().as_u64_pair();
+    let kernel = KernelConfig { kill_grace: config.kill_grace, ..KernelConfig::new(info, run_id) };
+    let (state, actions) = recover(kernel, clock.now(), checkpoint, found);
+    let (driver, messages) = Handle::new();
+    let (publish, agent_id) = watch::channel(None);
+    let client = config.shuffle_socket.as_ref().map(bellows_shuffle::admin::Client::new);
+    let containment = Arc::new(Containment {
+        containerizer: containerizer.clone(),
+        fetcher,
+        sandboxes: sandboxes.clone(),
+        shuffle_dirs: Arc::clone(&shuffle_dirs),
+        environment: Environment::new(&config, address),
+        switch_user: config.switch_user,
+    });
+    let mut effects = Effects {
+        store,
+        checkpoint_path,
+        containment,
+        shuffle: Arc::new(Shuffle::start(client, shuffle_dirs)),
+        driver: driver.clone(),
+        link: None,
+        fetches: HashMap::new(),
+        agent_id: publish,
+    };
+    effects.perform(&state, actions)?;
+
+    let stopping = CancellationToken::new();
+    let mut helpers = JoinSet::new();
+    helpers.spawn(link::run(config.master.clone(), driver.clone()));
+    helpers.spawn(Collector::new(&config, sandboxes, work_dir.path.clone(), driver.clone()).run());
+    let router = http::router(&config, address, &work_dir.path, driver.clone(), containerizer);
+    let server = Server::start(listener, router, bellows_runtime::Limits::default())
+        .map_err(Error::io("the listening socket"))?;
+    let main = Driver { clock, state, effects, messages, exits, stopping: stopping.clone() };
+    let main = tokio::spawn(async move {
+        let outcome = main.run().await;
+        // Until nothing is written there any more.
+        drop(work_dir);
+        outcome
+    });
+    Ok(Running { local_addr, agent_id, driver, main, stopping, server, helpers })
+}
+
+impl Running {
+    /// The real port when the configuration said 0.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// `None` until a master has given one.
+    pub fn agent_id(&self) -> Option<AgentId> {
+        self.agent_id.borrow().clone()
+    }
+
+    /// Waits until the agent has its id; `None` when it ended before.
+    pub async fn registered(&mut self) -> Option<AgentId> {
+        self.agent_id.wait_for(Option::is_some).await.ok().and_then(|id| id.clone())
+    }
+
+    /// Returns when the agent ends by itself: always with an error.
+    pub async fn ended(&mut self) -> Error {
+        match (&mut self.main).await {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) => Error::Refused("the agent was stopped".into()),
+            Err(panicked) => Error::Io { path: "the agent's main task".into(), source: panicked.into() },
+        }
+    }
+
+    /// Tasks go on; the next agent in the same work directory takes them over.
+    pub async fn stop(mut self) {
+        self.helpers.shutdown().await;
+        self.stopping.cancel();
+        self.server.stop(STOP_GRACE).await;
+        if !self.main.is_finished() && (&mut self.main).await.is_err() {
+            tracing::error!("the agent panicked");
+        }
+    }
+
+    /// Kills every task, waits until the last process is gone (at most `patience`), then stops.
+    pub async fn stop_and_kill_tasks(self, patience: Duration) {
+        let driver = self.driver.clone();
+        let all_gone = async {
+            driver.tell(Event::KillAll).await?;
+            while driver.read(|state| state.busy()).await? > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Ok::<_, crate::driver::Stopped>(())
+        };
+        if tokio::time::timeout(patience, all_gone).await.is_err() {
+            tracing::warn!("some tasks are still there");
+        }
+        self.stop().await;
+    }
+}
+
+fn agent_info(config: &Config, address: SocketAddr, work_dir: &Path) -> Result<AgentInfo, Error> {
+    Ok(AgentInfo {
+        id: None,
+        hostname: config.hostname.clone().unwrap_or_else(|| address.ip().to_string()),
+        ip: address.ip().to_string(),
+        port: address.port(),
+        resources: machine::resources(&config.resources, work_dir)?,
+        attributes: parse_attributes(&config.attributes)?,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
+
+type Exits = tokio::sync::mpsc::Receiver<bellows_containment::ExitEvent>;
+
+fn containers(config: &Config, work_dir: &WorkDir) -> Result<(Containerizer, Exits), Error> {
+    let meta_root = work_dir.meta.join("containers");
+    let mut containment = bellows_containment::Config::new(&meta_root);
+    if let Some(exe) = &config.shim_exe {
+        containment.shim_exe.clone_from(exe);
+    }
+    Containerizer::new(containment).map_err(Error::io(meta_root))
+}
+
+async fn recovered(
+    containerizer: &Containerizer,
+    work_dir: &WorkDir,
+) -> Result<BTreeMap<ContainerId, RecoveredContainer>, Error> {
+    let found = containerizer.recover().await.map_err(Error::io(work_dir.meta.join("containers")))?;
+    let state = |state: RecoveredState| match state {
+        RecoveredState::Running { pid } => RecoveredContainer::Running { pid },
+        RecoveredState::Ended(exit) => RecoveredContainer::Ended(exit_of(exit.status)),
+    };
+    Ok(found.into_iter().map(|found| (found.container_id, state(found.state))).collect())
+}

@@ -1,0 +1,191 @@
+//! The checkpoint: records made durable in order, many of them by one fsync, on a thread of its own.
+//!
+//! It does not judge what it keeps. What cannot be written is said so, kept, and tried again.
+mod tables;
+
+use crate::Error;
+use bellows_kernel::agent::{Checkpoint, Record, WriteId};
+use redb::Database;
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+use tokio::sync::Notify;
+
+/// Records that may wait for the disk. Far more than a burst of launches makes; reached only when a disk is gone.
+const MAX_PENDING: usize = 1 << 18;
+/// Of a store that could not write, until it tries again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What became of all records up to one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) upto: WriteId,
+    pub(crate) failure: Option<String>,
+}
+
+pub(crate) struct Store {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+    settled: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    pending: VecDeque<(WriteId, Record)>,
+    outcomes: VecDeque<Outcome>,
+    failure: Option<String>,
+    closed: bool,
+}
+
+/// So much waits for a disk that does not take it that going on makes no sense; the last failure.
+#[derive(Debug)]
+pub(crate) struct Overflow(pub(crate) String);
+
+impl Store {
+    /// Opens or creates the checkpoint, and reads it.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Checkpoint), Error> {
+        let failed = |source: redb::Error| Error::Checkpoint { path: path.to_owned(), source: source.into() };
+        let database = open(path).map_err(failed)?;
+        let checkpoint =
+            tables::read(&database).map_err(|source| Error::Checkpoint { path: path.to_owned(), source })?;
+        let shared = Arc::new(Shared::default());
+        let writer = Writer { path: path.to_owned(), database: Some(database), shared: Arc::clone(&shared) };
+        let thread = std::thread::Builder::new()
+            .name("checkpoint".into())
+            .spawn(move || writer.run())
+            .map_err(Error::io(path))?;
+        Ok((Self { shared, thread: Some(thread) }, checkpoint))
+    }
+
+    /// Never waits.
+    pub(crate) fn push(&self, write: WriteId, record: Record) -> Result<(), Overflow> {
+        let mut queue = self.shared.lock();
+        if queue.pending.len() >= MAX_PENDING {
+            return Err(Overflow(queue.failure.clone().unwrap_or_else(|| "the disk is too slow".into())));
+        }
+        queue.pending.push_back((write, record));
+        self.shared.filled.notify_one();
+        Ok(())
+    }
+
+    /// Returns when there may be outcomes.
+    pub(crate) async fn settled(&self) {
+        self.shared.settled.notified().await;
+    }
+
+    pub(crate) fn take_outcomes(&self) -> VecDeque<Outcome> {
+        std::mem::take(&mut self.shared.lock().outcomes)
+    }
+
+    /// Writes what was pushed, and closes the file. Blocks.
+    pub(crate) fn close(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.filled.notify_one();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the checkpoint's thread panicked");
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn open(path: &Path) -> Result<Database, redb::Error> {
+    Ok(Database::builder().set_cache_size(4 << 20).create(path)?)
+}
+
+struct Writer {
+    path: PathBuf,
+    /// `None` after a failure: the file is opened anew, which repairs it.
+    database: Option<Database>,
+    shared: Arc<Shared>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        // Handed over already, but not on the disk.
+        let mut batch: Vec<(WriteId, Record)> = Vec::new();
+        let mut told = WriteId(0);
+        while let Some(stopping) = self.fill(&mut batch) {
+            let Some((upto, _)) = batch.last() else { continue };
+            let upto = *upto;
+            match self.write(&batch) {
+                Ok(()) => {
+                    batch.clear();
+                    self.tell(upto, None);
+                }
+                Err(reason) => {
+                    if upto > told {
+                        tracing::error!(path = %self.path.display(), reason, "cannot write the checkpoint");
+                        self.tell(upto, Some(format!("{}: {reason}", self.path.display())));
+                    }
+                    if stopping {
+                        return;
+                    }
+                }
+            }
+            told = told.max(upto);
+        }
+    }
+
+    /// Waits for something to write. `None`: nothing will come; `Some(true)`: this is the last.
+    fn fill(&self, batch: &mut Vec<(WriteId, Record)>) -> Option<bool> {
+        let mut queue = self.shared.lock();
+        let idle = |queue: &mut Queue| queue.pending.is_empty() && !queue.closed;
+        if batch.is_empty() {
+            queue = self.shared.filled.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner);
+        } else {
+            let waited = self.shared.filled.wait_timeout_while(queue, RETRY, |queue| !queue.closed);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        // What could not be written counts against the bound as long as it is kept.
+        let room = MAX_PENDING - batch.len().min(MAX_PENDING);
+        let taken = queue.pending.len().min(room);
+        batch.extend(queue.pending.drain(..taken));
+        if batch.is_empty() { None } else { Some(queue.closed) }
+    }
+
+    fn write(&mut self, batch: &[(WriteId, Record)]) -> Result<(), String> {
+        let attempt = |writer: &mut Self| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            let database = match writer.database.take() {
+                Some(database) => database,
+                None => open(&writer.path)?,
+            };
+            tables::write(&database, batch.iter().map(|(_, record)| record))?;
+            writer.database = Some(database);
+            Ok(())
+        };
+        attempt(self).map_err(|error| error.to_string())
+    }
+
+    fn tell(&self, upto: WriteId, failure: Option<String>) {
+        let mut queue = self.shared.lock();
+        queue.failure = failure.clone();
+        queue.outcomes.push_back(Outcome { upto, failure });
+        self.shared.settled.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests;
