@@ -32,16 +32,20 @@ pub enum Answer {
 
 /// How a call type is told from a SUBSCRIBE.
 pub trait Call: Message + Default + 'static {
+    /// Calls name their subscription; an executor's do not.
+    const HAS_STREAM_ID: bool;
     fn is_subscribe(&self) -> bool;
 }
 
 impl Call for bellows_wire::v1::scheduler::Call {
+    const HAS_STREAM_ID: bool = true;
     fn is_subscribe(&self) -> bool {
         self.subscribe.is_some()
     }
 }
 
 impl Call for bellows_wire::v1::executor::Call {
+    const HAS_STREAM_ID: bool = false;
     fn is_subscribe(&self) -> bool {
         self.subscribe.is_some()
     }
@@ -163,7 +167,7 @@ async fn serve<C: Call>(
     if !call.is_subscribe() {
         let status = *shared.call_status.lock().expect("not poisoned");
         let current = shared.stream.lock().expect("not poisoned").as_ref().map(|(id, _)| id.clone());
-        if stream_id != current {
+        if C::HAS_STREAM_ID && stream_id != current {
             return Ok(text(StatusCode::BAD_REQUEST, "the stream ID didn't match"));
         }
         calls.send(call).expect("the test listens");
@@ -195,8 +199,11 @@ async fn serve<C: Call>(
     let stream = futures::stream::poll_fn(move |context| {
         receiver.poll_recv(context).map(|bytes| bytes.map(|bytes| Ok::<_, Infallible>(Frame::data(bytes))))
     });
-    let response = Response::builder().header("Content-Type", "application/x-protobuf");
-    Ok(response.header("Mesos-Stream-Id", id).body(StreamBody::new(stream).boxed()).expect("valid"))
+    let mut response = Response::builder().header("Content-Type", "application/x-protobuf");
+    if C::HAS_STREAM_ID {
+        response = response.header("Mesos-Stream-Id", id);
+    }
+    Ok(response.body(StreamBody::new(stream).boxed()).expect("valid"))
 }
 
 fn text(status: StatusCode, text: &'static str) -> Response<Body> {

@@ -1,0 +1,303 @@
+//! Java's `MesosSchedulerDriver` on this library, against a master that the test plays.
+
+mod support;
+
+use bellows_wire::v1::TaskState;
+use bellows_wire::v1::scheduler::{Call, call};
+use support::Program;
+use support::server::{Answer, Server, events};
+
+type Master = Server<Call>;
+
+/// A program that has registered as framework F-1, and its master.
+async fn registered(implicit: bool) -> Option<(Program, Master)> {
+    let mut master = Master::start().await;
+    let mut program = started(&master, implicit, "-").await?;
+    master.next_call().await;
+    master.send(&events::subscribed("F-1", 15.0));
+    master.send(&events::heartbeat());
+    expect_thread(&mut program).await;
+    program.expect("registered F-1 m-1").await;
+    Some((program, master))
+}
+
+async fn started(master: &Master, implicit: bool, framework: &str) -> Option<Program> {
+    let address = master.address.to_string();
+    let arguments = [address.as_str(), if implicit { "true" } else { "false" }, framework];
+    let mut program = Program::start("Probe", &arguments, &[]).await?;
+    program.expect("ready").await;
+    assert_eq!(program.ask("start").await, "DRIVER_RUNNING");
+    Some(program)
+}
+
+async fn expect_thread(program: &mut Program) {
+    program.expect("thread mesos-callbacks daemon=true loader=the program's own").await;
+}
+
+/// Ends the program without a word to the driver; the JVM has found nothing wrong.
+async fn leave(program: Program) {
+    let (status, errors) = program.end().await;
+    assert!(status.success(), "{status}: {errors:?}");
+}
+
+#[tokio::test]
+async fn says_its_version() {
+    let Some(mut program) = Program::start("Probe", &[], &[]).await else { return };
+    program.expect("version 1.12.0").await;
+    leave(program).await;
+}
+
+#[tokio::test]
+async fn every_callback_arrives_in_order_on_one_thread() {
+    let Some((mut program, master)) = registered(true).await else { return };
+    master.send(&events::offers(["O-1".to_owned(), "O-2".to_owned()]));
+    master.send(&events::rescind("O-2"));
+    master.send(&events::update("T-1", TaskState::TaskRunning, None));
+    master.send(&events::message("grüße".as_bytes()));
+    master.send(&events::failure(Some("E-1"), Some(256)));
+    master.send(&events::failure(None, None));
+    program.expect("resourceOffers O-1@localhost,O-2@localhost").await;
+    program.expect("offerRescinded O-2").await;
+    program.expect("statusUpdate T-1 TASK_RUNNING uuid=false").await;
+    program.expect("frameworkMessage E-1 S-1 grüße").await;
+    program.expect("executorLost E-1 S-1 256").await;
+    program.expect("slaveLost S-1").await;
+    leave(program).await;
+}
+
+#[tokio::test]
+async fn the_framework_is_subscribed_as_the_program_describes_it() {
+    let mut master = Master::start().await;
+    let Some(program) = started(&master, true, "-").await else { return };
+    let call = master.next_call().await;
+    assert_eq!(call.framework_id, None);
+    let framework = call.subscribe.expect("a SUBSCRIBE").framework_info;
+    assert_eq!(framework.name, "probe");
+    assert!(!framework.user.is_empty(), "who runs the program is filled in");
+    assert!(!framework.hostname().is_empty(), "where it runs is filled in");
+    assert_eq!(framework.failover_timeout(), 30.0);
+    assert!(framework.checkpoint());
+    assert_eq!(framework.roles, ["dev"]);
+    assert_eq!(framework.capabilities.len(), 1);
+    leave(program).await;
+}
+
+#[tokio::test]
+async fn every_call_reaches_the_master() {
+    let Some((mut program, mut master)) = registered(false).await else { return };
+    for (command, kind) in [
+        ("launch O-1 T-1", call::Type::Accept),
+        ("launch-one O-2 T-2", call::Type::Accept),
+        ("accept O-3 T-3", call::Type::Accept),
+        ("decline O-4", call::Type::Decline),
+        ("revive", call::Type::Revive),
+        ("suppress", call::Type::Suppress),
+        ("kill T-1", call::Type::Kill),
+        ("message hello", call::Type::Message),
+        ("reconcile T-9", call::Type::Reconcile),
+        ("request", call::Type::Request),
+    ] {
+        assert_eq!(program.ask(command).await, "DRIVER_RUNNING", "{command}");
+        let call = master.next_call().await;
+        assert_eq!(call.r#type(), kind, "{command}");
+        assert_eq!(call.framework_id.as_ref().expect("filled in").value, "F-1");
+        let words: Vec<&str> = command.split(' ').collect();
+        if let Some(accept) = &call.accept {
+            assert_eq!(accept.offer_ids[0].value, words[1]);
+            assert_eq!(accept.filters.as_ref().expect("given").refuse_seconds, Some(7.0));
+            let task = &accept.operations[0].launch.as_ref().expect("a launch").task_infos[0];
+            assert_eq!(task.task_id.value, words[2]);
+            assert_eq!(task.agent_id.value, "S-1");
+            assert_eq!(task.command.as_ref().expect("given").value(), "true");
+        }
+        if let Some(decline) = &call.decline {
+            assert_eq!(decline.offer_ids[0].value, "O-4");
+            assert_eq!(decline.filters.as_ref().expect("given").refuse_seconds, Some(7.0));
+        }
+        if let Some(kill) = &call.kill {
+            assert_eq!(kill.task_id.value, "T-1");
+        }
+        if let Some(message) = &call.message {
+            assert_eq!((&message.data[..], message.executor_id.value.as_str()), (&b"hello"[..], "E-1"));
+        }
+        if let Some(reconcile) = &call.reconcile {
+            assert_eq!(reconcile.tasks[0].task_id.value, "T-9");
+        }
+        if let Some(request) = &call.request {
+            assert_eq!(request.requests[0].agent_id.as_ref().expect("given").value, "S-1");
+        }
+    }
+    // Explicit acknowledgements: none until the program asks for it.
+    master.send(&events::update("T-1", TaskState::TaskRunning, Some(b"uuid-1")));
+    program.expect("statusUpdate T-1 TASK_RUNNING uuid=true").await;
+    assert_eq!(program.ask("revive").await, "DRIVER_RUNNING");
+    assert_eq!(master.next_call().await.r#type(), call::Type::Revive);
+    assert_eq!(program.ask("acknowledge").await, "DRIVER_RUNNING");
+    let acknowledge = master.next_call().await.acknowledge.expect("an ACKNOWLEDGE");
+    assert_eq!(&acknowledge.uuid[..], b"uuid-1");
+    assert_eq!(acknowledge.agent_id.value, "S-1");
+    leave(program).await;
+}
+
+#[tokio::test]
+async fn updates_are_acknowledged_after_the_callback_and_only_with_a_uuid() {
+    let Some((mut program, mut master)) = registered(true).await else { return };
+    assert_eq!(program.ask("plan statusUpdate revive").await, "");
+    master.send(&events::update("T-1", TaskState::TaskRunning, Some(b"uuid-1")));
+    program.expect("statusUpdate T-1 TASK_RUNNING uuid=true").await;
+    program.expect("in statusUpdate: DRIVER_RUNNING").await;
+    assert_eq!(master.next_call().await.r#type(), call::Type::Revive);
+    let acknowledge = master.next_call().await.acknowledge.expect("an ACKNOWLEDGE");
+    assert_eq!(acknowledge.task_id.value, "T-1");
+    assert_eq!(&acknowledge.uuid[..], b"uuid-1");
+    master.send(&events::update("T-2", TaskState::TaskLost, None));
+    program.expect("statusUpdate T-2 TASK_LOST uuid=false").await;
+    assert_eq!(program.ask("suppress").await, "DRIVER_RUNNING");
+    assert_eq!(master.next_call().await.r#type(), call::Type::Suppress);
+    assert_eq!(program.ask("acknowledge").await, "threw java.lang.IllegalStateException");
+    leave(program).await;
+}
+
+#[tokio::test]
+async fn what_a_callback_throws_is_printed_and_aborts_the_driver() {
+    let Some((mut program, mut master)) = registered(true).await else { return };
+    assert_eq!(program.ask("joining").await, "");
+    assert_eq!(program.ask("plan statusUpdate throw").await, "");
+    master.send(&events::update("T-1", TaskState::TaskRunning, Some(b"uuid-1")));
+    program.expect("statusUpdate T-1 TASK_RUNNING uuid=true").await;
+    program.expect("joined DRIVER_ABORTED").await;
+    for command in ["revive", "start", "abort", "join"] {
+        assert_eq!(program.ask(command).await, "DRIVER_ABORTED", "{command}");
+    }
+    assert!(master.no_call_waits(), "the update was not acknowledged");
+    let (status, errors) = program.end().await;
+    assert!(status.success());
+    assert!(errors.iter().any(|line| line.contains("the test asked for it")), "{errors:?}");
+}
+
+#[tokio::test]
+async fn stopping_ends_the_framework_and_failing_over_does_not() {
+    for failover in [false, true] {
+        let Some((mut program, mut master)) = registered(true).await else { return };
+        assert_eq!(program.ask("joining").await, "");
+        program.tell(&format!("stop {failover}")).await;
+        let mut answers = [program.line().await, program.line().await];
+        answers.sort_unstable();
+        assert_eq!(answers, ["= DRIVER_STOPPED", "joined DRIVER_STOPPED"]);
+        if failover {
+            assert!(master.no_call_waits());
+        } else {
+            assert_eq!(master.next_call().await.r#type(), call::Type::Teardown);
+        }
+        assert_eq!(program.ask("stop false").await, "DRIVER_STOPPED");
+        assert_eq!(program.ask("revive").await, "DRIVER_STOPPED");
+        leave(program).await;
+    }
+}
+
+#[tokio::test]
+async fn a_driver_may_be_stopped_from_a_callback() {
+    let Some((mut program, mut master)) = registered(true).await else { return };
+    assert_eq!(program.ask("plan resourceOffers stop false").await, "");
+    master.send(&events::offers(["O-1".to_owned()]));
+    program.expect("resourceOffers O-1@localhost").await;
+    program.expect("in resourceOffers: DRIVER_STOPPED").await;
+    assert_eq!(master.next_call().await.r#type(), call::Type::Teardown);
+    assert_eq!(program.ask("join").await, "DRIVER_STOPPED");
+    leave(program).await;
+}
+
+#[tokio::test]
+async fn a_master_that_returns_is_told_the_framework_id() {
+    let Some((mut program, master)) = registered(true).await else { return };
+    let address = master.stop().await;
+    program.expect("disconnected").await;
+    // Launching while nobody leads: the task is lost, which the framework must hear.
+    assert_eq!(program.ask("launch O-1 T-1").await, "DRIVER_RUNNING");
+    program.expect("statusUpdate T-1 TASK_LOST uuid=false REASON_MASTER_DISCONNECTED").await;
+    assert_eq!(program.ask("kill T-0").await, "DRIVER_RUNNING");
+    assert_eq!(program.ask("revive").await, "DRIVER_RUNNING");
+    let mut master = Master::start_at(address).await;
+    let call = master.next_call().await;
+    assert_eq!(call.framework_id.expect("known by now").value, "F-1");
+    master.send(&events::subscribed("F-1", 15.0));
+    program.expect("reregistered m-1").await;
+    // The revive was not forgotten; the kill was dropped, as by Mesos.
+    assert_eq!(master.next_call().await.r#type(), call::Type::Revive);
+    master.send(&events::offers(["O-2".to_owned()]));
+    program.expect("resourceOffers O-2@localhost").await;
+    leave(program).await;
+}
+
+#[tokio::test]
+async fn a_framework_that_fails_over_is_registered() {
+    let mut master = Master::start().await;
+    let Some(mut program) = started(&master, true, "F-7").await else { return };
+    let call = master.next_call().await;
+    assert_eq!(call.framework_id.expect("given").value, "F-7");
+    master.send(&events::subscribed("F-7", 15.0));
+    expect_thread(&mut program).await;
+    program.expect("registered F-7 m-1").await;
+    leave(program).await;
+}
+
+#[tokio::test]
+async fn what_the_master_refuses_for_good_is_an_error() {
+    let Some((mut program, master)) = registered(true).await else { return };
+    master.send(&events::error("Framework has been removed"));
+    program.expect("error Framework has been removed").await;
+    assert_eq!(program.ask("join").await, "DRIVER_ABORTED");
+    leave(program).await;
+
+    let mut master = Master::start().await;
+    master.answer_subscribe(Answer::Refuse(http::StatusCode::UNAUTHORIZED, "who are you?"));
+    let Some(mut program) = started(&master, true, "-").await else { return };
+    master.next_call().await;
+    expect_thread(&mut program).await;
+    program.expect("error 401 Unauthorized: who are you?").await;
+    assert_eq!(program.ask("join").await, "DRIVER_ABORTED");
+    assert_eq!(program.ask("stop false").await, "DRIVER_ABORTED");
+    leave(program).await;
+}
+
+#[tokio::test]
+async fn a_bad_master_address_is_an_error_at_once() {
+    let Some(mut program) = Program::start("Probe", &["zk://h:2181", "true", "-"], &[]).await else { return };
+    program.expect("ready").await;
+    program.tell("start").await;
+    // On the thread that starts the driver, as with Mesos.
+    program.expect("thread main daemon=false loader=the program's own").await;
+    let error = program.line().await;
+    assert!(error.starts_with("error ") && error.contains("no path"), "{error}");
+    program.expect("= DRIVER_ABORTED").await;
+    assert_eq!(program.ask("join").await, "DRIVER_ABORTED");
+    leave(program).await;
+}
+
+#[tokio::test]
+async fn bad_arguments_become_exceptions() {
+    let Some((mut program, _master)) = registered(true).await else { return };
+    assert_eq!(program.ask("decline-null").await, "threw java.lang.NullPointerException");
+    assert_eq!(program.ask("revive").await, "DRIVER_RUNNING");
+    leave(program).await;
+}
+
+#[tokio::test]
+async fn a_program_whose_main_method_returns_ends_with_a_live_driver() {
+    let Some((mut program, _master)) = registered(true).await else { return };
+    program.tell("return").await;
+    leave(program).await;
+}
+
+#[tokio::test]
+async fn a_driver_that_was_not_started_answers_so() {
+    let master = Master::start().await;
+    let address = master.address.to_string();
+    let arguments = [address.as_str(), "true", "-"];
+    let Some(mut program) = Program::start("Probe", &arguments, &[]).await else { return };
+    program.expect("ready").await;
+    for command in ["stop false", "abort", "join", "revive", "launch O-1 T-1"] {
+        assert_eq!(program.ask(command).await, "DRIVER_NOT_STARTED", "{command}");
+    }
+    leave(program).await;
+}
