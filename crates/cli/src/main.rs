@@ -1,1 +1,79 @@
-fn main() {}
+//! The `bellows` binary: reads the command line, runs one command, ends with its exit code.
+//! What clusters do lives in the crates below; this one starts them and talks to people.
+#![expect(
+    unreachable_pub,
+    reason = "a binary exports nothing; `pub` says what a module offers to the others"
+)]
+
+mod args;
+mod demo;
+mod embedded;
+mod error;
+mod fetch;
+mod operator;
+mod output;
+mod rows;
+mod serve;
+mod spark;
+mod submit;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Cli, Command, ShuffleCommand};
+use error::{Error, Shown};
+
+fn main() -> ExitCode {
+    // The shim forks, so it comes before everything that may start a thread.
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("shim") {
+        let code = bellows_containment::shim::main(&arguments.collect::<Vec<_>>());
+        return ExitCode::from(u8::try_from(code).unwrap_or(1));
+    }
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", Shown(&error));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Up(args) => up::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Submit(args) => submit::run(args),
+        Command::Ps(args) => call(operator::ps(args)),
+        Command::Agents(args) => call(operator::agents(args)),
+        Command::Tasks(args) => call(operator::tasks(args)),
+        Command::Kill(args) => call(operator::kill(args)),
+        Command::Logs(args) => call(operator::logs(args)),
+        Command::Resolve(args) => call(operator::resolve(args)),
+        Command::Master(args) => serve(serve::master(args)),
+        Command::Agent(args) => serve(serve::agent(args)),
+        Command::Shuffle(args) => match args.command {
+            Some(ShuffleCommand::Status(args)) => call(serve::shuffle_status(args)),
+            None => serve(serve::shuffle(args.serve)),
+        },
+    }
+}
+
+/// One question and its answer need no threads.
+fn call(command: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    block_on(tokio::runtime::Builder::new_current_thread(), command)
+}
+
+fn serve(command: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    block_on(tokio::runtime::Builder::new_multi_thread(), command)
+}
+
+fn block_on(
+    mut runtime: tokio::runtime::Builder,
+    command: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
+    let runtime = runtime.enable_all().build();
+    runtime.map_err(|source| Error::Io { what: "starting threads".to_owned(), source })?.block_on(command)
+}

@@ -8,6 +8,6 @@ pub mod metrics;
 mod server;
 mod signal;
 
-pub use logging::{LogFormat, init_logging};
-pub use server::{Limits, Server};
+pub use logging::{LogFormat, init_logging, init_logging_to_file};
+pub use server::{Disconnect, Limits, Server};
 pub use signal::shutdown_signal;

@@ -1,4 +1,5 @@
-//! Where log lines go: standard error, so that a command's own output stays clean.
+//! Where log lines go: standard error, so that a command's own output stays clean, or a file.
+use std::{fs::File, io, path::Path, sync::Mutex};
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
 /// How a log line looks.
@@ -22,4 +23,12 @@ pub fn init_logging(filter: &str, format: LogFormat) {
     if outcome.is_err() {
         tracing::debug!("logging was set up before");
     }
+}
+
+/// As [`init_logging`], into a file that is made anew: for a process whose terminal is taken.
+pub fn init_logging_to_file(filter: &str, path: &Path) -> io::Result<()> {
+    let file = Mutex::new(File::create(path)?);
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
+    let layer = fmt::layer().with_writer(file).with_ansi(false);
+    tracing_subscriber::registry().with(filter).with(layer).try_init().map_err(io::Error::other)
 }

@@ -1,0 +1,343 @@
+//! The command line. Flags carry the names of Mesos and Spark; nothing here opens a file or decides.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no master answers, 4 no such framework or task,
+            5 something is missing on this machine (Java, Spark), 130 interrupted.
+            `bellows submit` ends with the code of spark-submit.";
+
+/// Runs unmodified Apache Spark elastically on machines you own.
+#[derive(Debug, Parser)]
+#[command(name = "bellows", version, after_help = EXIT_CODES, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// A whole cluster in one process: a master, agents and a shuffle service
+    Up(UpArgs),
+    /// A real PySpark application on such a cluster: watch its executors come and go
+    Demo(DemoArgs),
+    /// The stock spark-submit, with library, master and elastic settings filled in where you set none
+    Submit(SubmitArgs),
+
+    /// List the frameworks: who holds how much
+    Ps(ReadArgs),
+    /// List the agents: what they offer and what is used
+    Agents(ReadArgs),
+    /// List the tasks: a Spark executor is one
+    Tasks(TasksArgs),
+    /// End a framework: its tasks are killed, its shuffle files deleted
+    Kill(KillArgs),
+    /// Print a task's output
+    Logs(LogsArgs),
+    /// Say who leads
+    Resolve(ResolveArgs),
+
+    /// Run a master
+    Master(MasterArgs),
+    /// Run an agent, one on each machine
+    Agent(AgentArgs),
+    /// Run the shuffle service, one on each machine, or ask one for its state
+    Shuffle(ShuffleArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    #[command(flatten)]
+    pub size: SizeArgs,
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// Where everything is kept [default: $XDG_STATE_HOME/bellows, else ~/.local/state/bellows]
+    #[arg(long, value_name = "DIR", env = "BELLOWS_WORK_DIR")]
+    pub work_dir: Option<PathBuf>,
+}
+
+/// How large the embedded cluster is: figures that it offers, whatever the machine has.
+#[derive(Debug, Clone, Args)]
+pub struct SizeArgs {
+    /// Number of agents
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub agents: u16,
+    /// CPUs that each agent offers
+    #[arg(long, default_value_t = 2.0, value_name = "N", value_parser = positive)]
+    pub cpus: f64,
+    /// Memory that each agent offers, in MB
+    #[arg(long, default_value_t = 4096.0, value_name = "MB", value_parser = positive)]
+    pub mem: f64,
+}
+
+/// Where the embedded cluster listens. A port of 0 takes any free one.
+#[derive(Debug, Clone, Args)]
+pub struct ListenArgs {
+    /// Address to listen on
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), env = "BELLOWS_IP")]
+    pub ip: IpAddr,
+    /// The master's port
+    #[arg(long, default_value_t = 5050, env = "BELLOWS_PORT")]
+    pub port: u16,
+    /// The first agent's port; the others follow it
+    #[arg(long, default_value_t = 5051, value_name = "PORT", env = "BELLOWS_AGENT_PORT")]
+    pub agent_port: u16,
+    /// The shuffle service's port
+    #[arg(long, default_value_t = 7337, value_name = "PORT", env = "BELLOWS_SHUFFLE_PORT")]
+    pub shuffle_port: u16,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    #[command(flatten)]
+    pub size: SizeArgs,
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// Where Spark and the data are kept once downloaded [default: $XDG_CACHE_HOME/bellows, else ~/.cache/bellows]
+    #[arg(long, value_name = "DIR", env = "BELLOWS_CACHE_DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Only download what is missing
+    #[arg(long)]
+    pub fetch_only: bool,
+    /// Leave the cluster and its files there at the end, until Ctrl-C
+    #[arg(long, conflicts_with = "fetch_only")]
+    pub keep: bool,
+    /// Lines of text, also on a terminal
+    #[arg(long)]
+    pub plain: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// Print the command instead of running it
+    #[arg(long)]
+    pub print: bool,
+    /// Everything that spark-submit takes; what you set stays as you set it
+    #[arg(value_name = "ARGS", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct MasterAddressArg {
+    /// host:port of a master, or zk://host:port,…/path
+    #[arg(long, default_value = "127.0.0.1:5050", env = "BELLOWS_MASTER")]
+    pub master: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ReadArgs {
+    #[command(flatten)]
+    pub address: MasterAddressArg,
+    /// Those that ended, too
+    #[arg(long, short)]
+    pub all: bool,
+    /// JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TasksArgs {
+    #[command(flatten)]
+    pub read: ReadArgs,
+    /// Only of this framework: its id, the id's end, or its name
+    #[arg(long, value_name = "FRAMEWORK")]
+    pub framework: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct KillArgs {
+    #[command(flatten)]
+    pub address: MasterAddressArg,
+    /// A framework's id, the id's end, or its name
+    pub framework: String,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    #[command(flatten)]
+    pub address: MasterAddressArg,
+    /// The task's id
+    pub task: String,
+    /// The task's framework, where several have a task of this id: its id, the id's end, or its name
+    #[arg(long, value_name = "FRAMEWORK")]
+    pub framework: Option<String>,
+    /// Its standard error instead of its standard output
+    #[arg(long)]
+    pub stderr: bool,
+    /// Print what is added, until the task has ended
+    #[arg(long, short)]
+    pub follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ResolveArgs {
+    /// host:port of a master, or zk://host:port,…/path
+    pub master: String,
+    /// Seconds to wait for an answer
+    #[arg(long, default_value_t = 5.0, value_name = "SECONDS", value_parser = positive)]
+    pub timeout: f64,
+}
+
+#[derive(Debug, Args)]
+pub struct MasterArgs {
+    /// Address to listen on
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED), env = "BELLOWS_IP")]
+    pub ip: IpAddr,
+    #[arg(long, default_value_t = 5050, env = "BELLOWS_PORT")]
+    pub port: u16,
+    /// The name that others reach this machine by [default: the machine's]
+    #[arg(long, env = "BELLOWS_HOSTNAME")]
+    pub hostname: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    #[command(flatten)]
+    pub address: MasterAddressArg,
+    /// Address to listen on
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED), env = "BELLOWS_IP")]
+    pub ip: IpAddr,
+    #[arg(long, default_value_t = 5051, env = "BELLOWS_PORT")]
+    pub port: u16,
+    /// The name that others reach this machine by; Spark finds the shuffle service there [default: the machine's]
+    #[arg(long, env = "BELLOWS_HOSTNAME")]
+    pub hostname: Option<String>,
+    /// Where sandboxes and the checkpoint are kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/bellows/agent", env = "BELLOWS_WORK_DIR")]
+    pub work_dir: PathBuf,
+    /// What to offer, as in "cpus:8;mem:16384;ports:[31000-32000]" [default: the machine's CPUs and memory]
+    #[arg(long, env = "BELLOWS_RESOURCES")]
+    pub resources: Option<String>,
+    /// What to say about this machine, as in "rack:a1;gpu:none"
+    #[arg(long, env = "BELLOWS_ATTRIBUTES")]
+    pub attributes: Option<String>,
+    /// Directories for shuffle files, one on each disk [default: below the work directory]
+    #[arg(long, value_name = "DIR,…", value_delimiter = ',', env = "BELLOWS_SHUFFLE_DIRS")]
+    pub shuffle_dirs: Vec<PathBuf>,
+    /// The shuffle service's admin socket on this machine
+    #[arg(long, value_name = "PATH", env = "BELLOWS_SHUFFLE_SOCKET")]
+    pub shuffle_socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct ShuffleArgs {
+    #[command(subcommand)]
+    pub command: Option<ShuffleCommand>,
+    #[command(flatten)]
+    pub serve: ShuffleServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ShuffleCommand {
+    /// Print the essentials of a service on this machine
+    Status(ShuffleStatusArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ShuffleServeArgs {
+    /// Address to listen on
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED), env = "BELLOWS_IP")]
+    pub ip: IpAddr,
+    #[arg(long, default_value_t = 7337, env = "BELLOWS_SHUFFLE_PORT")]
+    pub port: u16,
+    /// Where registrations are kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/bellows/shuffle", env = "BELLOWS_WORK_DIR")]
+    pub work_dir: PathBuf,
+    /// The admin socket, for the agent and `shuffle status` [default: admin.sock in the work directory]
+    #[arg(long, value_name = "PATH", env = "BELLOWS_SHUFFLE_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// Serve files below these directories only
+    #[arg(long, value_name = "DIR,…", value_delimiter = ',', env = "BELLOWS_SHUFFLE_DIRS")]
+    pub shuffle_dirs: Vec<PathBuf>,
+    /// Serve /metrics and /v1/status on this port
+    #[arg(long, value_name = "PORT", env = "BELLOWS_METRICS_PORT")]
+    pub metrics_port: Option<u16>,
+    /// Delete an application's files when its driver falls silent: for clusters without Bellows' agents
+    #[arg(long)]
+    pub heartbeat_cleanup: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ShuffleStatusArgs {
+    /// The service's admin socket
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/var/lib/bellows/shuffle/admin.sock",
+        env = "BELLOWS_SHUFFLE_SOCKET"
+    )]
+    pub socket: PathBuf,
+    /// JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
+        _ => Err("must be a number above 0".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(std::iter::once("bellows").chain(line.split_whitespace())).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn up_takes_the_field_notes_size_by_default() {
+        let Ok(Command::Up(up)) = parse("up --agent-port 0") else { panic!("up") };
+        assert_eq!((up.size.agents, up.size.cpus, up.size.mem), (3, 2.0, 4096.0));
+        assert_eq!((up.listen.port, up.listen.agent_port, up.listen.shuffle_port), (5050, 0, 7337));
+        assert!(up.listen.ip.is_loopback());
+    }
+
+    #[test]
+    fn submit_hands_everything_on() {
+        let Ok(Command::Submit(submit)) = parse("submit --conf a=b --master x app.py --print --help") else {
+            panic!("submit")
+        };
+        assert!(!submit.print);
+        assert_eq!(submit.arguments, ["--conf", "a=b", "--master", "x", "app.py", "--print", "--help"]);
+        let Ok(Command::Submit(submit)) = parse("submit --print --verbose app.py") else { panic!("submit") };
+        assert!(submit.print);
+        assert_eq!(submit.arguments, ["--verbose", "app.py"]);
+    }
+
+    #[test]
+    fn shuffle_serves_or_tells() {
+        let Ok(Command::Shuffle(shuffle)) = parse("shuffle --port 0 --shuffle-dirs /a,/b") else {
+            panic!("shuffle")
+        };
+        assert!(shuffle.command.is_none());
+        assert_eq!(shuffle.serve.shuffle_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        assert!(matches!(
+            parse("shuffle status --json"),
+            Ok(Command::Shuffle(ShuffleArgs { command: Some(_), .. }))
+        ));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for line in
+            ["up --agents 0", "up --cpus -1", "up --mem NaN", "submit", "kill", "demo --keep --fetch-only"]
+        {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

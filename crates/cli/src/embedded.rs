@@ -1,0 +1,138 @@
+//! A whole cluster in this process: a master, agents and a shuffle service, on one address and in one directory.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bellows_client::OperatorClient;
+use bellows_election::{MasterAddress, detect};
+use bellows_wire::v1::FrameworkId;
+use futures::future::{join_all, select_all};
+
+use crate::args::{ListenArgs, SizeArgs};
+use crate::error::Error;
+use crate::{rows, serve, spark, submit};
+
+/// Longer than a task's grace period between TERM and KILL.
+const END_LIMIT: Duration = Duration::from_secs(15);
+/// Agents of the same process register in milliseconds.
+const REGISTRATION_LIMIT: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub struct Options {
+    pub size: SizeArgs,
+    pub listen: ListenArgs,
+    /// Absolute, and there.
+    pub work_dir: PathBuf,
+}
+
+pub struct Embedded {
+    master: bellows_master::Running,
+    agents: Vec<bellows_agent::Running>,
+    shuffle: bellows_shuffle::Running,
+    operator: OperatorClient,
+}
+
+impl Embedded {
+    pub async fn start(options: &Options) -> Result<Self, Error> {
+        let Options { size, listen, work_dir } = options;
+        let shuffle_root = work_dir.join("shuffle-files");
+        let socket = work_dir.join("shuffle.sock");
+
+        let mut config = bellows_shuffle::Config::new(work_dir.join("shuffle"));
+        config.listen = SocketAddr::new(listen.ip, listen.shuffle_port);
+        config.admin_socket = Some(socket.clone());
+        config.allowed_roots = vec![shuffle_root.clone()];
+        config.heartbeat_cleanup = false;
+        let shuffle = serve::start_shuffle(config).await?;
+
+        let config = bellows_master::Config::new(SocketAddr::new(listen.ip, listen.port));
+        let master = serve::start_master(config).await?;
+
+        let address = master.local_addr();
+        let leader = MasterAddress::Fixed { host: address.ip().to_string(), port: address.port() };
+        let mut agents = Vec::new();
+        for i in 0..size.agents {
+            let port = match listen.agent_port {
+                0 => 0,
+                first => first.checked_add(i).ok_or_else(|| {
+                    Error::usage(
+                        format!("no port is left for agent {}", i + 1),
+                        "choose a lower --agent-port",
+                    )
+                })?,
+            };
+            let mut config = bellows_agent::Config::new(
+                SocketAddr::new(listen.ip, port),
+                detect(&leader),
+                work_dir.join(format!("agent-{}", i + 1)),
+            );
+            config.resources = format!("cpus:{};mem:{}", size.cpus, size.mem);
+            // Each owns its directory; the service of their host serves them all.
+            config.shuffle_dirs = vec![shuffle_root.join(format!("agent-{}", i + 1))];
+            config.shuffle_socket = Some(socket.clone());
+            config.native_library = spark::find_libmesos().ok();
+            agents.push(serve::start_agent(config, "--agent-port").await?);
+        }
+        let registered = join_all(agents.iter_mut().map(bellows_agent::Running::registered));
+        if tokio::time::timeout(REGISTRATION_LIMIT, registered).await.is_err() {
+            return Err(Error::failed("the agents do not register with the master", ""));
+        }
+        let operator = OperatorClient::new(detect(&leader), None);
+        Ok(Self { master, agents, shuffle, operator })
+    }
+
+    pub fn master(&self) -> SocketAddr {
+        serve::reachable(self.master.local_addr())
+    }
+
+    pub fn page(&self) -> String {
+        format!("http://{}/", self.master())
+    }
+
+    pub fn operator(&self) -> &OperatorClient {
+        &self.operator
+    }
+
+    pub fn shuffle_status(&self) -> bellows_shuffle::Status {
+        self.shuffle.status()
+    }
+
+    /// How spark-submit gets here.
+    pub fn for_submit(&self) -> submit::Cluster {
+        submit::Cluster {
+            master: self.master().to_string(),
+            shuffle_port: self.shuffle.local_addr().port(),
+            name_shuffle_port: true,
+        }
+    }
+
+    /// Waits until one of the agents ends by itself, which it does only when it cannot go on.
+    pub async fn ended(&mut self) -> Error {
+        let agents = self.agents.iter_mut().map(|agent| Box::pin(agent.ended()));
+        let (error, index, _) = select_all(agents).await;
+        Error::failed(format!("agent {} has ended: {error}", index + 1), "")
+    }
+
+    /// Ends every framework with its tasks and files, then the cluster.
+    pub async fn stop(self) {
+        if let Err(error) = self.end_frameworks().await {
+            tracing::warn!(%error, "frameworks may not have been told the end");
+        }
+        join_all(self.agents.into_iter().map(|agent| agent.stop_and_kill_tasks(END_LIMIT))).await;
+        self.master.stop().await;
+        self.shuffle.stop().await;
+    }
+
+    /// So that their drivers hear of it, and their shuffle files go.
+    async fn end_frameworks(&self) -> Result<(), bellows_client::CallError> {
+        let state = self.operator.get_state().await?;
+        for framework in rows::frameworks(&state, false) {
+            // It may have ended by itself since.
+            if let Err(error) = self.operator.teardown(&FrameworkId { value: framework.id }).await {
+                tracing::debug!(%error, "teardown");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,50 @@
+//! `bellows up`: the embedded cluster until Ctrl-C, and the line that runs Spark on it.
+
+use std::fs;
+
+use bellows_runtime::{LogFormat, init_logging};
+
+use crate::args::UpArgs;
+use crate::embedded::{Embedded, Options};
+use crate::error::Error;
+use crate::output::out;
+use crate::{serve, spark, submit};
+
+pub fn run(args: UpArgs) -> Result<(), Error> {
+    init_logging("warn", LogFormat::Text);
+    let work_dir = match &args.work_dir {
+        Some(work_dir) => work_dir.clone(),
+        None => spark::user_directory("XDG_STATE_HOME", ".local/state")?,
+    };
+    fs::create_dir_all(&work_dir).map_err(|source| Error::io("creating", &work_dir, source))?;
+    let work_dir = work_dir.canonicalize().map_err(|source| Error::io("finding", &work_dir, source))?;
+    let options = Options { size: args.size, listen: args.listen, work_dir };
+    crate::serve(until_told(options))
+}
+
+async fn until_told(options: Options) -> Result<(), Error> {
+    let mut cluster = Embedded::start(&options).await?;
+    let size = &options.size;
+    out!(
+        "{} agents of {} CPUs and {} MB, one shuffle service; state in {}",
+        size.agents,
+        size.cpus,
+        size.mem,
+        options.work_dir.display()
+    );
+    out!("page    {}", cluster.page());
+    out!("master  mesos://{}", cluster.master());
+    out!("\nRun Spark on it with `bellows submit YOUR_APPLICATION`, or with your own spark-submit:\n");
+    match spark::find_libmesos() {
+        Ok(library) => out!("{} \\\n  YOUR_APPLICATION", submit::example(&cluster.for_submit(), &library)),
+        // The cluster serves frameworks of other kinds, too.
+        Err(error) => out!("{}", crate::error::Shown(&error)),
+    }
+    out!("\nCtrl-C ends the cluster and everything on it.");
+    let outcome = tokio::select! {
+        told = serve::until_told() => told,
+        error = cluster.ended() => Err(error),
+    };
+    cluster.stop().await;
+    outcome
+}
