@@ -44,6 +44,17 @@ impl Default for Limits {
     }
 }
 
+/// Lets a handler close the connection that its request came on, however much of the answer waits to be written.
+/// Found among a request's extensions.
+#[derive(Debug, Clone)]
+pub struct Disconnect(CancellationToken);
+
+impl Disconnect {
+    pub fn now(&self) {
+        self.0.cancel();
+    }
+}
+
 /// A running listener. Dropping it does not stop it: see [`Server::stop`].
 #[derive(Debug)]
 pub struct Server {
@@ -56,7 +67,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves `router` on `listener`. A handler finds its peer as `ConnectInfo<SocketAddr>`.
+    /// Serves `router` on `listener`. A handler finds among a request's extensions its peer, as
+    /// `ConnectInfo<SocketAddr>`, and a [`Disconnect`].
     pub fn start(listener: TcpListener, router: Router, limits: Limits) -> io::Result<Self> {
         let server = Self {
             local_addr: listener.local_addr()?,
@@ -116,7 +128,7 @@ impl Accepting {
                         router: self.router.clone(),
                         limits: self.limits.clone(),
                         stopping: self.stopping.clone(),
-                        ended: self.ended.clone(),
+                        ended: self.ended.child_token(),
                         _slot: slot,
                     };
                     self.connections.spawn(connection.serve(stream, peer));
@@ -160,10 +172,12 @@ impl Connection {
         let service = {
             let router = TowerToHyperService::new(self.router.into_service::<Body>());
             let spoke = Arc::clone(&spoke);
+            let disconnect = Disconnect(self.ended.clone());
             service_fn(move |request: Request<Incoming>| {
                 spoke.store(true, Ordering::Relaxed);
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(ConnectInfo(peer));
+                request.extensions_mut().insert(disconnect.clone());
                 hyper::service::Service::call(&router, request)
             })
         };

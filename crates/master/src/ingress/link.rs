@@ -1,0 +1,169 @@
+//! `POST /api/v1/link`: an agent's connection, records both ways over one request.
+use super::{Refused, Shared, header};
+use crate::{
+    driver::Handle,
+    effects::Stream,
+    outbox::{Inbox, outbox},
+};
+use axum::{
+    body::Body,
+    extract::{ConnectInfo, Request},
+    response::{IntoResponse, Response},
+};
+use bellows_kernel::master::{AgentCommand, AgentMessage, AgentRegistration, AgentTask, Event, LinkId};
+use bellows_model::{FrameworkInfo, TaskInfo, TaskState};
+use bellows_runtime::Disconnect;
+use bellows_wire::{
+    convert::{ConvertError, agent_from_wire},
+    link::{self, agent_message::Message},
+    media, recordio,
+};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use prost::Message as _;
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Why an agent is not listened to any longer.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error("the connection broke: {0}")]
+    Broken(#[from] axum::Error),
+    #[error(transparent)]
+    Record(#[from] recordio::RecordError),
+    #[error("a record is no agent's message: {0}")]
+    Decode(#[from] prost::DecodeError),
+    #[error("{0}")]
+    Convert(#[from] ConvertError),
+    #[error("the first message must be register, and only the first")]
+    OutOfOrder,
+    #[error("the agent has an unknown task state {0}")]
+    TaskState(i32),
+    #[error("the master is stopping")]
+    Stopped,
+}
+
+pub(super) async fn link(shared: &Arc<Shared>, request: Request) -> Result<Response, Refused> {
+    media::require_recordio(header(&request, "content-type"))?;
+    let extensions = request.extensions();
+    let disconnect = extensions.get::<Disconnect>().cloned();
+    let peer = extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
+    let (Some(disconnect), Some(peer)) = (disconnect, peer) else {
+        return Err(Refused::bad_request("A link needs a connection"));
+    };
+    let id = LinkId(shared.driver.number());
+    let (outbox, inbox) = outbox(shared.max_unread_bytes);
+    shared.driver.read(move |_, effects| effects.open_link(id, Stream { outbox, disconnect })).await?;
+
+    let gone = CancellationToken::new();
+    let reader =
+        Reader { id, peer, driver: shared.driver.clone(), body: request.into_body(), registered: false };
+    tokio::spawn(reader.run(gone.clone()));
+    let body = Body::from_stream(futures::stream::unfold(
+        (inbox, gone.drop_guard()),
+        |(mut inbox, gone): (Inbox<Bytes>, DropGuard)| async move {
+            let record = inbox.next().await?;
+            Some((Ok::<_, Infallible>(record), (inbox, gone)))
+        },
+    ));
+    Ok(([("content-type", media::APPLICATION_RECORDIO)], body).into_response())
+}
+
+struct Reader {
+    id: LinkId,
+    peer: SocketAddr,
+    driver: Handle,
+    body: Body,
+    registered: bool,
+}
+
+impl Reader {
+    /// Reads until the agent has said all, or nobody writes to it any longer (`gone`).
+    async fn run(mut self, gone: CancellationToken) {
+        let peer = self.peer;
+        let (driver, link) = (self.driver.clone(), self.id);
+        tokio::select! {
+            () = gone.cancelled() => {}
+            outcome = self.read() => if let Err(error) = outcome {
+                tracing::warn!(%peer, %error, "an agent's connection ends");
+                if matches!(error, LinkError::Convert(_) | LinkError::TaskState(_) | LinkError::OutOfOrder) {
+                    // The agent would only say the same again.
+                    let refused = AgentCommand::Refused { reason: error.to_string() };
+                    let _ = driver.read(move |_, effects| effects.tell_agent(link, refused)).await;
+                }
+            }
+        }
+        // A master that is stopping forgets all links by itself.
+        let _ = driver.tell(Event::LinkClosed { link }).await;
+    }
+
+    async fn read(&mut self) -> Result<(), LinkError> {
+        let body = std::mem::replace(&mut self.body, Body::empty());
+        let mut chunks = body.into_data_stream();
+        let mut decoder = recordio::Decoder::new(recordio::DEFAULT_MAX_RECORD_BYTES);
+        while let Some(chunk) = chunks.next().await {
+            decoder.push(&chunk?);
+            while let Some(record) = decoder.next_record()? {
+                let message = link::AgentMessage::decode(record)?;
+                if let Some(event) = self.event(message)? {
+                    self.driver.tell(event).await.map_err(|_| LinkError::Stopped)?;
+                }
+            }
+        }
+        Ok(decoder.finish()?)
+    }
+
+    fn event(&mut self, message: link::AgentMessage) -> Result<Option<Event>, LinkError> {
+        let link = self.id;
+        let message = match (message.message, self.registered) {
+            (Some(Message::Register(register)), false) => {
+                self.registered = true;
+                let registration = registration(register, self.peer)?;
+                return Ok(Some(Event::AgentRegister { link, registration }));
+            }
+            (Some(Message::Register(_)), true) | (_, false) => return Err(LinkError::OutOfOrder),
+            // A message of a later version.
+            (None, true) => return Ok(None),
+            (Some(message), true) => message,
+        };
+        let message = match message {
+            Message::Register(_) => return Err(LinkError::OutOfOrder),
+            Message::StatusUpdate(update) => AgentMessage::StatusUpdate {
+                framework_id: update.framework_id.try_into()?,
+                status: update.status.try_into()?,
+            },
+            Message::Pong(pong) => AgentMessage::Pong { seq: pong.seq },
+            Message::ExecutorTerminated(ended) => AgentMessage::ExecutorTerminated {
+                framework_id: ended.framework_id.try_into()?,
+                executor_id: ended.executor_id.try_into()?,
+                status: ended.status,
+            },
+            Message::ExecutorMessage(message) => AgentMessage::ExecutorMessage {
+                framework_id: message.framework_id.try_into()?,
+                executor_id: message.executor_id.try_into()?,
+                data: message.data.into(),
+            },
+        };
+        Ok(Some(Event::Agent { link, message }))
+    }
+}
+
+fn registration(register: link::Register, peer: SocketAddr) -> Result<AgentRegistration, LinkError> {
+    // Where the agent is reached: what it says, else where it called from.
+    let ip = register.ip.unwrap_or_else(|| peer.ip().to_string());
+    let info = agent_from_wire(register.agent_info, ip, register.version)?;
+    let tasks = register.tasks.into_iter().map(agent_task).collect::<Result<_, _>>()?;
+    let frameworks =
+        register.frameworks.into_iter().map(FrameworkInfo::try_from).collect::<Result<_, _>>()?;
+    Ok(AgentRegistration { info, frameworks, tasks })
+}
+
+fn agent_task(task: link::RunningTask) -> Result<AgentTask, LinkError> {
+    let state = bellows_wire::v1::TaskState::try_from(task.latest_state)
+        .map_err(|_| LinkError::TaskState(task.latest_state))?;
+    Ok(AgentTask {
+        framework_id: task.framework_id.try_into()?,
+        info: TaskInfo::try_from(task.task_info)?,
+        latest_state: TaskState::from(state),
+    })
+}

@@ -1,0 +1,37 @@
+//! `POST /teardown`: an operator ends a framework, with a form body as `curl -d` sends it.
+use super::{Refused, Shared, body};
+use axum::{
+    extract::Request,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use bellows_kernel::master::Event;
+use bellows_model::FrameworkId;
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// More than a framework's id can take, however it is escaped.
+const MAX_FORM_BYTES: usize = 4_096;
+
+#[derive(Deserialize)]
+struct Form {
+    #[serde(rename = "frameworkId")]
+    framework_id: String,
+}
+
+/// The content type does not matter: clients leave it out, or send what their tool puts there.
+pub(super) async fn form(shared: &Arc<Shared>, request: Request) -> Result<Response, Refused> {
+    let body = body(request, MAX_FORM_BYTES).await?;
+    let uri = format!("/?{}", String::from_utf8_lossy(&body).trim());
+    let form = uri.parse().ok().and_then(|uri| axum::extract::Query::<Form>::try_from_uri(&uri).ok());
+    let Some(form) = form else {
+        return Err(Refused::bad_request("Missing 'frameworkId' query parameter in the request body"));
+    };
+    tear_down(shared, FrameworkId::from(form.framework_id.as_str())).await
+}
+
+pub(super) async fn tear_down(shared: &Shared, framework_id: FrameworkId) -> Result<Response, Refused> {
+    tracing::info!(framework = %framework_id, "an operator ends a framework");
+    shared.driver.ask(|request| Event::OperatorTeardown { request, framework_id }).await??;
+    Ok(StatusCode::OK.into_response())
+}

@@ -1,0 +1,254 @@
+//! A framework's view of a master, byte by byte.
+#![allow(clippy::unwrap_used)]
+mod common;
+
+use bellows_wire::v1::TaskState;
+use common::{Connection, Framework, JSON, agent::Agent, config, framework_info, master, operator, post};
+use serde_json::json;
+
+#[tokio::test]
+async fn from_subscription_to_the_end_of_a_task() {
+    let master = master().await;
+    let address = master.local_addr();
+    let mut agent = Agent::register(address).await;
+    let mut framework = Framework::subscribe(address).await;
+    let subscribed = &framework.subscribed["subscribed"];
+    assert_eq!(subscribed["heartbeat_interval_seconds"], 15.0);
+    assert_eq!(subscribed["master_info"]["port"], address.port());
+    assert_eq!(subscribed["master_info"]["address"]["ip"], "127.0.0.1");
+    assert_eq!(subscribed["master_info"]["ip"], 16_777_343);
+    assert_eq!(framework.stream.event().await.unwrap(), json!({"type": "HEARTBEAT"}));
+
+    let offer = framework.offer().await;
+    assert_eq!(offer["url"]["address"], json!({"hostname": "127.0.0.1", "ip": "127.0.0.1", "port": 5051}));
+    assert_eq!(offer["agent_id"]["value"], agent.id.as_str());
+    let answer = framework.launch(&offer, "one").await;
+    answer.is(202, "");
+    assert_eq!(agent.launched().await.task_id.value, "one");
+
+    agent.update(&framework.id, "one", TaskState::TaskRunning).await;
+    let update = framework.stream.next("UPDATE").await;
+    let status = &update["update"]["status"];
+    assert_eq!((&status["state"], &status["source"]), (&json!("TASK_RUNNING"), &json!("SOURCE_EXECUTOR")));
+    framework
+        .call(json!({"type": "ACKNOWLEDGE", "acknowledge": {
+            "agent_id": status["agent_id"], "task_id": status["task_id"], "uuid": status["uuid"],
+        }}))
+        .await
+        .is(202, "");
+    framework.call(json!({"type": "KILL", "kill": {"task_id": {"value": "one"}}})).await.is(202, "");
+    agent.update(&framework.id, "one", TaskState::TaskFinished).await;
+    assert_eq!(framework.stream.next("UPDATE").await["update"]["status"]["state"], "TASK_FINISHED");
+    framework.call(json!({"type": "TEARDOWN"})).await.is(202, "");
+    while framework.stream.event().await.is_some() {}
+    framework.call(json!({"type": "REVIVE"})).await.is(400, "Framework cannot be found");
+    master.stop().await;
+}
+
+#[tokio::test]
+async fn heartbeats_go_on() {
+    let heartbeat = std::time::Duration::from_millis(5);
+    let master = bellows_master::start(bellows_master::Config { heartbeat, ..config() }).await.unwrap();
+    let mut framework = Framework::subscribe(master.local_addr()).await;
+    for _ in 0..4 {
+        assert_eq!(framework.stream.event().await.unwrap(), json!({"type": "HEARTBEAT"}));
+    }
+    master.stop().await;
+    while let Some(event) = framework.stream.event().await {
+        assert_eq!(event["type"], "HEARTBEAT", "then the stream ends in order");
+    }
+}
+
+/// What a real Mesos answers to the same requests.
+#[tokio::test]
+async fn refusals() {
+    let master = master().await;
+    let address = master.local_addr();
+    let framework = Framework::subscribe(address).await;
+    let stream = ("Mesos-Stream-Id", framework.stream_id.as_str());
+    let id = json!({"value": framework.id});
+    let revive = json!({"type": "REVIVE", "framework_id": id}).to_string();
+    let path = "/api/v1/scheduler";
+
+    let cases: &[(&[(&str, &str)], String, u16, &str)] = &[
+        (
+            &[JSON, stream],
+            "{not json".into(),
+            400,
+            "Failed to parse body into JSON: syntax error at line 1 near: not json",
+        ),
+        (&[stream], revive.clone(), 400, "Expecting 'Content-Type' to be present"),
+        (
+            &[stream, ("Content-Type", "text/plain")],
+            revive.clone(),
+            415,
+            "Expecting 'Content-Type' of application/json or application/x-protobuf",
+        ),
+        (&[JSON], revive.clone(), 400, "All non-subscribe calls should include the 'Mesos-Stream-Id' header"),
+        (
+            &[JSON, stream],
+            json!({"type": "REVIVE", "framework_id": {"value": "nobody"}}).to_string(),
+            400,
+            "Framework cannot be found",
+        ),
+        (
+            &[JSON, stream],
+            json!({"type": "REVIVE"}).to_string(),
+            400,
+            "Failed to validate scheduler::Call: Expecting 'framework_id' to be present",
+        ),
+        (
+            &[JSON, stream],
+            json!({"framework_id": id}).to_string(),
+            400,
+            "Failed to validate scheduler::Call: Expecting 'type' to be present",
+        ),
+        (
+            &[JSON, stream],
+            json!({"type": "NO_SUCH", "framework_id": id}).to_string(),
+            400,
+            "Failed to validate scheduler::Call: Expecting 'type' to be present",
+        ),
+        (
+            &[JSON, stream],
+            json!({"type": "ACCEPT", "framework_id": id}).to_string(),
+            400,
+            "Failed to validate scheduler::Call: Expecting 'accept' to be present",
+        ),
+        (
+            &[JSON],
+            json!({"type": "SUBSCRIBE", "subscribe": {}}).to_string(),
+            400,
+            "Failed to convert JSON into Call protobuf: Missing required fields: subscribe.framework_info",
+        ),
+        (
+            &[JSON, ("Accept", "text/html")],
+            json!({"type": "SUBSCRIBE", "subscribe": {"framework_info": {"user": "root", "name": "x"}}})
+                .to_string(),
+            406,
+            "Expecting 'Accept' to allow 'application/x-protobuf' or 'application/json'",
+        ),
+        (
+            &[JSON, stream],
+            json!({"type": "RECONCILE_OPERATIONS", "framework_id": id, "reconcile_operations": {}})
+                .to_string(),
+            501,
+            "RECONCILE_OPERATIONS is not supported by this master",
+        ),
+    ];
+    for (headers, body, status, text) in cases {
+        let answer = post(address, path, headers, body).await;
+        answer.is(*status, text);
+        assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
+    }
+    let wrong = ("Mesos-Stream-Id", "00000000-0000-0000-0000-000000000000");
+    post(address, path, &[JSON, wrong], &revive).await.is(
+        400,
+        &format!(
+            "The stream ID '{}' included in this request didn't match the stream ID currently associated with \
+             framework ID {}",
+            wrong.1, framework.id
+        ),
+    );
+    let answer = Connection::open(address).await.request("GET", path, &[], b"").await;
+    answer.is(405, "405 Method Not Allowed. Expecting one of { 'POST' }, but received 'GET'.");
+    assert_eq!(answer.header("allow"), Some("POST"));
+    let protobuf = ("Content-Type", "application/x-protobuf");
+    assert_eq!(post(address, path, &[protobuf, stream], b"\xff\xff\xff").await.status, 400);
+    framework.call(json!({"type": "REVIVE"})).await.is(202, "");
+}
+
+#[tokio::test]
+async fn bodies_come_as_clients_send_them() {
+    let master = master().await;
+    let address = master.local_addr();
+    let framework = Framework::subscribe(address).await;
+    let call = json!({
+        "type": "REVIVE", "framework_id": {"value": framework.id}, "revive": null, "unknown": {"a": 1},
+        "credentials": [],
+    })
+    .to_string();
+    let half = call.len() / 2;
+    let chunked = format!(
+        "{:x}\r\n{}\r\n{:x};ext=1\r\n{}\r\n0\r\n\r\n",
+        half,
+        &call[..half],
+        call.len() - half,
+        &call[half..]
+    );
+    let headers = [
+        ("content-type", "application/json; charset=utf-8"),
+        ("MESOS-STREAM-ID", &framework.stream_id),
+        ("Transfer-Encoding", "chunked"),
+        ("Connection", "close"),
+    ];
+    for path in ["/api/v1/scheduler?_ts=1", "/master/api/v1/scheduler", "/master/api/v1/scheduler/"] {
+        let mut connection = Connection::open(address).await;
+        let answer = connection.request("POST", path, &headers, chunked.as_bytes()).await;
+        answer.is(202, "");
+        assert_eq!(answer.header("connection"), Some("close"));
+    }
+}
+
+#[tokio::test]
+async fn a_framework_comes_back_under_its_id_and_its_old_stream_ends() {
+    let master = master().await;
+    let mut first = Framework::subscribe(master.local_addr()).await;
+    let mut info = framework_info();
+    info["id"] = json!({"value": first.id});
+    let second = Framework::subscribe_as(master.local_addr(), info).await;
+    assert_eq!(second.id, first.id);
+    assert_ne!(second.stream_id, first.stream_id);
+    while first.stream.event().await.is_some() {}
+    assert_eq!(first.call(json!({"type": "REVIVE"})).await.status, 400);
+    second.call(json!({"type": "REVIVE"})).await.is(202, "");
+}
+
+#[tokio::test]
+async fn a_framework_that_is_gone_is_seen_at_once() {
+    let master = master().await;
+    let address = master.local_addr();
+    let mut info = framework_info();
+    info["failover_timeout"] = json!(0);
+    let framework = Framework::subscribe_as(address, info).await;
+    let mut watching = Connection::open(address).await;
+    let call = json!({"type": "SUBSCRIBE"}).to_string();
+    assert_eq!(watching.request("POST", "/api/v1", &[JSON], call.as_bytes()).await.status, 200);
+    watching.next("HEARTBEAT").await;
+    drop(framework);
+    let removed = watching.next("FRAMEWORK_REMOVED").await;
+    assert_eq!(removed["framework_removed"]["framework_info"]["name"], "recorder");
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_disconnected_and_nobody_else_is_harmed() {
+    let limited = bellows_master::Config { max_unread_bytes: 64 << 10, ..config() };
+    let master = bellows_master::start(limited).await.unwrap();
+    let address = master.local_addr();
+    let agent = Agent::register(address).await;
+    let mut reading = Framework::subscribe(address).await;
+    let mut deaf = Framework::subscribe(address).await;
+    // An executor's messages, until more waits than the socket's buffers and the outbox take.
+    let message = |framework: &Framework| bellows_wire::link::ExecutorMessage {
+        framework_id: bellows_wire::v1::FrameworkId { value: framework.id.clone() },
+        executor_id: bellows_wire::v1::ExecutorId { value: "e".to_owned() },
+        data: vec![7; 48 << 10].into(),
+    };
+    let (to_deaf, to_reading) = (message(&deaf), message(&reading));
+    let said = bellows_wire::link::agent_message::Message::ExecutorMessage;
+    loop {
+        agent.say(said(to_deaf.clone())).await;
+        agent.say(said(to_reading.clone())).await;
+        reading.stream.next("MESSAGE").await;
+        let answer = operator(address, json!({"type": "GET_FRAMEWORKS"})).await.json();
+        let frameworks = answer["get_frameworks"]["frameworks"].as_array().unwrap();
+        let of = |id: &str| frameworks.iter().find(|one| one["framework_info"]["id"]["value"] == id).unwrap();
+        assert_eq!(of(&reading.id)["connected"], true);
+        if of(&deaf.id)["connected"] == false {
+            break;
+        }
+    }
+    // What was written may still be read; then the connection is closed, within a record most likely.
+    let mut rest = Vec::new();
+    let _ = tokio::io::AsyncReadExt::read_to_end(&mut deaf.stream.0, &mut rest).await;
+}
