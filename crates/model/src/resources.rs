@@ -197,6 +197,11 @@ impl Resources {
         Self(self.0.iter().filter(|item| item.is_available_to(role)).cloned().collect())
     }
 
+    /// Only the scalars: ranges and sets of different agents do not add up.
+    pub fn scalars(&self) -> Self {
+        Self(self.0.iter().filter(|item| matches!(item.value, Value::Scalar(_))).cloned().collect())
+    }
+
     pub fn add(&mut self, other: &Self) {
         other.0.iter().for_each(|item| self.add_item(item));
     }

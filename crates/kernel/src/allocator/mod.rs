@@ -329,4 +329,16 @@ fn for_each_scalar(kinds: &[Arc<str>], resources: &Resources, mut count: impl Fn
 }
 
 #[cfg(test)]
+impl Allocator {
+    /// An agent with something free, and a framework that should have been granted it.
+    pub(crate) fn overlooked(&self, now: Time) -> Option<(AgentId, FrameworkId)> {
+        (0..self.agents.len() as u32).find_map(|index| {
+            let agent = &self.agents[index as usize];
+            let taker = self.takers(index, &agent.free, now).next().filter(|_| agent.active)?;
+            Some((agent.label.clone(), taker.clone()))
+        })
+    }
+}
+
+#[cfg(test)]
 mod tests;

@@ -1,11 +1,11 @@
 //! Filters: what a client does not want to be offered again for a while.
 use super::{AgentIndex, Allocator, ClientIndex};
 use crate::Time;
-use bellows_model::Resources;
+use bellows_model::{FrameworkId, Resources};
 use std::sync::Arc;
 
 /// So many refusals of one client are kept for one agent; the one that ends first gives way.
-const MAX_REFUSALS: usize = 4;
+pub(super) const MAX_REFUSALS: usize = 4;
 
 /// On one agent, what is within `resources` is not offered to `client` before `until`.
 #[derive(Debug, Clone)]
@@ -65,21 +65,33 @@ impl Allocator {
         }
     }
 
-    /// Whether a client other than that of `but` would be offered `resources` if they were free now.
+    /// Whether a client of another framework than `but` would be offered `resources` if they were free now.
     pub fn is_wanted(&self, agent: AgentIndex, resources: &Resources, but: ClientIndex, now: Time) -> bool {
         let holder = &self.clients[but.0 as usize].framework;
-        let slot = &self.agents[agent.0 as usize];
-        self.roles.iter().filter(|role| self.is_allocatable(resources, &role.name)).any(|role| {
-            role.clients.iter().any(|&index| {
-                let client = &self.clients[index as usize];
-                let refused = |refusal: &Refusal| {
-                    refusal.client == index
-                        && refusal.epoch == client.epoch
-                        && refusal.until > now
-                        && refusal.resources.contains_available(resources, &role.name)
-                };
-                client.wants && client.framework != *holder && !slot.refusals.iter().any(refused)
+        self.takers(agent.0, resources, now).any(|framework| framework != holder)
+    }
+
+    /// The frameworks that would be offered `resources` of the agent if they were free now.
+    pub(super) fn takers<'a>(
+        &'a self,
+        agent: u32,
+        resources: &'a Resources,
+        now: Time,
+    ) -> impl Iterator<Item = &'a FrameworkId> {
+        let refusals = &self.agents[agent as usize].refusals;
+        let refuses = move |index: u32, epoch: u32, role: &str| {
+            refusals.iter().any(|refusal| {
+                refusal.client == index
+                    && refusal.epoch == epoch
+                    && refusal.until > now
+                    && refusal.resources.contains_available(resources, role)
             })
+        };
+        let roles = self.roles.iter().filter(|role| self.is_allocatable(resources, &role.name));
+        let clients = roles.flat_map(|role| role.clients.iter().map(move |&index| (role, index)));
+        clients.filter_map(move |(role, index)| {
+            let client = &self.clients[index as usize];
+            (client.wants && !refuses(index, client.epoch, &role.name)).then_some(&client.framework)
         })
     }
 

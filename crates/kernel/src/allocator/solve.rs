@@ -55,7 +55,7 @@ impl Allocator {
     }
 
     /// Agents came or went: all shares are of another whole.
-    fn refresh_shares(&mut self) {
+    pub(super) fn refresh_shares(&mut self) {
         if std::mem::take(&mut self.dirty.totals) {
             for client in &mut self.clients {
                 client.share = dominant_share(&client.allocated, &self.totals, super::DEFAULT_WEIGHT);

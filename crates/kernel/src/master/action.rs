@@ -7,6 +7,10 @@ use bellows_model::{
 use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and consumed one at a time; a box would cost every reader more"
+)]
 pub enum Action {
     /// Answers a request; each request gets exactly one.
     Respond { request: RequestId, response: Result<Response, CallError> },
@@ -73,6 +77,10 @@ pub enum SchedulerEvent {
 }
 
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and consumed one at a time; a box would cost every reader more"
+)]
 pub enum AgentCommand {
     Registered {
         agent_id: AgentId,

@@ -48,7 +48,7 @@ impl Sums {
     }
 
     fn add(&mut self, account: usize, framework: &FrameworkId, agent: &AgentId, sum: &Resources) {
-        self.frameworks.entry(framework.clone()).or_default()[account].add(sum);
+        self.frameworks.entry(framework.clone()).or_default()[account].add(&sum.scalars());
         self.agents.entry(agent.clone()).or_default()[account].add(sum);
     }
 }
@@ -145,7 +145,7 @@ fn bounds(state: &State) -> Result<(), String> {
     ensure(state.completed_frameworks.len() <= config.max_completed_frameworks, || {
         "too many completed frameworks".into()
     })?;
-    ensure(state.held_offers.len() <= 2 * state.offers.len() + 65, || "too many offers' deadlines".into())?;
+    ensure(state.held_offers.len() <= 2 * state.offers.len() + 64, || "too many offers' deadlines".into())?;
     let frameworks = state.frameworks.values().chain(&state.completed_frameworks);
     for framework in frameworks {
         ensure(framework.completed_tasks.len() <= config.max_completed_tasks_per_framework, || {

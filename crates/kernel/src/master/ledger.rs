@@ -18,9 +18,9 @@ impl Step<'_> {
         agent: &AgentId,
         sum: &Resources,
     ) {
-        for balance in self.balances(account, framework, agent) {
-            balance.add(sum);
-        }
+        let (of_framework, of_agent) = self.balances(account, framework, agent);
+        of_framework.add(&sum.scalars());
+        of_agent.add(sum);
     }
 
     pub(super) fn strike(
@@ -30,9 +30,12 @@ impl Step<'_> {
         agent: &AgentId,
         sum: &Resources,
     ) {
-        for balance in self.balances(account, framework, agent) {
+        let strike = |balance: &mut Resources, sum: &Resources| {
             *balance = balance.checked_sub(sum).expect("invariant: what leaves the books was in them");
-        }
+        };
+        let (of_framework, of_agent) = self.balances(account, framework, agent);
+        strike(of_framework, &sum.scalars());
+        strike(of_agent, sum);
     }
 
     /// Takes free resources into use.
@@ -110,12 +113,12 @@ impl Step<'_> {
         account: Account,
         framework: &FrameworkId,
         agent: &AgentId,
-    ) -> [&mut Resources; 2] {
+    ) -> (&mut Resources, &mut Resources) {
         let framework = self.state.frameworks.get_mut(framework).expect("invariant: a known framework");
         let agent = self.state.agents.get_mut(agent).expect("invariant: a known agent");
         match account {
-            Account::Used => [&mut framework.used, &mut agent.used],
-            Account::Offered => [&mut framework.offered, &mut agent.offered],
+            Account::Used => (&mut framework.used, &mut agent.used),
+            Account::Offered => (&mut framework.offered, &mut agent.offered),
         }
     }
 

@@ -23,6 +23,7 @@ impl Step<'_> {
             self.state.counters.offers_sent += offers.len() as u64;
             self.send(&framework_id, SchedulerEvent::Offers(offers));
         }
+        self.trim_held_offers();
     }
 
     fn offer(&mut self, grant: Grant) -> Offer {
@@ -44,9 +45,12 @@ impl Step<'_> {
 
     fn hold(&mut self, id: OfferId) {
         let Some(timeout) = self.state.config.offer_timeout else { return };
+        self.state.held_offers.push_back((self.now + timeout, id));
+    }
+
+    /// Offers that ended leave their place in the queue behind.
+    fn trim_held_offers(&mut self) {
         let state = &mut *self.state;
-        state.held_offers.push_back((self.now + timeout, id));
-        // Offers that ended leave their place in the queue behind.
         if state.held_offers.len() > 2 * state.offers.len() + 64 {
             state.held_offers.retain(|(_, id)| state.offers.contains_key(id));
         }

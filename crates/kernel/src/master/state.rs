@@ -169,7 +169,9 @@ pub struct Framework {
     pub tasks: BTreeMap<TaskId, Task>,
     /// The newest last; bounded by `max_completed_tasks_per_framework`.
     pub completed_tasks: VecDeque<Task>,
+    /// Scalars only: ranges and sets of different agents do not add up.
     pub used: Resources,
+    /// Scalars only.
     pub offered: Resources,
     /// Its ordinals with the allocator, by role; also of roles that it left while it held resources in them.
     pub(super) clients: BTreeMap<String, ClientIndex>,
@@ -193,6 +195,11 @@ impl Task {
     /// A task that ended, or that is out of reach, holds none.
     pub fn holds_resources(&self) -> bool {
         holds_resources(self.state)
+    }
+
+    /// The end that the framework was told of.
+    pub(super) fn reported_end(&self) -> Option<TaskState> {
+        self.statuses.last().map(|status| status.state).filter(|state| state.is_terminal())
     }
 
     /// What the framework was told last.

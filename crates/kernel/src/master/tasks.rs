@@ -84,8 +84,8 @@ impl Step<'_> {
                 .tell(agent_id, AgentCommand::ShutdownFramework { framework_id: framework_id.clone() });
         };
         let task = framework.tasks.get(&status.task_id).filter(|task| task.info.agent_id == *agent_id);
-        let final_state = task.map(Task::reported_state).filter(|state| state.is_terminal());
-        if task.is_none() || final_state.is_some_and(|state| state != status.state) {
+        let end = task.and_then(Task::reported_end);
+        if task.is_none() || end.is_some_and(|end| end != status.state) {
             if let Some(uuid) = status.uuid {
                 let task_id = status.task_id;
                 let framework_id = framework_id.clone();
@@ -138,7 +138,8 @@ impl Step<'_> {
         }
     }
 
-    /// Ends a task by the master's own decision, tells the framework, and forgets it: nothing more is heard of it.
+    /// Ends a task of which nothing more will be heard, and tells the framework; if an end is known and not yet
+    /// acknowledged, then of that.
     pub(super) fn end_task(
         &mut self,
         framework_id: &FrameworkId,
@@ -147,11 +148,11 @@ impl Step<'_> {
         reason: Reason,
         message: &str,
     ) {
-        if !self.state.frameworks[framework_id].tasks[task_id].state.is_terminal() {
-            let status = self.task_status(framework_id, task_id, state, reason, message);
-            self.send(framework_id, SchedulerEvent::Update(status.clone()));
-            self.update_task(framework_id, status);
-        }
+        let known = self.state.frameworks[framework_id].tasks[task_id].state;
+        let state = if known.is_terminal() { known } else { state };
+        let status = self.task_status(framework_id, task_id, state, reason, message);
+        self.send(framework_id, SchedulerEvent::Update(status.clone()));
+        self.update_task(framework_id, status);
         self.complete_task(framework_id, task_id);
     }
 

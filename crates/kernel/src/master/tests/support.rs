@@ -8,8 +8,8 @@ use crate::{
 };
 use bellows_model::{
     AgentId, AgentInfo, Capability, CommandInfo, ExecutorId, ExecutorInfo, Filters, FrameworkId,
-    FrameworkInfo, Offer, OfferId, Operation, Resources, Source, StatusUuid, StreamId, TaskId, TaskInfo,
-    TaskState, TaskStatus,
+    FrameworkInfo, Offer, OfferId, Operation, Resources, Source, StatusUuid, StreamId, TaskInfo, TaskState,
+    TaskStatus,
 };
 use std::time::Duration;
 
@@ -118,6 +118,9 @@ impl Master {
         let actions = step(&mut self.state, self.now, event);
         if let Err(error) = invariants(&self.state) {
             panic!("after {text}: {error}");
+        }
+        if let Some((agent, framework)) = self.state.allocator.overlooked(self.now) {
+            panic!("after {text}: {agent:?} has something free that {framework:?} would take");
         }
         Outcome(actions)
     }
@@ -299,7 +302,7 @@ impl Outcome {
 
     pub(super) fn updates(&self) -> Vec<&TaskStatus> {
         let update = |(_, event)| match event {
-            &SchedulerEvent::Update(ref status) => Some(status),
+            SchedulerEvent::Update(status) => Some(status),
             _ => None,
         };
         self.events().into_iter().filter_map(update).collect()
@@ -330,7 +333,7 @@ impl Outcome {
 
     pub(super) fn closed_streams(&self) -> Vec<&StreamId> {
         let closed = |action| match action {
-            &Action::CloseStream { ref stream } => Some(stream),
+            Action::CloseStream { stream } => Some(stream),
             _ => None,
         };
         self.0.iter().filter_map(closed).collect()
@@ -356,8 +359,4 @@ fn event_of(action: &Action) -> Option<(&StreamId, &SchedulerEvent)> {
         Action::Send { stream, event } => Some((stream, event)),
         _ => None,
     }
-}
-
-pub(super) fn task_ids(statuses: &[&TaskStatus]) -> Vec<TaskId> {
-    statuses.iter().map(|status| status.task_id.clone()).collect()
 }
