@@ -301,11 +301,13 @@ impl Outcome {
     }
 
     pub(super) fn updates(&self) -> Vec<&TaskStatus> {
-        let update = |(_, event)| match event {
-            SchedulerEvent::Update(status) => Some(status),
-            _ => None,
-        };
-        self.events().into_iter().filter_map(update).collect()
+        let events = self.events().into_iter();
+        events
+            .filter_map(|(_, event)| match event {
+                SchedulerEvent::Update(status) => Some(status),
+                _ => None,
+            })
+            .collect()
     }
 
     /// The only update.
@@ -332,11 +334,13 @@ impl Outcome {
     }
 
     pub(super) fn closed_streams(&self) -> Vec<&StreamId> {
-        let closed = |action| match action {
-            Action::CloseStream { stream } => Some(stream),
-            _ => None,
-        };
-        self.0.iter().filter_map(closed).collect()
+        let actions = self.0.iter();
+        actions
+            .filter_map(|action| match action {
+                Action::CloseStream { stream } => Some(stream),
+                _ => None,
+            })
+            .collect()
     }
 
     pub(super) fn registered(&self) -> Option<AgentId> {
