@@ -48,18 +48,26 @@ async fn measure() {
         containerizer.forget(&event.container_id).await.expect("forgotten");
     }
     let per_second = AT_ONCE as f64 / start.elapsed().as_secs_f64();
-    writeln!(stdout(), "{AT_ONCE} at once: {per_second:.0} tasks/s, launched, ended and forgotten").expect("stdout");
+    writeln!(stdout(), "{AT_ONCE} at once: {per_second:.0} tasks/s, launched, ended and forgotten")
+        .expect("stdout");
     memory(&containerizer, dir.path()).await;
 }
 
 /// What one idle shim costs.
 async fn memory(containerizer: &Containerizer, dir: &Path) {
-    let spec = LaunchSpec { value: "/bin/sleep".into(), arguments: vec!["sleep".into(), "60".into()], ..command(dir, "m") };
+    let spec = LaunchSpec {
+        value: "/bin/sleep".into(),
+        arguments: vec!["sleep".into(), "60".into()],
+        ..command(dir, "m")
+    };
     let pid = containerizer.launch(spec).await.expect("launched").pid;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("runs");
     let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("has a parent").trim();
     let rollup = std::fs::read_to_string(format!("/proc/{shim}/smaps_rollup")).expect("runs");
-    for line in rollup.lines().filter(|line| ["Rss:", "Pss:", "Private_Dirty:"].iter().any(|key| line.starts_with(key))) {
+    for line in rollup
+        .lines()
+        .filter(|line| ["Rss:", "Pss:", "Private_Dirty:"].iter().any(|key| line.starts_with(key)))
+    {
         writeln!(stdout(), "one shim: {line}").expect("stdout");
     }
     containerizer.kill(&"m".into(), Duration::ZERO);

@@ -220,7 +220,10 @@ impl Containerizer {
     /// Drops what is stored of an ended container, once the caller has made its exit durable elsewhere.
     pub async fn forget(&self, container_id: &ContainerId) -> io::Result<()> {
         if self.0.running.lock().contains_key(container_id) {
-            return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("container {container_id} runs")));
+            return Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                format!("container {container_id} runs"),
+            ));
         }
         let meta_dir = self.0.meta_dir(container_id);
         blocking(move || crate::remove_tree(&meta_dir)).await
@@ -298,7 +301,8 @@ impl Inner {
     }
 
     fn instruction(&self, spec: &LaunchSpec) -> io::Result<File> {
-        let variables = spec.environment.iter().map(|variable| (variable.name.clone(), variable.value.clone()));
+        let variables =
+            spec.environment.iter().map(|variable| (variable.name.clone(), variable.value.clone()));
         let marker = (MARKER.to_owned(), spec.container_id.to_string());
         let instruction = Instruction {
             boot_id: self.boot_id.clone(),

@@ -50,7 +50,8 @@ impl FileEntry {
             FileType::BlockDevice => 'b',
             _ => '-',
         };
-        let right = |bit: u32| if self.mode >> bit & 1 == 1 { ["x", "w", "r"][bit as usize % 3] } else { "-" };
+        let right =
+            |bit: u32| if self.mode >> bit & 1 == 1 { ["x", "w", "r"][bit as usize % 3] } else { "-" };
         std::iter::once(kind.to_string()).chain((0..9).rev().map(|bit| right(bit).to_owned())).collect()
     }
 }
@@ -102,8 +103,8 @@ impl FileRoot {
                 entries.push(FileEntry {
                     name: name.to_string_lossy().into_owned(),
                     size: u64::try_from(stat.st_size).unwrap_or(0),
-                    mtime: stat.st_mtime as i64,
-                    nlink: stat.st_nlink as u64,
+                    mtime: stat.st_mtime,
+                    nlink: stat.st_nlink,
                     mode: stat.st_mode,
                     uid: users.entry(stat.st_uid).or_insert_with_key(|uid| owner::user_name(*uid)).clone(),
                     gid: groups.entry(stat.st_gid).or_insert_with_key(|gid| owner::group_name(*gid)).clone(),
@@ -156,16 +157,13 @@ impl FileRoot {
 
     fn resolve(&self, path: &str, flags: OFlags) -> Result<OwnedFd, FilesError> {
         let path = relative(path);
-        open_beneath(self.root.as_fd(), path.as_ref(), flags).map_err(|why| failure(&self.path.join(path), why))
+        open_beneath(self.root.as_fd(), path.as_ref(), flags)
+            .map_err(|why| failure(&self.path.join(path), why))
     }
 }
 
 /// Opens without ever leaving `root`: neither by `..` nor by a link.
-pub(crate) fn open_beneath(
-    root: impl AsFd,
-    path: &Path,
-    flags: OFlags,
-) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_beneath(root: impl AsFd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     // The kernel gives up when something was renamed while it looked at a `..`; a bounded number of times we do not.
     for _try in 0..16 {
@@ -216,9 +214,14 @@ mod tests {
     #[test]
     fn reads_within_bounds() {
         let (_dir, files) = root();
-        for (offset, length, expected) in
-            [(0, 4, "0123"), (8, 100, "89"), (10, 1, ""), (u64::MAX, 1, ""), (3, 0, ""), (0, usize::MAX, "0123456789")]
-        {
+        for (offset, length, expected) in [
+            (0, 4, "0123"),
+            (8, 100, "89"),
+            (10, 1, ""),
+            (u64::MAX, 1, ""),
+            (3, 0, ""),
+            (0, usize::MAX, "0123456789"),
+        ] {
             let data = files.read("/runs/latest/stdout", offset, length).expect("readable");
             assert_eq!(data, expected.as_bytes(), "{offset} {length}");
         }

@@ -177,7 +177,8 @@ mod tests {
         assert_eq!(fs::read_link(&latest).expect("a link"), Path::new("c2"));
         assert!(sandboxes.create(&run("0", "c2"), None).is_err(), "exists");
 
-        let mut listed: Vec<Run> = sandboxes.list().expect("listed").into_iter().map(|(run, _)| run).collect();
+        let mut listed: Vec<Run> =
+            sandboxes.list().expect("listed").into_iter().map(|(run, _)| run).collect();
         listed.sort_by(|a, b| a.container_id.cmp(&b.container_id));
         assert_eq!(listed, [run("0", "c1"), run("0", "c2")]);
 

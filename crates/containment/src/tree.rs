@@ -6,10 +6,7 @@ use rustix::{
 use std::{
     ffi::{CStr, CString},
     io,
-    os::{
-        fd::OwnedFd,
-        unix::ffi::OsStrExt,
-    },
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::Path,
 };
 

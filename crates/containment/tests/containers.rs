@@ -1,6 +1,7 @@
 //! Containers from launch to forgetting, with real shims and real processes.
 use bellows_containment::{
-    Config, Containerizer, Exit, ExitEvent, ExitStatus, LaunchError, LaunchSpec, Owner, Recovered, RecoveredState,
+    Config, Containerizer, Exit, ExitEvent, ExitStatus, LaunchError, LaunchSpec, Owner, Recovered,
+    RecoveredState,
 };
 use bellows_model::{ContainerId, EnvironmentVariable};
 use std::{
@@ -37,7 +38,13 @@ impl Place {
 
     /// No other test's: processes without a shim are found by it.
     fn survivor(&self) -> ContainerId {
-        self.dir.path().file_name().and_then(|name| name.to_str()).expect("plain").trim_start_matches('.').into()
+        self.dir
+            .path()
+            .file_name()
+            .and_then(|name| name.to_str())
+            .expect("plain")
+            .trim_start_matches('.')
+            .into()
     }
 
     fn agent(&self) -> (Containerizer, Receiver<ExitEvent>) {
@@ -111,7 +118,8 @@ async fn next_exit(exits: &mut Receiver<ExitEvent>) -> Exit {
 async fn exit_statuses_and_output() {
     let place = Place::new();
     let (agent, mut exits) = place.agent();
-    let launched = agent.launch(place.shell("a", "echo $$; echo $PWD; echo no >&2; exit 7")).await.expect("launched");
+    let launched =
+        agent.launch(place.shell("a", "echo $$; echo $PWD; echo no >&2; exit 7")).await.expect("launched");
     let event = exits.recv().await.expect("event");
     assert_eq!(event, ExitEvent { container_id: "a".into(), exit: exited(7) });
     let sandbox = place.sandbox().canonicalize().expect("exists");
@@ -138,7 +146,11 @@ async fn arguments_and_environment_are_exactly_those_given() {
         shell: false,
         value: "env".into(),
         arguments: vec!["env".into()],
-        environment: vec![variable("A", "1"), variable("PATH", "/bin:/usr/bin"), variable("A", "two words\n\u{1F40E}")],
+        environment: vec![
+            variable("A", "1"),
+            variable("PATH", "/bin:/usr/bin"),
+            variable("A", "two words\n\u{1F40E}"),
+        ],
         ..place.shell("env", "")
     };
     agent.launch(spec).await.expect("launched");
@@ -195,7 +207,8 @@ async fn what_cannot_start_says_why_and_leaves_nothing() {
     let trap = place.dir.path().join("trap");
     fs::create_dir(&trap).expect("create");
     std::os::unix::fs::symlink(place.dir.path().join("elsewhere"), trap.join("stdout")).expect("link");
-    let why = agent.launch(LaunchSpec { sandbox: trap, ..place.shell("x", "true") }).await.expect_err("a link");
+    let why =
+        agent.launch(LaunchSpec { sandbox: trap, ..place.shell("x", "true") }).await.expect_err("a link");
     assert!(why.to_string().contains("stdout"), "{why}");
     assert!(!place.dir.path().join("elsewhere").exists());
 
@@ -243,7 +256,10 @@ async fn who_ignores_term_is_killed_after_the_grace() {
 async fn a_second_kill_shortens_the_grace() {
     let place = Place::new();
     let (agent, mut exits) = place.agent();
-    agent.launch(place.shell("s", r#"trap "" TERM; echo $$ > main; while :; do sleep 1; done"#)).await.expect("launched");
+    agent
+        .launch(place.shell("s", r#"trap "" TERM; echo $$ > main; while :; do sleep 1; done"#))
+        .await
+        .expect("launched");
     place.reported_pid("main").await;
     assert!(agent.kill(&"s".into(), FOR_EVER));
     assert!(agent.kill(&"s".into(), Duration::ZERO));
@@ -311,7 +327,10 @@ async fn an_exit_while_no_agent_ran_is_found() {
     }
     let (agent, _exits) = place.agent();
     let recovered = agent.recover().await.expect("readable");
-    assert_eq!(recovered, [Recovered { container_id: place.survivor(), state: RecoveredState::Ended(exited(9)) }]);
+    assert_eq!(
+        recovered,
+        [Recovered { container_id: place.survivor(), state: RecoveredState::Ended(exited(9)) }]
+    );
 }
 
 const FAMILY: &str = r#"setsid sh -c 'echo $$ > grandchild; while :; do sleep 1; done' & echo $$ > main; while :; do sleep 1; done"#;
@@ -341,7 +360,9 @@ async fn a_shim_killed_while_no_agent_ran_is_noticed() {
     }
     let (agent, _exits) = place.agent();
     let recovered = agent.recover().await.expect("readable");
-    let [Recovered { state: RecoveredState::Ended(exit), .. }] = &recovered[..] else { panic!("{recovered:?}") };
+    let [Recovered { state: RecoveredState::Ended(exit), .. }] = &recovered[..] else {
+        panic!("{recovered:?}")
+    };
     assert_eq!(exit.status, ExitStatus::Lost);
     assert!(!lives(pid) && !lives(grandchild));
 }
@@ -420,7 +441,8 @@ async fn another_user_owns_its_files_and_has_no_more_rights() {
     }
     std::os::unix::fs::chown(place.sandbox(), Some(nobody.uid), Some(nobody.gid)).expect("chown");
     let (agent, mut exits) = place.agent();
-    let spec = LaunchSpec { user: Some(nobody.clone()), ..place.shell("user", "id -u; id -G; ! cat /etc/shadow") };
+    let spec =
+        LaunchSpec { user: Some(nobody.clone()), ..place.shell("user", "id -u; id -G; ! cat /etc/shadow") };
     agent.launch(spec).await.expect("launched");
     assert_eq!(next_exit(&mut exits).await, exited(0));
     let groups: Vec<String> = nobody.groups.iter().map(u32::to_string).collect();

@@ -96,7 +96,8 @@ async fn serve(responses: impl IntoIterator<Item = (&'static str, Vec<u8>)>) -> 
                 }
                 counter.fetch_add(1, Ordering::SeqCst);
                 let path = request.split_whitespace().nth(1).expect("a path");
-                let missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec();
+                let missing =
+                    b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec();
                 let response = responses.get(path).unwrap_or(&missing);
                 let _ = stream.write_all(response).await;
             });
@@ -107,7 +108,8 @@ async fn serve(responses: impl IntoIterator<Item = (&'static str, Vec<u8>)>) -> 
 
 fn ok(body: &[u8]) -> Vec<u8> {
     let mut response =
-        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len()).into_bytes();
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())
+            .into_bytes();
     response.extend_from_slice(body);
     response
 }
@@ -117,6 +119,9 @@ fn gzip(data: &[u8]) -> Vec<u8> {
     encoder.write_all(data).expect("memory");
     encoder.finish().expect("memory")
 }
+
+/// Kind, name, link target, content.
+type TarEntry<'a> = (tar::EntryType, &'a str, &'a str, &'a [u8]);
 
 /// One entry; `name` and `link` go into the archive unchecked.
 fn tar_entry(builder: &mut tar::Builder<Vec<u8>>, kind: tar::EntryType, name: &str, link: &str, data: &[u8]) {
@@ -131,7 +136,7 @@ fn tar_entry(builder: &mut tar::Builder<Vec<u8>>, kind: tar::EntryType, name: &s
     builder.append(&header, data).expect("memory");
 }
 
-fn tar_of(entries: &[(tar::EntryType, &str, &str, &[u8])]) -> Vec<u8> {
+fn tar_of(entries: &[TarEntry<'_>]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (kind, name, link, data) in entries {
         tar_entry(&mut builder, *kind, name, link, data);
@@ -280,7 +285,8 @@ fn lzma_rust2_stand_in(tar: &[u8]) -> Option<Vec<u8>> {
 
 fn without_inner_end(tar: &[u8]) -> Vec<u8> {
     let blocks = tar.chunks(512);
-    let full: Vec<u8> = blocks.filter(|block| block.iter().any(|byte| *byte != 0)).flatten().copied().collect();
+    let full: Vec<u8> =
+        blocks.filter(|block| block.iter().any(|byte| *byte != 0)).flatten().copied().collect();
     [full, vec![0; 1024]].concat()
 }
 
@@ -313,7 +319,7 @@ async fn hostile_archives_change_nothing_outside() {
     let outside = tempfile::tempdir().expect("temporary directory");
     let target = outside.path().to_str().expect("plain");
     let inside_then_out = format!("{target}/x");
-    let archives: [&[(tar::EntryType, &str, &str, &[u8])]; 11] = [
+    let archives: [&[TarEntry<'_>]; 11] = [
         &[(Regular, "../x", "", b"evil")],
         &[(Regular, "a/../../x", "", b"evil")],
         &[(Regular, &inside_then_out, "", b"evil")],
@@ -374,10 +380,15 @@ async fn bombs_and_rubbish_are_refused() {
     for bomb in bombs {
         let name = bomb.value.clone();
         let why = fetcher.fetch(&place.sandbox(), &[bomb], None).await.expect_err(&name);
-        let refused = matches!(why.failure, FetchFailure::TooLarge | FetchFailure::Archive(_) | FetchFailure::Io { .. });
+        let refused = matches!(
+            why.failure,
+            FetchFailure::TooLarge | FetchFailure::Archive(_) | FetchFailure::Io { .. }
+        );
         assert!(refused, "{why}");
     }
-    let sizes = fs::read_dir(place.sandbox()).expect("there").map(|entry| entry.expect("entry").metadata().expect("there").len());
+    let sizes = fs::read_dir(place.sandbox())
+        .expect("there")
+        .map(|entry| entry.expect("entry").metadata().expect("there").len());
     assert!(sizes.max().expect("some") <= (1 << 20) + 1, "stopped at the limit");
 }
 
@@ -439,7 +450,7 @@ async fn files_belong_to_the_user_and_its_rights_decide() {
         assert_eq!(fs::metadata(place.sandbox().join("inner")).expect("there").uid(), nobody.uid);
         let secret = Uri { cache, ..secret.clone() };
         // In the cache because root fetched it: still not for others.
-        fetcher.fetch(&place.sandbox(), &[secret.clone()], None).await.expect("root may");
+        fetcher.fetch(&place.sandbox(), std::slice::from_ref(&secret), None).await.expect("root may");
         fs::remove_file(place.sandbox().join("secret")).expect("removed");
         let why = fetcher.fetch(&place.sandbox(), &[secret], Some(&nobody)).await.expect_err("not allowed");
         assert!(why.to_string().contains("Permission denied"), "{why}");

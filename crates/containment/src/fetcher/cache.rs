@@ -70,9 +70,8 @@ impl Cache {
             slot.file.clone()
         };
         let filled = cell.get_or_try_init(|| self.fill(fill)).await;
-        let file = filled.and_then(|cached| {
-            File::open(&cached.path).map_err(|why| FetchFailure::io(&cached.path, why))
-        });
+        let file = filled
+            .and_then(|cached| File::open(&cached.path).map_err(|why| FetchFailure::io(&cached.path, why)));
         drop(cell);
         self.state.lock().evict(self.limit_bytes);
         file

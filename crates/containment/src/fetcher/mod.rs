@@ -99,12 +99,7 @@ impl Fetcher {
 
     /// All of `uris`, in order, into `sandbox`; ends at the first failure. Files belong to `owner`. A cached file is
     /// copied (shared on disk where the file system can), never linked: no task can change another's.
-    pub async fn fetch(
-        &self,
-        sandbox: &Path,
-        uris: &[Uri],
-        owner: Option<&Owner>,
-    ) -> Result<(), FetchError> {
+    pub async fn fetch(&self, sandbox: &Path, uris: &[Uri], owner: Option<&Owner>) -> Result<(), FetchError> {
         for uri in uris {
             let fetched = self.0.clone().fetch_one(sandbox.into(), uri.clone(), owner.cloned()).await;
             fetched.map_err(|failure| FetchError { uri: uri.value.clone(), failure })?;
@@ -134,7 +129,9 @@ impl Inner {
             return blocking(move || inner.deliver(&job, cached)).await;
         }
         let (inner, creating) = (self.clone(), job.clone());
-        let file = blocking(move || inner.as_owner(&creating, |to| to.create(&creating.name, creating.executable))).await?;
+        let file =
+            blocking(move || inner.as_owner(&creating, |to| to.create(&creating.name, creating.executable)))
+                .await?;
         let to = job.sandbox.join(&job.name);
         self.sources.copy(&source, file, &to, job.owner.as_ref()).await?;
         match job.kind {

@@ -120,7 +120,9 @@ fn unpack_tar_entry<R: Read>(
     let name = path(long.name.unwrap_or_else(|| entry.path_bytes().into_owned()));
     let target = || {
         let target = long.target.or_else(|| entry.link_name_bytes().map(|bytes| bytes.into_owned()));
-        target.map(path).ok_or_else(|| FetchFailure::Archive(format!("'{}' links to nothing", name.display())))
+        target
+            .map(path)
+            .ok_or_else(|| FetchFailure::Archive(format!("'{}' links to nothing", name.display())))
     };
     match entry.header().entry_type() {
         EntryType::Directory => to.directory(&name),

@@ -80,7 +80,11 @@ fn set_mask(full: bool) -> io::Result<()> {
     // SAFETY: `set` is initialised by sigfillset or sigemptyset before it is read.
     let result = unsafe {
         let mut set = mem::zeroed();
-        if full { libc::sigfillset(&mut set) } else { libc::sigemptyset(&mut set) };
+        if full {
+            libc::sigfillset(&mut set)
+        } else {
+            libc::sigemptyset(&mut set)
+        };
         libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut())
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -6,10 +6,7 @@ use rustix::process::{Pid, WaitOptions, getppid, setsid, waitpid};
 use std::{
     fs::{File, OpenOptions},
     io::{self, PipeReader, PipeWriter, Read, Write},
-    os::unix::{
-        fs::OpenOptionsExt,
-        process::CommandExt,
-    },
+    os::unix::{fs::OpenOptionsExt, process::CommandExt},
     process::Command,
 };
 
