@@ -2,9 +2,16 @@
 //! Without I/O: bytes in, bytes out. Secrets are never printed and are wiped when they are dropped.
 
 mod cipher;
+mod client;
+mod engine;
+mod message;
+mod sasl;
 mod secrets;
 mod server;
+#[cfg(test)]
+mod vectors;
 
 pub use cipher::{CipherError, Decryptor, Encryptor, SessionCipher};
+pub use client::{ClientAuth, ClientStep, Method, ServerNotProven};
 pub use secrets::{SecretStore, SecretsError};
 pub use server::{AuthPolicy, EngineVersion, Refused, ServerAuth, Step, StreamCipher};

@@ -1,0 +1,256 @@
+//! What both sides speak once authenticated: a cipher over the whole byte stream, below Spark's frames.
+
+mod ctr;
+mod gcm;
+mod sasl;
+
+use std::fmt;
+use std::io;
+
+use bytes::BytesMut;
+
+use super::engine::SessionKeys;
+use super::server::StreamCipher;
+use ctr::Ctr;
+use gcm::{GcmKey, GcmOpener};
+pub(super) use sasl::{SaslCipher, SaslKeys};
+use sasl::{SaslOpener, SaslSealer};
+
+/// `fill` is handed at most so much at once.
+const PART_BYTES: usize = 32 * 1024;
+
+/// The stream is not what the peer's cipher wrote, or it breaks a bound: the connection has to be closed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CipherError {
+    #[error("encrypted bytes were altered on their way")]
+    Altered,
+    #[error("an encrypted message of {0} bytes cannot be")]
+    Length(u64),
+}
+
+/// One connection's two directions. They share no state: a reader and a writer may own them apart.
+#[derive(Debug)]
+pub struct SessionCipher {
+    pub encryptor: Encryptor,
+    pub decryptor: Decryptor,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Server,
+}
+
+impl SessionCipher {
+    pub(super) fn engine(cipher: StreamCipher, keys: &SessionKeys, side: Side) -> SessionCipher {
+        let (sent, received) = match side {
+            Side::Client => (keys.from_client, keys.from_server),
+            Side::Server => (keys.from_server, keys.from_client),
+        };
+        let (sealer, opener) = match cipher {
+            StreamCipher::AesCtr => {
+                (Sealer::Ctr(Ctr::new(&keys.key, sent)), Opener::Ctr(Ctr::new(&keys.key, received)))
+            }
+            StreamCipher::AesGcm => {
+                (Sealer::Gcm(GcmKey::new(&keys.key)), Opener::Gcm(GcmOpener::new(GcmKey::new(&keys.key))))
+            }
+        };
+        SessionCipher { encryptor: Encryptor(sealer), decryptor: Decryptor(opener) }
+    }
+
+    pub(super) fn sasl(keys: &SaslKeys, side: Side) -> SessionCipher {
+        let (sealer, opener) = sasl::directions(keys, side);
+        SessionCipher {
+            encryptor: Encryptor(Sealer::Sasl(sealer)),
+            decryptor: Decryptor(Opener::Sasl(opener)),
+        }
+    }
+}
+
+/// Outgoing bytes, in the order in which they are sent.
+pub struct Encryptor(Sealer);
+
+enum Sealer {
+    Ctr(Ctr),
+    Gcm(GcmKey),
+    Sasl(SaslSealer),
+}
+
+impl Encryptor {
+    /// Appends `plain`, encrypted, to `out`. Many small frames in one call cost less than one call each.
+    pub fn seal(&mut self, plain: &[u8], out: &mut BytesMut) {
+        match &mut self.0 {
+            Sealer::Ctr(ctr) => {
+                let start = out.len();
+                out.extend_from_slice(plain);
+                ctr.apply(&mut out[start..]);
+            }
+            Sealer::Gcm(gcm) => gcm.seal_slice(plain, out),
+            Sealer::Sasl(sasl) => {
+                let filled = sasl.seal(plain.len(), out, |all| {
+                    all.copy_from_slice(plain);
+                    Ok(())
+                });
+                filled.expect("memory does not fail");
+            }
+        }
+    }
+
+    /// Appends `bytes` bytes, encrypted, to `out`; `fill` writes the plain bytes, part by part and in order, where
+    /// they are then encrypted. If it fails, `out` and the cipher are as they were. `out` grows by a little more
+    /// than `bytes`: send a large body in several calls.
+    pub fn seal_with(
+        &mut self,
+        bytes: usize,
+        out: &mut BytesMut,
+        mut fill: impl FnMut(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        match &mut self.0 {
+            Sealer::Ctr(ctr) => {
+                let (start, position) = (out.len(), ctr.position());
+                out.reserve(bytes);
+                let mut left = bytes;
+                while left > 0 {
+                    let part = out.len();
+                    out.resize(part + left.min(PART_BYTES), 0);
+                    if let Err(error) = fill(&mut out[part..]) {
+                        out.truncate(start);
+                        ctr.go_back(position);
+                        return Err(error);
+                    }
+                    ctr.apply(&mut out[part..]);
+                    left -= out.len() - part;
+                }
+                Ok(())
+            }
+            Sealer::Gcm(gcm) => gcm.seal(bytes, out, fill),
+            Sealer::Sasl(sasl) => {
+                sasl.seal(bytes, out, |all| all.chunks_mut(PART_BYTES).try_for_each(&mut fill))
+            }
+        }
+    }
+}
+
+/// Incoming bytes, in the order in which they arrive.
+pub struct Decryptor(Opener);
+
+enum Opener {
+    Ctr(Ctr),
+    Gcm(GcmOpener),
+    Sasl(SaslOpener),
+}
+
+impl Decryptor {
+    /// Takes off `input` all that can be decrypted yet and appends it, plain, to `plain`. What stays in `input` is
+    /// less than one segment (32 KiB; with SASL one block, at most 4 MiB) and waits for more. After an error the
+    /// connection is lost; what was appended before it was genuine.
+    pub fn open(&mut self, input: &mut BytesMut, plain: &mut BytesMut) -> Result<(), CipherError> {
+        match &mut self.0 {
+            Opener::Ctr(ctr) => {
+                ctr.apply(input);
+                // Moves the buffer rather than the bytes if `plain` is empty.
+                plain.unsplit(input.split());
+                Ok(())
+            }
+            Opener::Gcm(gcm) => gcm.open(input, plain),
+            Opener::Sasl(sasl) => sasl.open(input, plain),
+        }
+    }
+}
+
+impl fmt::Debug for Encryptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Sealer::Ctr(_) => "Encryptor(AES-CTR)",
+            Sealer::Gcm(_) => "Encryptor(AES-GCM)",
+            Sealer::Sasl(_) => "Encryptor(SASL)",
+        })
+    }
+}
+
+impl fmt::Debug for Decryptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Opener::Ctr(_) => "Decryptor(AES-CTR)",
+            Opener::Gcm(_) => "Decryptor(AES-GCM)",
+            Opener::Sasl(_) => "Decryptor(SASL)",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::vectors;
+    use zeroize::Zeroizing;
+
+    fn keys(version: &str) -> SessionKeys {
+        let bytes = |field: &str| vectors::bytes(&format!("engine-{version}-{field}"));
+        SessionKeys {
+            key: Zeroizing::new(bytes("key").to_vec()),
+            from_server: bytes("client-in")[..].try_into().expect("16 bytes"),
+            from_client: bytes("client-out")[..].try_into().expect("16 bytes"),
+        }
+    }
+
+    fn opened(cipher: StreamCipher, version: &str, sealed: &[u8]) -> BytesMut {
+        let mut server = SessionCipher::engine(cipher, &keys(version), Side::Server);
+        let mut plain = BytesMut::new();
+        server.decryptor.open(&mut BytesMut::from(sealed), &mut plain).expect("genuine");
+        plain
+    }
+
+    #[test]
+    fn ctr_is_that_of_spark() {
+        for version in ["v1", "v2"] {
+            let sealed = vectors::bytes(&format!("ctr-{version}"));
+            let plain = [3, 100, 64].map(vectors::plain).concat();
+            assert_eq!(opened(StreamCipher::AesCtr, version, &sealed), plain[..]);
+            let mut client = SessionCipher::engine(StreamCipher::AesCtr, &keys(version), Side::Client);
+            let mut out = BytesMut::new();
+            plain.chunks(7).for_each(|part| client.encryptor.seal(part, &mut out));
+            assert_eq!(out, sealed);
+        }
+    }
+
+    #[test]
+    fn gcm_is_that_of_spark() {
+        for (version, sizes) in [("v1", [5, 100]), ("v2", [5, 33_000])] {
+            let sealed = vectors::bytes(&format!("gcm-{version}"));
+            assert_eq!(
+                opened(StreamCipher::AesGcm, version, &sealed),
+                sizes.map(vectors::plain).concat()[..]
+            );
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_filled_leaves_no_trace() {
+        let failing = |_: &mut [u8]| Err(io::Error::other("disk"));
+        let sasl_keys = SaslKeys { cipher: SaslCipher::TripleDes, session: Zeroizing::new([7; 16]) };
+        for mut pair in [
+            [Side::Server, Side::Client]
+                .map(|side| SessionCipher::engine(StreamCipher::AesCtr, &keys("v1"), side)),
+            [Side::Server, Side::Client]
+                .map(|side| SessionCipher::engine(StreamCipher::AesGcm, &keys("v2"), side)),
+            [Side::Server, Side::Client].map(|side| SessionCipher::sasl(&sasl_keys, side)),
+        ] {
+            let [server, client] = &mut pair;
+            let mut out = BytesMut::new();
+            server.encryptor.seal(b"before", &mut out);
+            let mut parts = 0;
+            let half = |part: &mut [u8]| {
+                part.fill(1);
+                parts += 1;
+                if parts == 2 { failing(part) } else { Ok(()) }
+            };
+            let before = out.clone();
+            assert!(server.encryptor.seal_with(100_000, &mut out, half).is_err());
+            assert_eq!(out, before);
+            server.encryptor.seal(b"after", &mut out);
+            let mut plain = BytesMut::new();
+            client.decryptor.open(&mut out, &mut plain).expect("genuine");
+            assert_eq!(&plain[..], b"beforeafter");
+        }
+    }
+}
