@@ -11,7 +11,8 @@ use crate::output::out;
 use crate::{serve, spark, submit};
 
 pub fn run(args: UpArgs) -> Result<(), Error> {
-    init_logging("warn", LogFormat::Text);
+    // Agents of this process lose their master only at its end.
+    init_logging("warn,bellows_master::ingress::link=error", LogFormat::Text);
     let work_dir = match &args.work_dir {
         Some(work_dir) => work_dir.clone(),
         None => spark::user_directory("XDG_STATE_HOME", ".local/state")?,

@@ -1,5 +1,10 @@
 //! Where log lines go: standard error, so that a command's own output stays clean, or a file.
-use std::{fs::File, io, path::Path, sync::Mutex};
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _},
+    path::Path,
+    sync::Mutex,
+};
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
 /// How a log line looks.
@@ -15,7 +20,7 @@ pub enum LogFormat {
 pub fn init_logging(filter: &str, format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = fmt::layer().with_writer(std::io::stderr);
+    let layer = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     let outcome = match format {
         LogFormat::Text => registry.with(layer).try_init(),
         LogFormat::Json => registry.with(layer.json()).try_init(),
