@@ -1,18 +1,195 @@
-//! What operators and pages read from an agent. Nothing here changes anything.
-use crate::{Config, driver::Handle};
-use axum::{Json, Router, routing::get};
+//! What operators, pages and clients read from an agent, under the paths of Mesos. Nothing here changes anything.
+mod files;
+mod metrics;
+mod operator;
+mod views;
+
+use crate::{
+    Config,
+    driver::{Handle, Stopped},
+    error::Error,
+};
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+};
 use bellows_containment::Containerizer;
-use serde_json::json;
-use std::{net::SocketAddr, path::Path};
+use bellows_election::Leader;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::sync::watch;
+
+/// The Mesos version whose API this is; clients choose what they may ask for by it.
+const API_VERSION: &str = "1.12.0";
+
+pub(crate) struct Shared {
+    driver: Handle,
+    containerizer: Containerizer,
+    master: watch::Receiver<Option<Leader>>,
+    files: files::Files,
+    work_dir: PathBuf,
+    address: SocketAddr,
+    flags: BTreeMap<&'static str, String>,
+}
 
 pub(crate) fn router(
-    _config: &Config,
-    _address: SocketAddr,
-    _work_dir: &Path,
-    _driver: Handle,
-    _containerizer: Containerizer,
-) -> Router {
-    Router::new()
-        .route("/health", get(|| async {}))
-        .route("/version", get(|| async { Json(json!({"version": "1.12.0"})) }))
+    config: &Config,
+    address: SocketAddr,
+    work_dir: &Path,
+    driver: Handle,
+    containerizer: Containerizer,
+) -> Result<Router, Error> {
+    let shared = Shared {
+        driver,
+        containerizer,
+        master: config.master.clone(),
+        files: files::Files::open(work_dir)?,
+        work_dir: work_dir.to_owned(),
+        address,
+        flags: flags(config, address, work_dir),
+    };
+    Ok(Router::new().fallback(serve).with_state(Arc::new(shared)))
+}
+
+/// A refusal: a status, and a text for people.
+struct Refused(StatusCode, String);
+
+impl Refused {
+    fn bad_request(text: impl Into<String>) -> Self {
+        Self(StatusCode::BAD_REQUEST, text.into())
+    }
+
+    fn not_found() -> Self {
+        Self(StatusCode::NOT_FOUND, String::new())
+    }
+}
+
+impl From<Stopped> for Refused {
+    fn from(_: Stopped) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, "The agent is stopping".into())
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, self.1).into_response()
+    }
+}
+
+async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let origin = allowed_origin(&shared, request.headers());
+    let mut response = dispatch(&shared, request).await.unwrap_or_else(IntoResponse::into_response);
+    let headers = response.headers_mut();
+    // What a task wrote is shown, never run.
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    }
+    response
+}
+
+/// The leading master's page may show the sandboxes of its agents; no other site may read them.
+fn allowed_origin(shared: &Shared, headers: &HeaderMap) -> Option<HeaderValue> {
+    let origin = headers.get(header::ORIGIN)?;
+    let (_, host) = origin.to_str().ok()?.split_once("://")?;
+    let leader = shared.master.borrow();
+    let leader = leader.as_ref()?;
+    let known = [leader.authority(), format!("{}:{}", leader.hostname, leader.port)];
+    known.iter().any(|known| known == host).then(|| origin.clone())
+}
+
+async fn dispatch(shared: &Arc<Shared>, request: Request) -> Result<Response, Refused> {
+    let path = plain_path(request.uri().path()).to_owned();
+    if path == "/api/v1" {
+        return match *request.method() {
+            Method::POST => operator::call(shared, request).await,
+            _ => Err(Refused(StatusCode::METHOD_NOT_ALLOWED, "Expecting one of { 'POST' }".into())),
+        };
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Refused(StatusCode::METHOD_NOT_ALLOWED, "Expecting one of { 'GET' }".into()));
+    }
+    get(shared, &path, &query(request.uri())).await
+}
+
+async fn get(shared: &Arc<Shared>, path: &str, query: &HashMap<String, String>) -> Result<Response, Refused> {
+    Ok(match path {
+        "/health" => StatusCode::OK.into_response(),
+        "/version" => Json(views::version()).into_response(),
+        "/flags" => Json(serde_json::json!({ "flags": shared.flags })).into_response(),
+        "/state" => Json(views::state(shared).await?).into_response(),
+        "/containers" => Json(views::containers(shared, true).await?).into_response(),
+        "/monitor/statistics" => Json(views::containers(shared, false).await?).into_response(),
+        "/metrics/snapshot" => Json(metrics::snapshot(shared).await?.json()).into_response(),
+        "/metrics" => {
+            let text = metrics::snapshot(shared).await?.prometheus();
+            let text = text.map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+            ([(header::CONTENT_TYPE, bellows_runtime::metrics::PROMETHEUS_TYPE)], text).into_response()
+        }
+        "/files/browse" => shared.files.browse(query).await?,
+        "/files/read" => shared.files.read(query).await?,
+        "/files/download" => shared.files.download(query).await?,
+        _ => return Err(Refused::not_found()),
+    })
+}
+
+/// The path without what may be left out: `/slave(1)` before it, `.json` or a slash after it.
+fn plain_path(path: &str) -> &str {
+    let path = path.strip_prefix("/slave(1)").unwrap_or(path).trim_end_matches('/');
+    path.strip_suffix(".json").unwrap_or(path)
+}
+
+fn query(uri: &Uri) -> HashMap<String, String> {
+    axum::extract::Query::try_from_uri(uri).map(|query| query.0).unwrap_or_default()
+}
+
+fn flags(config: &Config, address: SocketAddr, work_dir: &Path) -> BTreeMap<&'static str, String> {
+    let paths =
+        |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(",");
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    let flags = [
+        ("attributes", Some(config.attributes.clone())),
+        ("executor_shutdown_grace_period", Some(format!("{}secs", config.kill_grace.as_secs_f64()))),
+        ("gc_delay", Some(format!("{}secs", config.gc_delay.as_secs_f64()))),
+        ("gc_disk_headroom", Some(config.gc_disk_headroom.to_string())),
+        ("disk_watch_interval", Some(format!("{}secs", config.disk_watch_interval.as_secs_f64()))),
+        ("hostname", config.hostname.clone()),
+        ("ip", Some(address.ip().to_string())),
+        ("port", Some(address.port().to_string())),
+        ("native_library", path(&config.native_library)),
+        ("resources", Some(config.resources.clone())),
+        ("shuffle_dirs", Some(paths(&config.shuffle_dirs))),
+        ("shuffle_socket", path(&config.shuffle_socket)),
+        ("switch_user", Some(config.switch_user.to_string())),
+        ("work_dir", Some(work_dir.display().to_string())),
+    ];
+    flags.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+/// A body that is sent as it is read; of a file that grows meanwhile, so much as there was.
+fn streamed(file: std::fs::File, size: u64) -> Body {
+    let file = tokio::io::AsyncReadExt::take(tokio::fs::File::from_std(file), size);
+    Body::from_stream(tokio_util::io::ReaderStream::new(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_left_out_of_a_path() {
+        for path in ["/state", "/state.json", "/slave(1)/state", "/slave(1)/state.json", "/state/"] {
+            assert_eq!(plain_path(path), "/state", "{path}");
+        }
+        assert_eq!(plain_path("/slave(1)/api/v1"), "/api/v1");
+    }
 }

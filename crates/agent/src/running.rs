@@ -89,7 +89,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let mut helpers = JoinSet::new();
     helpers.spawn(link::run(config.master.clone(), driver.clone()));
     helpers.spawn(Collector::new(&config, sandboxes, work_dir.path.clone(), driver.clone()).run());
-    let router = http::router(&config, address, &work_dir.path, driver.clone(), containerizer);
+    let router = http::router(&config, address, &work_dir.path, driver.clone(), containerizer)?;
     let server = Server::start(listener, router, bellows_runtime::Limits::default())
         .map_err(Error::io("the listening socket"))?;
     let main = Driver { clock, state, effects, messages, exits, stopping: stopping.clone() };

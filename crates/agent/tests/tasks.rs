@@ -28,3 +28,160 @@ async fn a_task_runs_and_its_end_is_told() {
     }
     agent.stop().await;
 }
+
+#[tokio::test]
+async fn what_is_killed_says_so_and_takes_its_children_along() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let mut master = Master::start().await;
+    let agent = start(&master, dir.path()).await;
+    let (mut link, _) = master.register().await;
+    link.launch("F", shell("t", "sleep 1000 & echo $! > child; wait")).await;
+    let running = link.until_running("F").await;
+    let child = sandbox(dir.path(), "F", &running).join("child");
+    until(|| std::fs::read_to_string(&child).is_ok_and(|pid| pid.ends_with('\n'))).await;
+    let pid = std::fs::read_to_string(&child).expect("written");
+    link.kill("F", "t").await;
+    let statuses = link.until_end("F").await;
+    assert_eq!(states(&statuses), [TaskKilling, TaskKilled]);
+    assert_eq!(statuses[1].message(), "Command terminated with signal Terminated");
+    assert!(!std::path::Path::new("/proc").join(pid.trim()).exists());
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_status_is_told_again_on_every_connection_until_it_is_acknowledged() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let mut master = Master::start().await;
+    let agent = start(&master, dir.path()).await;
+    let (mut link, _) = master.register().await;
+    link.launch("F", shell("t", "true")).await;
+    let first = link.status().await;
+    drop(link);
+    let (mut link, register) = master.register().await;
+    assert_eq!(register.agent_info.id.expect("remembered").value, AGENT_ID);
+    assert_eq!(register.frameworks[0].id.as_ref().expect("set").value, "F");
+    assert_eq!(register.tasks[0].unacknowledged[0].uuid, first.uuid);
+    let statuses = link.until_end("F").await;
+    assert_eq!(statuses[0].uuid, first.uuid);
+    assert_eq!(states(&statuses), [TaskStarting, TaskRunning, TaskFinished]);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_start_fails_with_what_is_wrong() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let mut master = Master::start().await;
+    let agent = start(&master, dir.path()).await;
+    let (mut link, _) = master.register().await;
+    let mut no_uri = shell("no-such-uri", "true");
+    let uri = bellows_wire::v1::command_info::Uri { value: "/no/such/file.tgz".into(), ..Default::default() };
+    no_uri.command.as_mut().expect("set").uris.push(uri);
+    let mut no_program = shell("no-such-program", "/no/such/program");
+    no_program.command.as_mut().expect("set").shell = Some(false);
+    let mut no_user = shell("no-such-user", "true");
+    no_user.command.as_mut().expect("set").user = Some("nobody-knows-me".into());
+    for (task, words) in
+        [(no_uri, "/no/such/file.tgz"), (no_program, "/no/such/program"), (no_user, "nobody-knows-me")]
+    {
+        if words == "nobody-knows-me" && !rustix::process::geteuid().is_root() {
+            continue;
+        }
+        link.launch("F", task).await;
+        let statuses = link.until_end("F").await;
+        assert_eq!(states(&statuses), [TaskFailed]);
+        let end = &statuses[0];
+        assert_eq!(end.reason(), bellows_wire::v1::task_status::Reason::ContainerLaunchFailed);
+        assert_eq!(end.source(), bellows_wire::v1::task_status::Source::Agent);
+        assert!(end.message().starts_with("Failed to launch container: "), "{}", end.message());
+        assert!(end.message().contains(words), "{}", end.message());
+    }
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn the_environment_is_that_of_mesos_and_the_tasks_own_wins() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let mut master = Master::start().await;
+    let mut config = config(&master, dir.path());
+    config.native_library = Some("/usr/lib/libmesos.so".into());
+    config.shuffle_dirs = vec![dir.path().join("s1"), dir.path().join("s2")];
+    let agent = bellows_agent::start(config).await.expect("started");
+    let (mut link, _) = master.register().await;
+    let mut task = shell("t", "env");
+    let own = [("MESOS_TASK_ID", "mine"), ("OWN", "x=y z")].map(|(name, value)| {
+        bellows_wire::v1::environment::Variable {
+            name: name.into(),
+            value: Some(value.into()),
+            ..Default::default()
+        }
+    });
+    let environment = bellows_wire::v1::Environment { variables: own.to_vec() };
+    task.command.as_mut().expect("set").environment = Some(environment);
+    link.launch("F", task).await;
+    let statuses = link.until_end("F").await;
+    let sandbox = sandbox(dir.path(), "F", &statuses[2]);
+    let text = std::fs::read_to_string(sandbox.join("stdout")).expect("stdout");
+    let root = dir.path().canonicalize().expect("there");
+    let endpoint = agent.local_addr().to_string();
+    for (name, value) in [
+        (
+            "MESOS_SANDBOX",
+            sandbox
+                .display()
+                .to_string()
+                .replace(&dir.path().display().to_string(), &root.display().to_string()),
+        ),
+        ("MESOS_EXECUTOR_ID", "t".into()),
+        ("MESOS_FRAMEWORK_ID", "F".into()),
+        ("MESOS_SLAVE_ID", AGENT_ID.into()),
+        ("MESOS_AGENT_ENDPOINT", endpoint.clone()),
+        ("MESOS_SLAVE_PID", format!("slave(1)@{endpoint}")),
+        ("MESOS_NATIVE_JAVA_LIBRARY", "/usr/lib/libmesos.so".into()),
+        ("LIBPROCESS_IP", "127.0.0.1".into()),
+        ("SPARK_EXECUTOR_DIRS", format!("{0}/s1/F:{0}/s2/F", root.display())),
+        ("MESOS_TASK_ID", "mine".into()),
+        ("OWN", "x=y z".into()),
+    ] {
+        assert!(text.lines().any(|line| line == format!("{name}={value}")), "{name}={value} in\n{text}");
+    }
+    assert!(text.lines().any(|line| line.starts_with("PATH=/")));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_burst_of_tasks_all_end_in_order() {
+    const TASKS: usize = 150;
+    let dir = tempfile::tempdir().expect("temporary");
+    let mut master = Master::start().await;
+    let agent = start(&master, dir.path()).await;
+    let (mut link, _) = master.register().await;
+    for number in 0..TASKS {
+        link.launch("F", shell(&format!("t{number}"), "true")).await;
+    }
+    let mut seen = std::collections::BTreeMap::<String, Vec<_>>::new();
+    let mut ended = 0;
+    while ended < TASKS {
+        let status = link.status().await;
+        link.acknowledge("F", &status).await;
+        ended += usize::from(status.state() == TaskFinished);
+        seen.entry(status.task_id.value.clone()).or_default().push(status.state());
+    }
+    assert_eq!(seen.len(), TASKS);
+    for (task, states) in seen {
+        assert_eq!(states, [TaskStarting, TaskRunning, TaskFinished], "{task}");
+    }
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn the_tasks_of_an_agent_can_be_taken_down_with_it() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let mut master = Master::start().await;
+    let agent = start(&master, dir.path()).await;
+    let (mut link, _) = master.register().await;
+    link.launch("F", shell("t", "sleep 1000")).await;
+    let running = link.until_running("F").await;
+    let pid = running.container_status.and_then(|status| status.executor_pid).expect("it runs");
+    agent.stop_and_kill_tasks(std::time::Duration::from_secs(20)).await;
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+}

@@ -219,3 +219,46 @@ pub(crate) fn sandbox(work_dir: &Path, framework: &str, status: &v1::TaskStatus)
         .join(format!("{}/runs", status.task_id.value))
         .join(&container.expect("it ran").value)
 }
+
+/// `GET`: status, headers, body.
+pub(crate) async fn get(
+    addr: SocketAddr,
+    path: &str,
+    origin: Option<&str>,
+) -> (u16, http::HeaderMap, String) {
+    let mut request = http::Request::get(path).header("host", addr.to_string());
+    if let Some(origin) = origin {
+        request = request.header("origin", origin);
+    }
+    send(addr, request.body(Body::empty()).expect("valid")).await
+}
+
+pub(crate) async fn call(addr: SocketAddr, json: &str) -> (u16, String) {
+    let request = http::Request::post("/api/v1")
+        .header("host", addr.to_string())
+        .header("content-type", "application/json");
+    let (status, _, body) = send(addr, request.body(Body::from(json.to_owned())).expect("valid")).await;
+    (status, body)
+}
+
+async fn send(addr: SocketAddr, request: http::Request<Body>) -> (u16, http::HeaderMap, String) {
+    let stream = tokio::net::TcpStream::connect(addr).await.expect("listening");
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.expect("http");
+    let connection = tokio::spawn(connection);
+    let response = in_time(sender.send_request(request)).await.expect("an answer");
+    let (head, body) = response.into_parts();
+    let body = http_body_util::BodyExt::collect(body).await.expect("whole").to_bytes();
+    connection.abort();
+    (head.status.as_u16(), head.headers, String::from_utf8_lossy(&body).into_owned())
+}
+
+/// Until `holds`, for what nothing tells of.
+pub(crate) async fn until(holds: impl Fn() -> bool) {
+    in_time(async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
