@@ -69,7 +69,7 @@ impl Allocator {
     /// More than one client gets something only where resources are reserved.
     fn grant_agent(&mut self, index: u32, candidates: Candidates, now: Time, grants: &mut Vec<Grant>) {
         while self.agents[index as usize].active && !self.agents[index as usize].free.is_empty() {
-            self.mark_refusing(index, now);
+            self.mark_refusing(index, candidates, now);
             let Some(client) = self.neediest(index, candidates) else { return };
             grants.push(self.grant(index, client));
         }
@@ -92,18 +92,20 @@ impl Allocator {
         }
     }
 
-    /// Marks the clients that refuse all that they could be granted of the agent.
-    fn mark_refusing(&mut self, index: u32, now: Time) {
+    /// Marks the candidates that refuse all that they could be granted of the agent.
+    fn mark_refusing(&mut self, index: u32, candidates: Candidates, now: Time) {
         self.scratch.round += 1;
         let agent = &self.agents[index as usize];
-        // Clients of one role that refused the same share the answer.
+        // Who refused the same shares the answer; what is reserved makes it a matter of the role.
+        let by_role = agent.free.iter().any(|item| item.reserved_for.is_some());
         let mut last = None;
         for refusal in &agent.refusals {
             let client = &self.clients[refusal.client as usize];
-            if refusal.epoch != client.epoch || refusal.until <= now {
+            let idle = candidates == Candidates::Dirty && !client.dirty;
+            if idle || refusal.epoch != client.epoch || refusal.until <= now {
                 continue;
             }
-            let key = (Arc::as_ptr(&refusal.resources), client.role);
+            let key = (Arc::as_ptr(&refusal.resources), by_role.then_some(client.role));
             let matches = match last {
                 Some((known, matches)) if known == key => matches,
                 _ => {

@@ -186,3 +186,37 @@ proptest! {
         }
     }
 }
+
+/// The size of Mesos' commit 2ec34ca59, which took 15.3 s there. Run it in release:
+/// `cargo test --release -p bellows-kernel measure -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn measure_3000_agents_and_1000_frameworks() {
+    let mut allocator = allocator();
+    let clients: Vec<_> =
+        (0..1_000).map(|n| client(&mut allocator, &format!("f{n}"), &format!("r{}", n % 50))).collect();
+    let agents = add_agents(&mut allocator, 3_000, "cpus:24;mem:4096;disk:4096;ports:[31000-32000]");
+    let measure = |what: &str, allocator: &mut Allocator| {
+        let started = std::time::Instant::now();
+        let grants = allocator.solve(NOW);
+        eprintln!("{what}: {:?}, {} grants", started.elapsed(), grants.len());
+        grants
+    };
+    let index_of = |grant: &Grant| {
+        let number = |text: &str| text[1..].parse::<usize>().expect("a number");
+        (agents[number(grant.agent.as_str())], clients[number(grant.framework.as_str())])
+    };
+    let until = NOW + Duration::from_secs(120);
+    let grants = measure("everything is free, everybody wants it", &mut allocator);
+    for grant in &grants {
+        let (agent, client) = index_of(grant);
+        allocator.release(agent, client, &grant.resources);
+        clients.iter().for_each(|&client| allocator.refuse(agent, client, &grant.resources, until));
+    }
+    measure("everything is free, everybody has refused everything", &mut allocator);
+    allocator.revive(clients[500]);
+    let grants = measure("one of them revives", &mut allocator);
+    let (agent, client) = index_of(&grants[0]);
+    allocator.release(agent, client, &grants[0].resources);
+    measure("one agent comes free", &mut allocator);
+}
