@@ -5,7 +5,7 @@ use crate::{
     Isolator, Owner, Usage,
     isolator::MARKER,
     process::{self, Identity},
-    shim::{self, Ended, Instruction, Meta, Report, Started},
+    shim::{self, Ended, Instruction, Record, Register, Report, Started, State},
 };
 use bellows_model::{ContainerId, EnvironmentVariable};
 use parking_lot::Mutex;
@@ -21,7 +21,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::{fs::DirBuilderExt, process::CommandExt},
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -32,12 +32,14 @@ use tokio::{
     sync::{Semaphore, mpsc},
 };
 
+const CONTAINERS_LIMIT: usize = 65_536;
 const EXITS_CAPACITY: usize = 1024;
 const REPORT_LIMIT_BYTES: u64 = 64 * 1024;
 
 /// What a [`Containerizer`] needs to know.
 pub struct Config {
-    /// One directory per container that was launched and not yet forgotten. Must be absolute and on a local file system.
+    /// Holds the register: which containers were launched and not yet forgotten. Must be absolute, on a local file
+    /// system, and this agent's alone.
     pub meta_root: PathBuf,
     /// The binary that answers `shim` as its first argument.
     pub shim_exe: PathBuf,
@@ -133,10 +135,39 @@ pub struct Containerizer(Arc<Inner>);
 struct Inner {
     config: Config,
     boot_id: String,
-    running: Mutex<HashMap<ContainerId, Arc<Shim>>>,
+    register_path: PathBuf,
+    register: Register,
+    containers: Mutex<Containers>,
     exits: mpsc::Sender<ExitEvent>,
     /// Forking is bound to the processor: more at once only makes each one slower.
     launches: Semaphore,
+}
+
+#[derive(Default)]
+struct Containers {
+    /// All that are not forgotten.
+    slots: HashMap<ContainerId, u32>,
+    /// Below `slots_end`.
+    free_slots: Vec<u32>,
+    slots_end: u32,
+    running: HashMap<ContainerId, Arc<Shim>>,
+}
+
+impl Containers {
+    fn take_slot(&mut self, id: &ContainerId) -> Result<u32, LaunchError> {
+        if self.slots.contains_key(id) {
+            return Err(LaunchError::Exists(id.clone()));
+        }
+        if self.slots.len() >= CONTAINERS_LIMIT {
+            return Err(LaunchError::Command(format!("there are {CONTAINERS_LIMIT} containers already")));
+        }
+        let slot = self.free_slots.pop().unwrap_or_else(|| {
+            self.slots_end += 1;
+            self.slots_end - 1
+        });
+        self.slots.insert(id.clone(), slot);
+        Ok(slot)
+    }
 }
 
 /// A shim that was seen alive.
@@ -148,14 +179,25 @@ struct Shim {
 }
 
 impl Containerizer {
-    /// Creates the meta directory. Must be called within a Tokio runtime. Exits arrive on the receiver, which is
+    /// Opens the register, or makes one. Must be called within a Tokio runtime. Exits arrive on the receiver, which is
     /// bounded: containers wait with their news until the caller reads.
     pub fn new(config: Config) -> io::Result<(Self, mpsc::Receiver<ExitEvent>)> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.meta_root)?;
         let (exits, receiver) = mpsc::channel(EXITS_CAPACITY);
         let boot_id = process::boot_id()?;
         let launches = Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from) * 2);
-        Ok((Self(Arc::new(Inner { config, boot_id, running: Mutex::default(), exits, launches })), receiver))
+        let register_path = config.meta_root.join("containers");
+        let register = Register::open(&register_path)?;
+        let mut containers = Containers { slots_end: register.slots()?, ..Containers::default() };
+        for slot in 0..containers.slots_end {
+            match register.read(slot)? {
+                Some(record) => drop(containers.slots.insert(record.container_id.into(), slot)),
+                None => containers.free_slots.push(slot),
+            }
+        }
+        let containers = Mutex::new(containers);
+        let inner = Inner { config, boot_id, register_path, register, containers, exits, launches };
+        Ok((Self(Arc::new(inner)), receiver))
     }
 
     /// Returns once the command has been executed (`execve` succeeded) or could not be. Goes on when dropped.
@@ -169,20 +211,25 @@ impl Containerizer {
         let permit = self.0.launches.acquire().await.expect("invariant: never closed");
         let id = spec.container_id.clone();
         id.validate().map_err(|why| LaunchError::Command(format!("container id: {why}")))?;
+        let slot = self.0.containers.lock().take_slot(&id)?;
         let inner = self.0.clone();
-        let (child, report) = blocking(move || inner.spawn_shim(&spec)).await?;
-        let started = read_report(report).await;
+        let started = match blocking(move || inner.spawn_shim(&spec, slot)).await {
+            Ok((handle, report)) => match read_report(report).await {
+                Ok(started) => Ok((handle, started)),
+                Err(why) => {
+                    blocking(move || reap(&handle)).await;
+                    Err(why)
+                }
+            },
+            Err(why) => Err(why),
+        };
         drop(permit);
-        let started = match started {
+        let (handle, Started { shim, task, .. }) = match started {
             Ok(started) => started,
             Err(why) => {
-                blocking(move || reap(&child)).await;
                 let _ = self.forget(&id).await;
                 return Err(why);
             }
-        };
-        let (handle, Started::Running { shim, task, .. }) = (child, started) else {
-            return Err(LaunchError::Command("the shim was told to give up".into()));
         };
         self.watch(id, handle, shim, task).map_err(|why| {
             let _ = shim.signal(Signal::TERM);
@@ -194,18 +241,18 @@ impl Containerizer {
     /// TERM to every process of the container; KILL to those left after `grace`. Returns at once; the end comes as an
     /// [`ExitEvent`]. A further call can shorten the grace, not extend it. `false`: no such container runs.
     pub fn kill(&self, container_id: &ContainerId, grace: Duration) -> bool {
-        let shim = self.0.running.lock().get(container_id).cloned();
+        let shim = self.0.containers.lock().running.get(container_id).cloned();
         // A shim that ended in this moment has its event under way.
         shim.is_some_and(|shim| shim::send_kill(shim.handle.get_ref().as_fd(), grace).is_ok())
     }
 
     /// Finds what earlier agent processes launched and nobody forgot. Call once, before the first launch.
     pub async fn recover(&self) -> io::Result<Vec<Recovered>> {
-        let mut recovered = Vec::new();
-        for entry in fs::read_dir(&self.0.config.meta_root)? {
-            let Some(container_id) = entry?.file_name().to_str().map(ContainerId::from) else { continue };
+        let known = self.0.containers.lock().slots.clone();
+        let mut recovered = Vec::with_capacity(known.len());
+        for (container_id, slot) in known {
             let (inner, id) = (self.0.clone(), container_id.clone());
-            let state = match blocking(move || inner.find(&id)).await? {
+            let state = match blocking(move || inner.find(&id, slot)).await? {
                 Found::Ended(exit) => RecoveredState::Ended(exit),
                 Found::Running { handle, shim, task } => {
                     self.watch(container_id.clone(), handle, shim, task)?;
@@ -217,21 +264,32 @@ impl Containerizer {
         Ok(recovered)
     }
 
-    /// Drops what is stored of an ended container, once the caller has made its exit durable elsewhere.
+    /// Drops what is stored of an ended container, once the caller has made its exit durable elsewhere. An unknown one
+    /// is no error.
     pub async fn forget(&self, container_id: &ContainerId) -> io::Result<()> {
-        if self.0.running.lock().contains_key(container_id) {
-            return Err(io::Error::new(
-                io::ErrorKind::ResourceBusy,
-                format!("container {container_id} runs"),
-            ));
+        let slot = {
+            let containers = self.0.containers.lock();
+            if containers.running.contains_key(container_id) {
+                let why = format!("container {container_id} runs");
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
+            }
+            match containers.slots.get(container_id) {
+                Some(slot) => *slot,
+                None => return Ok(()),
+            }
+        };
+        let inner = self.0.clone();
+        blocking(move || inner.register.clear(slot)).await?;
+        let mut containers = self.0.containers.lock();
+        if containers.slots.remove(container_id).is_some() {
+            containers.free_slots.push(slot);
         }
-        let meta_dir = self.0.meta_dir(container_id);
-        blocking(move || crate::remove_tree(&meta_dir)).await
+        Ok(())
     }
 
     /// What a running container's processes use now; `None` when it does not run.
     pub async fn usage(&self, container_id: &ContainerId) -> Option<Usage> {
-        let shim = self.0.running.lock().get(container_id)?.shim.pid;
+        let shim = self.0.containers.lock().running.get(container_id)?.shim.pid;
         let (inner, id) = (self.0.clone(), container_id.clone());
         Some(blocking(move || inner.config.isolator.usage(&id, shim)).await)
     }
@@ -239,7 +297,7 @@ impl Containerizer {
     fn watch(&self, id: ContainerId, handle: OwnedFd, shim: Identity, task: Identity) -> io::Result<()> {
         let handle = process::watchable(handle)?;
         let watched = Arc::new(Shim { handle, shim, task });
-        self.0.running.lock().insert(id.clone(), watched.clone());
+        self.0.containers.lock().running.insert(id.clone(), watched.clone());
         let inner = self.0.clone();
         tokio::spawn(async move {
             // An error here means that the runtime shuts down: the next agent process will find the container.
@@ -248,7 +306,7 @@ impl Containerizer {
             }
             let (at_work, container_id) = (inner.clone(), id.clone());
             let exit = blocking(move || at_work.take_exit(&container_id, &watched)).await;
-            inner.running.lock().remove(&id);
+            inner.containers.lock().running.remove(&id);
             let _ = inner.exits.send(ExitEvent { container_id: id, exit }).await;
         });
         Ok(())
@@ -257,32 +315,19 @@ impl Containerizer {
 
 /// What blocks; runs on threads of its own.
 impl Inner {
-    fn meta_dir(&self, container_id: &ContainerId) -> PathBuf {
-        self.config.meta_root.join(container_id.as_str())
-    }
-
     /// Starts the shim. The handle is the shim's, the pipe brings its report.
-    fn spawn_shim(&self, spec: &LaunchSpec) -> Result<(OwnedFd, OwnedFd), LaunchError> {
-        let meta_dir = self.meta_dir(&spec.container_id);
-        fs::DirBuilder::new().mode(0o700).create(&meta_dir).map_err(|source| match source.kind() {
-            io::ErrorKind::AlreadyExists => LaunchError::Exists(spec.container_id.clone()),
-            _ => LaunchError::Io { what: meta_dir.display().to_string(), source },
-        })?;
-        let spawned = self.spawn_in(&meta_dir, spec);
-        if spawned.is_err() {
-            let _ = crate::remove_tree(&meta_dir);
-        }
-        spawned
-    }
-
-    fn spawn_in(&self, meta_dir: &Path, spec: &LaunchSpec) -> Result<(OwnedFd, OwnedFd), LaunchError> {
-        let instruction = self.instruction(spec).map_err(at("cannot write the shim's instruction"))?;
+    fn spawn_shim(&self, spec: &LaunchSpec, slot: u32) -> Result<(OwnedFd, OwnedFd), LaunchError> {
+        let record = Record { container_id: spec.container_id.to_string(), state: State::Starting };
+        self.register
+            .update(slot, |_| Some(record))
+            .map_err(|source| LaunchError::Io { what: self.register_path.display().to_string(), source })?;
+        let instruction = self.instruction(spec, slot).map_err(at("cannot write the shim's instruction"))?;
         let (reader, writer) = io::pipe().map_err(at("cannot make a pipe"))?;
         let exe = &self.config.shim_exe;
         let mut child = Command::new(exe)
             .arg0("bellows")
             .arg("shim")
-            .arg(meta_dir)
+            .arg(spec.container_id.as_str())
             .env_clear()
             .stdin(instruction)
             .stdout(writer)
@@ -300,12 +345,15 @@ impl Inner {
         }
     }
 
-    fn instruction(&self, spec: &LaunchSpec) -> io::Result<File> {
+    fn instruction(&self, spec: &LaunchSpec, slot: u32) -> io::Result<File> {
         let variables =
             spec.environment.iter().map(|variable| (variable.name.clone(), variable.value.clone()));
         let marker = (MARKER.to_owned(), spec.container_id.to_string());
         let instruction = Instruction {
             boot_id: self.boot_id.clone(),
+            register: self.register_path.clone(),
+            slot,
+            container_id: spec.container_id.to_string(),
             sandbox: spec.sandbox.clone(),
             shell: spec.shell,
             value: spec.value.clone(),
@@ -319,29 +367,25 @@ impl Inner {
         Ok(file)
     }
 
-    fn find(&self, container_id: &ContainerId) -> io::Result<Found> {
-        let meta = Meta::open(&self.meta_dir(container_id))?;
-        let started = match meta.started() {
-            // First come, first served: after this its shim can start nothing any more, or has just done so.
-            None => match meta.publish_started(&Started::Abandoned) {
-                Ok(()) => Some(Started::Abandoned),
-                Err(_) => meta.started(),
-            },
-            started => started,
-        };
-        let lost = |why: &str| Ok(Found::Ended(Exit::lost(why)));
-        match started {
-            _ if let Some(ended) = meta.ended() => Ok(Found::Ended(ended.into())),
-            Some(Started::Abandoned) => lost("the agent ended before the command was started"),
-            None => lost("its record was lost when the machine crashed"),
-            Some(Started::Running { boot_id, .. }) if boot_id != self.boot_id => {
-                lost("the machine was restarted while it ran")
+    fn find(&self, container_id: &ContainerId, slot: u32) -> io::Result<Found> {
+        // A shim that has not come to its task gives up when it sees this.
+        let abandoned = Ended::failed("the agent ended before the command was started");
+        self.register.update(slot, |record| {
+            let starting = record.filter(|record| record.state == State::Starting)?;
+            Some(Record { state: State::Ended(abandoned), ..starting })
+        })?;
+        let state = self.register.read(slot)?.map(|record| record.state);
+        Ok(match state {
+            Some(State::Running(started)) if started.boot_id != self.boot_id => {
+                Found::Ended(Exit::lost("the machine was restarted while it ran"))
             }
-            Some(Started::Running { shim, task, .. }) => Ok(match shim.open() {
+            Some(State::Running(Started { shim, task, .. })) => match shim.open() {
                 Ok(handle) => Found::Running { handle, shim, task },
                 Err(_) => Found::Ended(self.exit_without_shim(container_id, task)),
-            }),
-        }
+            },
+            Some(State::Ended(ended)) => Found::Ended(ended.into()),
+            Some(State::Starting) | None => Found::Ended(Exit::lost("its record cannot be read")),
+        })
     }
 
     fn take_exit(&self, container_id: &ContainerId, shim: &Shim) -> Exit {
@@ -351,13 +395,14 @@ impl Inner {
 
     /// The shim is gone: it said how its task ended, or was killed and left processes behind.
     fn exit_without_shim(&self, container_id: &ContainerId, task: Identity) -> Exit {
-        if let Some(ended) = Meta::open(&self.meta_dir(container_id)).ok().and_then(|meta| meta.ended()) {
-            return ended.into();
-        }
-        if self.config.isolator.destroy(container_id, (task.pid, task.start)) {
-            Exit::lost("its shim was killed; so were its processes then")
-        } else {
-            Exit::lost("its shim was killed; some of its processes could not be killed yet")
+        let slot = self.containers.lock().slots.get(container_id).copied();
+        let record = slot.and_then(|slot| self.register.read(slot).ok().flatten());
+        match record.map(|record| record.state) {
+            Some(State::Ended(ended)) => ended.into(),
+            _ if self.config.isolator.destroy(container_id, (task.pid, task.start)) => {
+                Exit::lost("its shim was killed; so were its processes then")
+            }
+            _ => Exit::lost("its shim was killed; some of its processes could not be killed yet"),
         }
     }
 }

@@ -32,6 +32,10 @@ impl Place {
         self.dir.path().join("meta")
     }
 
+    fn register(&self) -> String {
+        fs::read_to_string(self.meta_root().join("containers")).expect("register")
+    }
+
     fn sandbox(&self) -> PathBuf {
         self.dir.path().join("sandbox")
     }
@@ -214,7 +218,7 @@ async fn what_cannot_start_says_why_and_leaves_nothing() {
 
     let escaping = place.shell("../x", "true");
     assert!(agent.launch(escaping).await.is_err());
-    assert_eq!(fs::read_dir(place.meta_root()).expect("meta root").count(), 0);
+    assert!(agent.recover().await.expect("readable").is_empty());
 
     let config = Config { shim_exe: "/no/such/shim".into(), ..Config::new(place.meta_root()) };
     let (agent, _exits) = Containerizer::new(config).expect("meta root");
@@ -321,8 +325,7 @@ async fn a_recovered_task_can_be_killed() {
 async fn an_exit_while_no_agent_ran_is_found() {
     let place = Place::new();
     agent_that_died(&place, "exit 9");
-    let ended = place.meta_root().join(place.survivor().as_str()).join("ended");
-    while !ended.exists() {
+    while !place.register().contains("Exited") {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let (agent, _exits) = place.agent();
@@ -367,14 +370,12 @@ async fn a_shim_killed_while_no_agent_ran_is_noticed() {
     assert!(!lives(pid) && !lives(grandchild));
 }
 
-/// What `recover` says of a meta directory with these files.
-async fn recover_files(files: &[(&str, &str)]) -> Exit {
+/// What `recover` says of a container with this state in the register.
+async fn recover_state(state: &str) -> Exit {
     let place = Place::new();
-    let meta = place.meta_root().join("c");
-    fs::create_dir_all(&meta).expect("create");
-    for (name, text) in files {
-        fs::write(meta.join(name), text).expect("write");
-    }
+    fs::create_dir(place.meta_root()).expect("create");
+    let record = format!(r#"{{"container_id":"c","state":{state}}}"#);
+    fs::write(place.meta_root().join("containers"), format!("{:4096}{record:4096}", "")).expect("write");
     let (agent, _exits) = place.agent();
     match &agent.recover().await.expect("readable")[..] {
         [Recovered { state: RecoveredState::Ended(exit), .. }] => exit.clone(),
@@ -383,51 +384,72 @@ async fn recover_files(files: &[(&str, &str)]) -> Exit {
 }
 
 #[tokio::test]
-async fn records_of_strangers_crashes_and_other_boots_are_lost_tasks() {
+async fn records_of_strangers_and_of_other_boots_are_lost_tasks() {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("boot id");
     let me = std::process::id();
     // This very process's pid with another start time: the shim's pid was given away. It must survive this test.
-    let started = |boot_id: &str| {
-        format!(
-            r#"{{"Running":{{"boot_id":"{}","shim":{{"pid":{me},"start":1}},"task":{{"pid":{me},"start":1}}}}}}"#,
-            boot_id.trim()
-        )
+    let identity = format!(r#"{{"pid":{me},"start":1}}"#);
+    let running = |boot_id: &str| {
+        format!(r#"{{"Running":{{"boot_id":"{}","shim":{identity},"task":{identity}}}}}"#, boot_id.trim())
     };
-    let started_here = started(&boot_id);
-    let started_before = started("another boot");
-    let cases: [&[(&str, &str)]; 5] = [
-        &[("started", &started_here)],
-        &[("started", &started_before)],
-        &[("started", "")],
-        &[("started", &started_here), ("ended", "{\"Exi")],
-        &[],
-    ];
-    for files in cases {
-        let exit = recover_files(files).await;
-        assert_eq!(exit.status, ExitStatus::Lost, "{files:?}");
-        assert!(exit.reason.is_some(), "{files:?}");
+    for state in [running(&boot_id), running("another boot"), r#""Starting""#.into()] {
+        let exit = recover_state(&state).await;
+        assert_eq!(exit.status, ExitStatus::Lost, "{state}");
+        assert!(exit.reason.is_some(), "{state}");
     }
-    let ended = recover_files(&[("started", &started_before), ("ended", r#"{"Exited":4}"#)]).await;
-    assert_eq!(ended, exited(4), "what was recorded holds");
+    assert_eq!(recover_state(r#"{"Ended":{"Exited":4}}"#).await, exited(4));
+}
+
+#[tokio::test]
+async fn rubbish_in_the_register_is_an_empty_slot() {
+    let place = Place::new();
+    fs::create_dir(place.meta_root()).expect("create");
+    fs::write(place.meta_root().join("containers"), format!("{:4096}{:5000}", "{\"container_id\":\"c", "\0"))
+        .expect("write");
+    let (agent, mut exits) = place.agent();
+    assert!(agent.recover().await.expect("readable").is_empty());
+    for id in ["a", "b", "c"] {
+        agent.launch(place.shell(id, "exit 1")).await.expect("launched");
+        assert_eq!(next_exit(&mut exits).await, exited(1));
+    }
+    assert_eq!(agent.recover().await.expect("readable").len(), 3);
 }
 
 #[tokio::test]
 async fn a_shim_that_comes_too_late_starts_nothing() {
     let place = Place::new();
-    let meta = place.meta_root().join("late");
-    fs::create_dir_all(&meta).expect("create");
+    fs::create_dir(place.meta_root()).expect("create");
+    let register = place.meta_root().join("containers");
+    let record = r#"{"container_id":"late","state":"Starting"}"#;
+    fs::write(&register, format!("{record:4096}")).expect("write");
     let (agent, _exits) = place.agent();
     agent.recover().await.expect("abandons it");
     let instruction = format!(
-        r#"{{"boot_id":"b","sandbox":"{}","shell":true,"value":"touch ran","arguments":[],"environment":[],"user":null}}"#,
+        r#"{{"boot_id":"b","register":"{}","slot":0,"container_id":"late","sandbox":"{}","shell":true,
+            "value":"touch ran","arguments":[],"environment":[],"user":null}}"#,
+        register.display(),
         place.sandbox().display()
     );
     let input = place.dir.path().join("instruction");
     fs::write(&input, instruction).expect("written");
-    let shim = Command::new(EXE).arg("shim").arg(&meta).stdin(fs::File::open(input).expect("open")).output();
+    let shim = Command::new(EXE).args(["shim", "late"]).stdin(fs::File::open(input).expect("open")).output();
     let report = String::from_utf8(shim.expect("ran").stdout).expect("text");
-    assert!(report.contains("Failed"), "{report}");
+    assert!(report.contains("given the container up"), "{report}");
     assert!(!place.sandbox().join("ran").exists());
+}
+
+#[tokio::test]
+async fn a_slot_is_used_again_once_it_is_forgotten() {
+    let place = Place::new();
+    let (agent, mut exits) = place.agent();
+    for round in 0..5 {
+        let id = format!("round-{round}");
+        agent.launch(place.shell(&id, "true")).await.expect("launched");
+        assert_eq!(next_exit(&mut exits).await, exited(0));
+        agent.forget(&id.into()).await.expect("forgotten");
+    }
+    assert_eq!(place.register().trim(), "");
+    assert_eq!(place.register().len(), 4096);
 }
 
 #[tokio::test]

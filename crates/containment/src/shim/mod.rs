@@ -1,37 +1,32 @@
 //! The shim: a tiny process that parents one task, so that the task and its exit status outlive the agent.
 //!
-//! One thread, no runtime, no logging. It knows one task and one directory, and no agent by name.
+//! One thread, no runtime, no logging. It knows one task and one slot of a register, and no agent by name.
 mod record;
 mod signal;
 mod supervise;
 mod task;
 
-pub(crate) use record::{Ended, Instruction, Meta, Report, Started};
+pub(crate) use record::{Ended, Instruction, Record, Register, Report, Started, State};
 pub(crate) use signal::send_kill;
 
+use record::Slot;
 use rustix::{
     fs::{Mode, OFlags},
     process::{Pid, getpid, set_child_subreaper, setsid},
 };
-use std::{
-    fs::File,
-    io::{self, Read, Write},
-    path::Path,
-};
+use std::io::{self, Read, Write};
 
-/// Entry point of `bellows shim META_DIR`, given the arguments after `shim`. Call it first in `main`: before Tokio,
+/// Entry point of `bellows shim CONTAINER_ID`, given the arguments after `shim` (the id is for people who look at
+/// processes). Call it first in `main`: before Tokio,
 /// clap and tracing, while there is one thread. Returns the process's exit code.
 ///
 /// The agent gives it the instruction on stdin and reads one report from stdout, at once when the command was executed.
 pub fn main(args: &[String]) -> i32 {
-    let [meta_dir] = args else {
+    if args.len() != 1 {
         return 2;
-    };
-    match launch(Path::new(meta_dir)) {
-        Ok(launched) => {
-            let ended = supervise::until_gone(launched.task);
-            launched.meta.publish_ended(&launched.reserved, &ended).is_err().into()
-        }
+    }
+    match launch() {
+        Ok((task, slot)) => slot.end(supervise::until_gone(task)).is_err().into(),
         Err(why) => {
             report(&Report::Failed(why));
             1
@@ -39,13 +34,7 @@ pub fn main(args: &[String]) -> i32 {
     }
 }
 
-struct Launch {
-    task: Pid,
-    meta: Meta,
-    reserved: File,
-}
-
-fn launch(meta_dir: &Path) -> Result<Launch, String> {
+fn launch() -> Result<(Pid, Slot), String> {
     let said = |what: &'static str| move |why: io::Error| format!("{what}: {why}");
     signal::block_all().map_err(said("cannot block signals"))?;
     // Out of the agent's session: what is typed at or done to its terminal is no concern of the task's.
@@ -53,18 +42,17 @@ fn launch(meta_dir: &Path) -> Result<Launch, String> {
     let _ = rustix::thread::set_name(c"bellows-shim");
     set_child_subreaper(Some(getpid())).map_err(|why| said("cannot become a subreaper")(why.into()))?;
     let instruction = read_instruction().map_err(said("cannot read the instruction"))?;
-    let meta = Meta::open(meta_dir).map_err(|why| format!("{}: {why}", meta_dir.display()))?;
-    let reserved = meta.reserve_ended().map_err(|why| format!("{}: {why}", meta_dir.display()))?;
-    match task::start(&instruction, &meta).map_err(said("cannot start a process"))? {
+    let slot = Slot::of(&instruction).map_err(|why| format!("{}: {why}", instruction.register.display()))?;
+    match task::start(&instruction, &slot).map_err(said("cannot start a process"))? {
         task::Outcome::Running(task, started) => {
             report(&Report::Started(started));
             // The agent may be replaced now; nothing of it is held.
             let _ = detach_stdio();
-            Ok(Launch { task, meta, reserved })
+            Ok((task, slot))
         }
         task::Outcome::Failed(why) => {
             // For an agent that comes later; the one that waits now is told directly.
-            let _ = meta.publish_ended(&reserved, &Ended::Failed(why.clone()));
+            let _ = slot.end(Ended::failed(&why));
             Err(why)
         }
     }
@@ -77,7 +65,7 @@ fn read_instruction() -> io::Result<Instruction> {
 }
 
 fn report(report: &Report) {
-    // An agent that is gone finds the same in the meta directory when it comes back.
+    // An agent that is gone finds the same in the register when it comes back.
     if let Ok(text) = serde_json::to_vec(report) {
         let _ = io::stdout().write_all(&text).and_then(|()| io::stdout().flush());
     }

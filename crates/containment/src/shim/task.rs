@@ -1,6 +1,6 @@
 //! Forks the task's main process and takes it to its `execve`, or says why it did not get there.
 #![allow(unsafe_code, reason = "fork, _exit and close_range have no safe wrapper")]
-use super::{Instruction, Meta, Started, signal};
+use super::{Instruction, Started, record::Slot, signal};
 use crate::process::Identity;
 use rustix::process::{Pid, WaitOptions, getppid, setsid, waitpid};
 use std::{
@@ -17,25 +17,25 @@ pub(super) enum Outcome {
 }
 
 /// Returns when the outcome is certain. `Started` is published before the command can do anything.
-pub(super) fn start(instruction: &Instruction, meta: &Meta) -> io::Result<Outcome> {
+pub(super) fn start(instruction: &Instruction, slot: &Slot) -> io::Result<Outcome> {
     // Closed by a successful execve; what comes through it otherwise is the reason of the failure.
     let (reader, writer) = io::pipe()?;
     // SAFETY: the shim has one thread, so the child is a whole copy of it and may do whatever the shim may.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        0 => run_child(instruction, meta, writer),
+        0 => run_child(instruction, slot, writer),
         pid => {
             drop(writer);
             let pid = Pid::from_raw(pid).expect("invariant: fork returned a child");
-            await_exec(pid, reader, meta)
+            await_exec(pid, reader, slot)
         }
     }
 }
 
-fn await_exec(pid: Pid, mut reader: PipeReader, meta: &Meta) -> io::Result<Outcome> {
+fn await_exec(pid: Pid, mut reader: PipeReader, slot: &Slot) -> io::Result<Outcome> {
     let mut why = String::new();
     reader.read_to_string(&mut why)?;
-    match meta.started() {
+    match slot.started() {
         Some(started) if why.is_empty() => Ok(Outcome::Running(pid, started)),
         _ => {
             let _ = waitpid(Some(pid), WaitOptions::empty());
@@ -45,17 +45,17 @@ fn await_exec(pid: Pid, mut reader: PipeReader, meta: &Meta) -> io::Result<Outco
     }
 }
 
-fn run_child(instruction: &Instruction, meta: &Meta, mut writer: PipeWriter) -> ! {
-    let Err(why) = execute(instruction, meta);
+fn run_child(instruction: &Instruction, slot: &Slot, mut writer: PipeWriter) -> ! {
+    let Err(why) = execute(instruction, slot);
     let _ = writer.write_all(why.as_bytes());
     // SAFETY: ends the process without running what the shim may have registered for its own exit.
     unsafe { libc::_exit(127) }
 }
 
-fn execute(instruction: &Instruction, meta: &Meta) -> Result<std::convert::Infallible, String> {
+fn execute(instruction: &Instruction, slot: &Slot) -> Result<std::convert::Infallible, String> {
     let sandbox = instruction.sandbox.display();
     let _ = setsid();
-    publish(instruction, meta).map_err(|why| format!("cannot record the start: {why}"))?;
+    publish(instruction, slot).map_err(|why| format!("cannot record the start: {why}"))?;
     if let Some(user) = &instruction.user {
         // One thread: what holds for the thread holds for the process.
         user.assume_on_this_thread().map_err(|why| format!("cannot become user {}: {why}", user.uid))?;
@@ -84,13 +84,13 @@ fn execute(instruction: &Instruction, meta: &Meta) -> Result<std::convert::Infal
     Err(format!("cannot execute '{program}': {why}"))
 }
 
-fn publish(instruction: &Instruction, meta: &Meta) -> io::Result<()> {
+fn publish(instruction: &Instruction, slot: &Slot) -> io::Result<()> {
     let shim = getppid().ok_or(io::ErrorKind::NotFound)?.as_raw_pid() as u32;
-    meta.publish_started(&Started::Running {
-        boot_id: instruction.boot_id.clone(),
-        shim: Identity::of(shim)?,
-        task: Identity::of(std::process::id())?,
-    })
+    let (shim, task) = (Identity::of(shim)?, Identity::of(std::process::id())?);
+    match slot.start(Started { boot_id: instruction.boot_id.clone(), shim, task })? {
+        true => Ok(()),
+        false => Err(io::Error::other("the agent has given the container up")),
+    }
 }
 
 /// Appended to, so that several writers keep their lines; never through a link that lies there.
