@@ -32,7 +32,7 @@ lint: ## rustfmt and clippy, as a change must pass them
 # Debian packages are installed only where they are missing and we may; elsewhere the missing ones are named.
 needs:
 	@missing=; \
-	command -v java >/dev/null || [ -n "$$JAVA_HOME" ] || missing="openjdk-17-jre-headless"; \
+	command -v javac >/dev/null || missing="openjdk-17-jdk-headless"; \
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

@@ -316,7 +316,7 @@ impl<'a> Observer<'a> {
         match facts.working() {
             Some(FIRST) => FIRST,
             Some(_) => SECOND,
-            None if !facts.has_worked() => "start",
+            None if !facts.has_worked() => "Spark starts",
             // Between two jobs of a burst nothing works for a moment.
             None if facts.burst(SECOND).jobs > 0 => SECOND,
             None => PAUSE,

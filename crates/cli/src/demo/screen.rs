@@ -92,7 +92,7 @@ fn live(static_executors: u32) -> io::Result<Terminal<CrosstermBackend<Stdout>>>
 fn progress(timeline: &Timeline) -> String {
     let last = timeline.last();
     format!(
-        "{:>6.1} s  {:<13} executors {:>2}, ready {:>2}   shuffle served {}, {} of it for executors that are gone",
+        "{:>6.1} s  {:<13} executors {:>2}, ready {:>2}   shuffle {}, for gone executors {}",
         last.at_ms as f64 / 1000.0,
         timeline.phases().last().map_or("", |phase| phase.name),
         last.held,

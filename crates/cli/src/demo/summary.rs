@@ -117,9 +117,9 @@ impl Summary<'_> {
             step(
                 m.registered,
                 m.launched,
-                "until its first executor was launched: Bellows' offer, Spark's answer",
+                "until it took an offer: Spark declines the first, for Mesos' default of 5 s",
             ),
-            step(m.launched, m.running, "until the first six were running: Bellows"),
+            step(m.launched, m.running, "until six executors were running: Bellows"),
             step(m.running, m.ready, "until their JVMs had registered with the driver: Spark"),
         ]
         .into_iter()

@@ -130,7 +130,7 @@ pub mod tests {
         for at_ms in (0..=60_000).step_by(250) {
             let second = at_ms / 1000;
             let (phase, held, ready) = match second {
-                0..5 => ("start", 0, 0),
+                0..5 => ("Spark starts", 0, 0),
                 5..12 => ("first burst", 6, 0),
                 12..25 => ("first burst", 6, 6),
                 25..31 => ("pause", 6, 6),
