@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bellows_transport::auth::AuthPolicy;
+
 /// Spark's default for `spark.shuffle.service.port`.
 pub const DEFAULT_PORT: u16 = 7337;
 
@@ -25,7 +27,26 @@ pub struct Config {
     /// Whether blocks of cached RDDs outlive their executor, for applications that set
     /// `spark.shuffle.service.fetch.rdd.enabled`. They are served in any case, as long as they are there.
     pub keep_rdd_blocks: bool,
+    /// When set, every connection has to prove that it knows its application's secret.
+    pub auth: Option<Auth>,
+    /// When set, every connection is TLS (`spark.ssl.rpc.enabled`, Spark 4).
+    pub tls: Option<Tls>,
     pub limits: Limits,
+}
+
+/// `spark.authenticate`, as this service is told.
+#[derive(Debug, Clone)]
+pub struct Auth {
+    /// A secret a line: `SECRET` for all, or `APPLICATION SECRET`. Only its owner may have access to it.
+    pub secrets_file: PathBuf,
+    pub policy: AuthPolicy,
+}
+
+/// PEM files.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    pub certificate_chain: PathBuf,
+    pub private_key: PathBuf,
 }
 
 impl Config {
@@ -39,6 +60,8 @@ impl Config {
             allowed_roots: Vec::new(),
             heartbeat_cleanup: true,
             keep_rdd_blocks: false,
+            auth: None,
+            tls: None,
             limits: Limits::default(),
         }
     }

@@ -13,6 +13,11 @@ pub enum Error {
     /// For the operator: the registrations cannot be read or written.
     #[error("registrations in {path}: {reason}")]
     Store { path: String, reason: String },
+    /// For the operator.
+    #[error("secrets in {path}: {reason}")]
+    Secrets { path: String, reason: String },
+    #[error("TLS from {path}: {reason}")]
+    Tls { path: String, reason: String },
     /// The admin socket answered with an error.
     #[error("the shuffle service answered {status}: {message}")]
     Refused { status: u16, message: String },

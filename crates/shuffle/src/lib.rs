@@ -8,6 +8,7 @@ mod config;
 mod error;
 mod metrics;
 mod registry;
+mod security;
 mod server;
 mod service;
 mod status;
@@ -15,7 +16,8 @@ mod store;
 mod tidy;
 mod upkeep;
 
-pub use config::{Config, DEFAULT_PORT, Limits};
+pub use bellows_transport::auth::{AuthPolicy, EngineVersion, StreamCipher};
+pub use config::{Auth, Config, DEFAULT_PORT, Limits, Tls};
 pub use error::Error;
 pub use status::{AppStatus, ExecutorRemoval, LatencyStatus, Removal, Status};
 
@@ -49,6 +51,7 @@ pub struct Running {
 /// Binds, reads the stored registrations back and serves until [`Running::stop`].
 pub async fn start(config: Config) -> Result<Running, Error> {
     raise_descriptor_limit();
+    let security = security::Security::load(&config)?;
     let listener = bind(config.listen).await?;
     let local_addr =
         listener.local_addr().map_err(|source| Error::Io { what: "local address".into(), source })?;
@@ -62,7 +65,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let registry = Arc::new(Registry::new(config.limits.applications, config.limits.executors));
     let (store, recovered, store_thread) = open_store(&config, registry.clone()).await?;
     tracing::info!(%local_addr, executors = registry.executor_count(), "shuffle service starts");
-    let service = Arc::new(Service::new(config, registry, store));
+    let service = Arc::new(Service::new(config, security, registry, store));
 
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     tasks.spawn(server::run(listener, service.clone(), stop.clone(), tasks.clone()));

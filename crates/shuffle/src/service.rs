@@ -16,6 +16,7 @@ use crate::blocks::{
 use crate::checksum;
 use crate::metrics::{ErrorKind, Metrics};
 use crate::registry::{App, Executor, Registry};
+use crate::security::Security;
 use crate::store::{Store, StoreError};
 use crate::{AppStatus, Config, ExecutorRemoval, Removal, Status, tidy};
 
@@ -78,6 +79,7 @@ pub(crate) struct Service {
     pub(crate) config: Config,
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Metrics,
+    pub(crate) security: Security,
     store: Store,
     files: BlockFiles,
     /// The allowed roots without symbolic links.
@@ -85,14 +87,14 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(config: Config, registry: Arc<Registry>, store: Store) -> Service {
+    pub(crate) fn new(config: Config, security: Security, registry: Arc<Registry>, store: Store) -> Service {
         let files = BlockFiles::new(config.limits.index_cache_bytes, config.limits.open_files);
         let roots = config
             .allowed_roots
             .iter()
             .map(|root| root.canonicalize().unwrap_or_else(|_| root.clone()))
             .collect();
-        Service { config, registry, metrics: Metrics::default(), store, files, roots }
+        Service { config, registry, metrics: Metrics::default(), security, store, files, roots }
     }
 
     pub(crate) fn find(&self, app: &str, executor: &str) -> Result<(Arc<App>, Arc<Executor>), CallError> {

@@ -2,6 +2,7 @@
 
 mod support;
 
+use bellows_shuffle::{AuthPolicy, EngineVersion, StreamCipher};
 use support::spark::{SparkClient, jars};
 use support::{Bench, TestExecutor, exists};
 
@@ -105,4 +106,92 @@ async fn the_old_protocol() {
     let lines = client.run(&["register", "7", "64", &scene.dirs(), "fetch", "7", scene.out(), BLOCKS]).await;
     scene.assert_fetched(&lines, BLOCKS);
     service.stop().await;
+}
+
+/// Registers, fetches to memory and to disk with these settings; the service follows `policy`.
+async fn assert_works_with(settings: &str, policy: AuthPolicy) {
+    let Some(jars) = jars() else { return };
+    let (scene, service) = protected_scene(policy).await;
+    let settings = format!("spark.authenticate=true;{settings}");
+    let client =
+        SparkClient { jars: &jars, service: &service, app: "app", settings: &settings, secret: "s3cret" };
+    let (dirs, more) = (scene.dirs(), "shuffle_0_1_0_6,shuffle_0_2_0_6");
+    let out = scene.out();
+    let steps = ["register", "7", "64", &dirs, "fetch", "7", out, BLOCKS, "stream", "7", out, more];
+    let lines = client.run(&steps).await;
+    scene.assert_fetched(&lines, BLOCKS);
+    scene.assert_fetched(&lines, more);
+    service.stop().await;
+}
+
+async fn protected_scene(policy: AuthPolicy) -> (Scene, bellows_shuffle::Running) {
+    let mut scene = Scene::new();
+    scene.bench.authenticate("app s3cret\nother 0ther\n");
+    scene.bench.config.auth.as_mut().expect("set").policy = policy;
+    let service = scene.bench.start().await;
+    (scene, service)
+}
+
+#[tokio::test]
+async fn who_does_not_know_the_secret_or_is_another_application_gets_nothing() {
+    let Some(jars) = jars() else { return };
+    let (scene, service) = protected_scene(AuthPolicy::default()).await;
+    support::Client::connect(&service).await.assert_closed_on(&scene.executor.register()).await;
+    let fetch = ["fetch", "7", scene.out(), "shuffle_0_1_0"];
+    let once = "spark.shuffle.io.maxRetries=0;spark.network.crypto.saslFallback=false;spark.authenticate";
+    for settings in [format!("{once}=true"), format!("{once}=true;spark.network.crypto.enabled=true")] {
+        let of =
+            |app, secret| SparkClient { jars: &jars, service: &service, app, settings: &settings, secret };
+        let dirs = scene.dirs();
+        let lines = of("app", "s3cret").run(&["register", "7", "64", &dirs]).await;
+        assert_eq!(lines, ["registered 7"]);
+        let lines = of("app", "0ther").run(&fetch).await;
+        assert!(lines[0].contains("Authentication failed."), "a wrong secret is refused: {lines:?}");
+        let lines = of("other", "0ther").run(&fetch).await;
+        assert!(
+            lines[0].contains("Executor is not registered"),
+            "another application sees nothing: {lines:?}"
+        );
+    }
+    service.stop().await;
+}
+
+fn policy(engine: EngineVersion, cipher: StreamCipher) -> AuthPolicy {
+    AuthPolicy { engine, cipher, ..AuthPolicy::default() }
+}
+
+#[tokio::test]
+async fn sasl() {
+    assert_works_with("", AuthPolicy::default()).await;
+}
+
+#[tokio::test]
+async fn sasl_encrypted() {
+    let policy = AuthPolicy { sasl_always_encrypt: true, ..AuthPolicy::default() };
+    assert_works_with("spark.authenticate.enableSaslEncryption=true", policy).await;
+}
+
+#[tokio::test]
+async fn aes_ctr_version_1() {
+    let policy = policy(EngineVersion::V1, StreamCipher::AesCtr);
+    assert_works_with("spark.network.crypto.enabled=true", policy).await;
+}
+
+#[tokio::test]
+async fn aes_gcm_version_2() {
+    let settings = "spark.network.crypto.enabled=true;spark.network.crypto.authEngineVersion=2;\
+                    spark.network.crypto.cipher=AES/GCM/NoPadding";
+    assert_works_with(settings, policy(EngineVersion::V2, StreamCipher::AesGcm)).await;
+}
+
+#[tokio::test]
+async fn aes_gcm_version_1() {
+    let settings = "spark.network.crypto.enabled=true;spark.network.crypto.cipher=AES/GCM/NoPadding";
+    assert_works_with(settings, policy(EngineVersion::V1, StreamCipher::AesGcm)).await;
+}
+
+#[tokio::test]
+async fn aes_ctr_version_2() {
+    let settings = "spark.network.crypto.enabled=true;spark.network.crypto.authEngineVersion=2";
+    assert_works_with(settings, policy(EngineVersion::V2, StreamCipher::AesCtr)).await;
 }

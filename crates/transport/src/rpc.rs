@@ -171,6 +171,25 @@ impl Rpc {
         Ok(rpc)
     }
 
+    /// The application that a call is about.
+    pub fn app(&self) -> Option<&str> {
+        match self {
+            Rpc::OpenBlocks { app, .. }
+            | Rpc::RegisterExecutor { app, .. }
+            | Rpc::RegisterDriver { app, .. }
+            | Rpc::Heartbeat { app }
+            | Rpc::RemoveBlocks { app, .. }
+            | Rpc::GetLocalDirs { app, .. }
+            | Rpc::DiagnoseCorruption { app, .. } => Some(app),
+            Rpc::FetchShuffleBlocks(fetch) => Some(&fetch.app),
+            Rpc::StreamHandle { .. }
+            | Rpc::BlocksRemoved { .. }
+            | Rpc::LocalDirs { .. }
+            | Rpc::CorruptionCause(_)
+            | Rpc::Unsupported(_) => None,
+        }
+    }
+
     /// The call as an RPC's body. Nothing for [`Rpc::Unsupported`], which is only ever received.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();

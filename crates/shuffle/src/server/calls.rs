@@ -9,6 +9,7 @@ use crate::service::CallError;
 
 pub(super) async fn answer(connection: &mut Connection, body: Bytes) -> Result<Bytes, CallError> {
     let call = Rpc::decode(body).map_err(|e| CallError::BadCall(e.to_string()))?;
+    connection.authorize(&call)?;
     let service = connection.service.clone();
     match call {
         Rpc::RegisterExecutor { app, executor, info } => {

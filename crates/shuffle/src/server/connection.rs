@@ -5,16 +5,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bellows_transport::auth::{ServerAuth, Step};
 use bellows_transport::frame::{Decoded, FrameDecoder};
 use bellows_transport::message::{ChunkId, Message, put_chunk_header};
+use bellows_transport::rpc::Rpc;
 use bytes::Bytes;
 use rustix::io::Errno;
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::calls;
 use super::streams::{Chunk, StreamError, Streams, parse_stream_name};
-use super::wire::Wire;
+use super::wire::{Stream, Wire};
 use crate::blocks::{BlockError, Segment};
 use crate::metrics::ErrorKind;
 use crate::registry::Executor;
@@ -38,19 +39,44 @@ pub(super) struct Connection {
     decoder: FrameDecoder,
     pub(super) streams: Streams,
     pub(super) service: Arc<Service>,
+    peer: Peer,
     /// When the requests that wait for a flush were taken up, and how many they are.
     batch: Option<(Instant, u64)>,
 }
 
+/// Whom the connection speaks for.
+enum Peer {
+    /// Authentication is off.
+    Anyone,
+    Unproven(Box<ServerAuth>),
+    App(String),
+}
+
 impl Connection {
-    pub(super) fn new(socket: TcpStream, service: Arc<Service>) -> Connection {
+    pub(super) fn new(stream: Stream, service: Arc<Service>) -> Connection {
         let limits = &service.config.limits;
         Connection {
-            wire: Wire::new(socket, limits.stalled_after),
+            wire: Wire::new(stream, limits.stalled_after),
             decoder: FrameDecoder::new(limits.request_bytes),
             streams: Streams::new(limits.streams_per_connection),
+            peer: match service.security.authenticator() {
+                None => Peer::Anyone,
+                Some(auth) => Peer::Unproven(Box::new(auth)),
+            },
             service,
             batch: None,
+        }
+    }
+
+    /// Whether this connection may ask for what the call names.
+    pub(super) fn authorize(&self, call: &Rpc) -> Result<(), CallError> {
+        match (&self.peer, call.app()) {
+            (Peer::Anyone, _) | (_, None) => Ok(()),
+            (Peer::App(own), Some(asked)) if own == asked => Ok(()),
+            (Peer::App(own), Some(asked)) => {
+                Err(CallError::Forbidden(format!("Client for {own} not authorized for application {asked}.")))
+            }
+            (Peer::Unproven(_), Some(_)) => Err(CallError::Forbidden("not authenticated".to_owned())),
         }
     }
 
@@ -66,6 +92,10 @@ impl Connection {
                 self.service.metrics.error(ErrorKind::Stalled);
                 tracing::info!("connection cut: the peer took nothing for too long");
             }
+            Closed::Failed(error) if error.kind() == io::ErrorKind::InvalidData => {
+                self.service.metrics.error(ErrorKind::Forbidden);
+                tracing::warn!(%error, "connection closed");
+            }
             Closed::Failed(error) => tracing::debug!(%error, "connection lost"),
             Closed::Given(kind, reason) => {
                 self.service.metrics.error(kind);
@@ -78,6 +108,9 @@ impl Connection {
     async fn turn(&mut self, stop: &CancellationToken) -> Result<(), Closed> {
         let decoded = self.decoder.decode(&mut self.wire.input);
         match decoded.map_err(|e| Closed::Given(ErrorKind::BadMessage, e.to_string()))? {
+            Decoded::Message(message) if matches!(self.peer, Peer::Unproven(_)) => {
+                Box::pin(self.authenticate(message)).await
+            }
             Decoded::Message(Message::ChunkFetchRequest(id)) => {
                 self.send_chunk(id).await?;
                 if self.wire.wants_flush() { self.flush().await } else { Ok(()) }
@@ -86,12 +119,41 @@ impl Connection {
             Decoded::Message(message) => Box::pin(self.handle(message)).await,
             Decoded::Incomplete(_) => {
                 self.flush().await?;
+                let hurry = matches!(self.peer, Peer::Unproven(_));
                 let filled = tokio::select! {
                     biased;
-                    filled = self.wire.fill() => filled?,
+                    filled = self.wire.fill(hurry) => filled?,
                     () = stop.cancelled() => return Err(Closed::Stopping),
                 };
                 if filled { Ok(()) } else { Err(Closed::ByPeer) }
+            }
+        }
+    }
+
+    /// Nothing but the exchange is answered until the peer has proven whom it speaks for.
+    async fn authenticate(&mut self, message: Message) -> Result<(), Closed> {
+        let forbidden = |reason: String| Closed::Given(ErrorKind::Forbidden, reason);
+        let (Message::RpcRequest { request, body }, Peer::Unproven(auth)) = (message, &mut self.peer) else {
+            return Err(forbidden("a request before authentication".to_owned()));
+        };
+        match auth.receive(body) {
+            Ok(Step::Reply(body)) => {
+                Message::RpcResponse { request, body }.encode(&mut self.wire.out);
+                Ok(())
+            }
+            Ok(Step::Established { reply, app, cipher }) => {
+                Message::RpcResponse { request, body: reply }.encode(&mut self.wire.out);
+                self.flush().await?;
+                if let Some(cipher) = cipher {
+                    self.wire.encrypt(*cipher)?;
+                }
+                self.peer = Peer::App(app);
+                Ok(())
+            }
+            Err(refused) => {
+                Message::RpcFailure { request, error: refused.to_string() }.encode(&mut self.wire.out);
+                self.flush().await?;
+                Err(forbidden(format!("{refused:?}")))
             }
         }
     }

@@ -57,7 +57,13 @@ pub(crate) async fn run(
         let (service, stop) = (service.clone(), stop.clone());
         tasks.spawn(async move {
             let open = service.metrics.open_connections.enter();
-            Connection::new(socket, service.clone()).run(stop).await;
+            match wire::Stream::accept(socket, &service).await {
+                Ok(stream) => Connection::new(stream, service.clone()).run(stop).await,
+                Err(error) => {
+                    service.metrics.error(ErrorKind::Forbidden);
+                    tracing::warn!(%error, "no TLS with this peer");
+                }
+            }
             drop((open, place));
         });
     }

@@ -1,17 +1,20 @@
-//! The bytes of one connection: what was read and not yet understood, what is written and not yet taken. File parts
-//! go from the page cache to the socket without passing through here.
+//! The bytes of one connection: what was read and not yet understood, what is written and not yet taken. On a plain
+//! connection file parts go from the page cache to the socket without passing through here.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bellows_transport::auth::SessionCipher;
 use bytes::BytesMut;
 use rustix::fs::Advice;
 use rustix::net::SendFlags;
-use tokio::io::Interest;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use crate::blocks::{Segment, Source};
+use crate::service::Service;
 
 /// Up to here a block is copied behind its header, and several blocks leave in one write; beyond, `sendfile` is
 /// cheaper.
@@ -20,62 +23,147 @@ const MAX_COPIED_BYTES: u64 = 32 << 10;
 const FLUSH_AT_BYTES: usize = 64 << 10;
 /// File bytes that are made sure to be in memory before they are sent.
 const WINDOW_BYTES: u64 = 1 << 20;
+/// What is encrypted at a time.
+const SEALED_BYTES: u64 = 256 << 10;
 const READ_BYTES: usize = 4 << 10;
 /// An idle connection keeps no more than this.
 const KEPT_BYTES: usize = 16 << 10;
 
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Goes through the TLS handshake where the configuration asks for TLS.
+    pub(super) async fn accept(socket: TcpStream, service: &Service) -> io::Result<Stream> {
+        match service.security.tls() {
+            None => Ok(Stream::Plain(socket)),
+            Some(acceptor) => {
+                let handshake = Box::pin(acceptor.accept(socket));
+                Ok(Stream::Tls(Box::new(in_time(service.config.limits.stalled_after, handshake).await?)))
+            }
+        }
+    }
+
+    /// Waits for bytes and appends them; 0 at the end.
+    async fn read(&mut self, input: &mut BytesMut) -> io::Result<usize> {
+        input.reserve(READ_BYTES);
+        let socket = match self {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(tls) => return tls.read_buf(input).await,
+        };
+        loop {
+            match socket.try_read_buf(input) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.readable().await?,
+                done => return done,
+            }
+        }
+    }
+
+    /// `more` says that further bytes follow at once.
+    async fn write_all(&mut self, bytes: &[u8], more: bool, stalled_after: Duration) -> io::Result<()> {
+        let mut sent = 0;
+        match self {
+            Stream::Plain(socket) => {
+                let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
+                while sent < bytes.len() {
+                    let send = || Ok(rustix::net::send(&*socket, &bytes[sent..], flags)?);
+                    sent += when_writable(socket, stalled_after, send).await?;
+                }
+            }
+            Stream::Tls(tls) => {
+                while sent < bytes.len() {
+                    sent += in_time(stalled_after, tls.write(&bytes[sent..])).await?;
+                }
+                in_time(stalled_after, tls.flush()).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
 pub(super) struct Wire {
-    socket: TcpStream,
+    stream: Stream,
     pub(super) input: BytesMut,
     pub(super) out: BytesMut,
+    cipher: Option<Box<Encrypted>>,
     stalled_after: Duration,
 }
 
+/// What an encrypted connection needs besides.
+struct Encrypted {
+    cipher: SessionCipher,
+    /// Read and not yet decrypted.
+    input: BytesMut,
+    /// Encrypted and not yet taken.
+    out: BytesMut,
+}
+
+impl Encrypted {
+    fn open(&mut self, plain: &mut BytesMut) -> io::Result<()> {
+        let opened = self.cipher.decryptor.open(&mut self.input, plain);
+        opened.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+    }
+}
+
 impl Wire {
-    pub(super) fn new(socket: TcpStream, stalled_after: Duration) -> Wire {
-        Wire { socket, input: BytesMut::new(), out: BytesMut::new(), stalled_after }
+    pub(super) fn new(stream: Stream, stalled_after: Duration) -> Wire {
+        Wire { stream, input: BytesMut::new(), out: BytesMut::new(), cipher: None, stalled_after }
+    }
+
+    /// From here on, both ways; what waits for a flush must have left.
+    pub(super) fn encrypt(&mut self, cipher: SessionCipher) -> io::Result<()> {
+        // What the peer sent behind its last plain message is encrypted already.
+        let mut encrypted = Encrypted { cipher, input: self.input.split(), out: BytesMut::new() };
+        let opened = encrypted.open(&mut self.input);
+        self.cipher = Some(Box::new(encrypted));
+        opened
     }
 
     pub(super) fn wants_flush(&self) -> bool {
         self.out.len() >= FLUSH_AT_BYTES
     }
 
-    /// Reads what is there; false at the end. In the middle of a message the peer has to go on within the bound.
-    pub(super) async fn fill(&mut self) -> io::Result<bool> {
-        let within_message = !self.input.is_empty();
-        loop {
-            self.input.reserve(READ_BYTES);
-            match self.socket.try_read_buf(&mut self.input) {
-                Ok(read) => return Ok(read > 0),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-            if within_message {
-                in_time(self.stalled_after, self.socket.readable()).await?;
-            } else {
-                self.input = BytesMut::new();
-                self.socket.readable().await?;
-            }
+    /// Reads what is there; false at the end. In the middle of a message, and in a `hurry`, the peer has to go on
+    /// within the bound.
+    pub(super) async fn fill(&mut self, hurry: bool) -> io::Result<bool> {
+        let raw = match &mut self.cipher {
+            Some(encrypted) => &mut encrypted.input,
+            None => &mut self.input,
+        };
+        let bounded = hurry || !raw.is_empty();
+        let read = if bounded {
+            in_time(self.stalled_after, self.stream.read(raw)).await?
+        } else {
+            // An idle connection keeps no buffer but the one that its next request will be read into.
+            *raw = BytesMut::new();
+            self.stream.read(raw).await?
+        };
+        if let Some(encrypted) = &mut self.cipher {
+            encrypted.open(&mut self.input)?;
         }
+        Ok(read > 0)
     }
 
     /// Hands everything to the socket. `more` says that a file part follows at once.
     pub(super) async fn flush(&mut self, more: bool) -> io::Result<()> {
-        let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
-        let (socket, out) = (&self.socket, &self.out);
-        let mut sent = 0;
-        while sent < out.len() {
-            let send = || Ok(rustix::net::send(socket, &out[sent..], flags)?);
-            sent += when_writable(socket, self.stalled_after, send).await?;
+        if self.out.is_empty() {
+            return Ok(());
         }
-        self.out.clear();
-        if self.out.capacity() > KEPT_BYTES {
-            self.out = BytesMut::new();
+        match &mut self.cipher {
+            None => self.stream.write_all(&self.out, more, self.stalled_after).await?,
+            Some(encrypted) => {
+                encrypted.cipher.encryptor.seal(&self.out, &mut encrypted.out);
+                self.stream.write_all(&encrypted.out, more, self.stalled_after).await?;
+                empty(&mut encrypted.out);
+            }
         }
+        empty(&mut self.out);
         Ok(())
     }
 
-    /// Appends a small part of a file, or says that it is too large to be copied. On an error nothing was appended.
+    /// Appends a small part of a file. On an error nothing was appended.
     pub(super) async fn copy_segment(&mut self, segment: &Segment) -> io::Result<()> {
         let start = self.out.len();
         let bytes = segment.bytes as usize;
@@ -95,6 +183,7 @@ impl Wire {
         read
     }
 
+    /// Whether the part is to be copied rather than sent.
     pub(super) fn copies(&self, segment: &Segment) -> bool {
         segment.bytes <= MAX_COPIED_BYTES
     }
@@ -106,19 +195,77 @@ impl Wire {
         while at < end {
             let window = WINDOW_BYTES.min(end - at);
             make_resident(&segment.source, at, window, end).await?;
-            let window_end = at + window;
-            while at < window_end {
-                let count = (window_end - at) as usize;
-                let (socket, source) = (&self.socket, &*segment.source);
-                let mut offset = at;
-                let send = || Ok(rustix::fs::sendfile(socket, source, Some(&mut offset), count)?);
-                match when_writable(socket, self.stalled_after, send).await? {
-                    0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter")),
-                    sent => at += sent as u64,
+            match (&mut self.stream, &mut self.cipher) {
+                (Stream::Plain(socket), None) => {
+                    send_file(socket, &segment.source, at, window, self.stalled_after).await?;
+                }
+                (stream, cipher) => {
+                    let target = (stream, cipher.as_deref_mut(), &mut self.out);
+                    send_copied(target, &segment.source, at, window, self.stalled_after).await?;
                 }
             }
+            at += window;
         }
         Ok(())
+    }
+}
+
+async fn send_file(
+    socket: &TcpStream,
+    source: &Source,
+    mut at: u64,
+    bytes: u64,
+    stalled_after: Duration,
+) -> io::Result<()> {
+    let end = at + bytes;
+    while at < end {
+        let send = || {
+            let mut offset = at;
+            Ok(rustix::fs::sendfile(socket, source, Some(&mut offset), (end - at) as usize)?)
+        };
+        match when_writable(socket, stalled_after, send).await? {
+            0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter")),
+            sent => at += sent as u64,
+        }
+    }
+    Ok(())
+}
+
+/// By way of memory: encrypted here, by TLS, or both.
+async fn send_copied(
+    (stream, mut cipher, buffer): (&mut Stream, Option<&mut Encrypted>, &mut BytesMut),
+    source: &Source,
+    mut at: u64,
+    bytes: u64,
+    stalled_after: Duration,
+) -> io::Result<()> {
+    let end = at + bytes;
+    while at < end {
+        let step = SEALED_BYTES.min(end - at) as usize;
+        let mut read = |part: &mut [u8]| {
+            source.read_exact(part, at)?;
+            at += part.len() as u64;
+            Ok(())
+        };
+        buffer.clear();
+        match &mut cipher {
+            Some(encrypted) => encrypted.cipher.encryptor.seal_with(step, buffer, &mut read)?,
+            None => {
+                buffer.resize(step, 0);
+                read(buffer)?;
+            }
+        }
+        stream.write_all(buffer, at < end, stalled_after).await?;
+    }
+    empty(buffer);
+    Ok(())
+}
+
+/// Empties a buffer, and gives back what an idle connection should not keep.
+fn empty(buffer: &mut BytesMut) {
+    buffer.clear();
+    if buffer.capacity() > KEPT_BYTES {
+        *buffer = BytesMut::new();
     }
 }
 
@@ -169,7 +316,7 @@ async fn make_resident(source: &Arc<Source>, at: u64, window: u64, end: u64) -> 
         }
         Ok(())
     });
-    read.await.map_err(io::Error::other)?
+    Box::pin(read).await.map_err(io::Error::other)?
 }
 
 async fn read_cold(source: &Arc<Source>, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {

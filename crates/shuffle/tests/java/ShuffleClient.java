@@ -46,7 +46,7 @@ public class ShuffleClient {
         try {
           step(client, args[0], Integer.parseInt(args[1]), words);
         } catch (Exception e) {
-          System.out.println("error " + describe(e));
+          say("error " + describe(e));
           return;
         }
       }
@@ -62,7 +62,7 @@ public class ShuffleClient {
         int subDirs = Integer.parseInt(words.remove());
         String[] dirs = words.remove().split(",");
         client.registerWithShuffleServer(host, port, executor, new ExecutorShuffleInfo(dirs, subDirs, SORT));
-        System.out.println("registered " + executor);
+        say("registered " + executor);
         break;
       }
       case "fetch":
@@ -75,19 +75,19 @@ public class ShuffleClient {
       case "remove": {
         String executor = words.remove();
         int removed = client.removeBlocks(host, port, executor, words.remove().split(",")).get();
-        System.out.println("removed " + removed);
+        say("removed " + removed);
         break;
       }
       case "dirs": {
         String executor = words.remove();
         CompletableFuture<Map<String, String[]>> dirs = new CompletableFuture<>();
         client.getHostLocalDirs(host, port, new String[] {executor}, dirs);
-        System.out.println("dirs " + String.join(",", dirs.get(30, TimeUnit.SECONDS).get(executor)));
+        say("dirs " + String.join(",", dirs.get(30, TimeUnit.SECONDS).get(executor)));
         break;
       }
       case "driver":
         client.registerDriverWithShuffleService(host, port, Long.parseLong(words.remove()), 50);
-        System.out.println("driver");
+        say("driver");
         break;
       default:
         throw new IllegalArgumentException(step);
@@ -103,14 +103,14 @@ public class ShuffleClient {
         try (FileChannel file = new FileOutputStream(new File(out, block)).getChannel()) {
           ByteBuffer bytes = data.nioByteBuffer();
           while (bytes.hasRemaining()) file.write(bytes);
-          System.out.println("fetched " + block);
+          say("fetched " + block);
         } catch (Exception e) {
-          System.out.println("failed " + block + " " + describe(e));
+          say("failed " + block + " " + describe(e));
         }
         left.countDown();
       }
       public void onBlockFetchFailure(String block, Throwable e) {
-        System.out.println("failed " + block + " " + describe(e));
+        say("failed " + block + " " + describe(e));
         left.countDown();
       }
     };
@@ -125,7 +125,12 @@ public class ShuffleClient {
       public boolean registerTempFileToClean(DownloadFile file) { return true; }
     };
     client.fetchBlocks(host, port, executor, blocks, listener, toDisk ? files : null);
-    if (!left.await(120, TimeUnit.SECONDS)) System.out.println("error timeout");
+    if (!left.await(120, TimeUnit.SECONDS)) say("error timeout");
+  }
+
+  /** Marked, because Spark logs to standard output too. */
+  private static synchronized void say(String line) {
+    System.out.println("> " + line);
   }
 
   private static String describe(Throwable e) {

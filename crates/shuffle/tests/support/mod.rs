@@ -42,6 +42,17 @@ impl Bench {
         bellows_shuffle::admin::Client::new(self.config.admin_socket.as_ref().expect("set"))
     }
 
+    /// Turns authentication on; `secrets` is the secrets file's content.
+    pub fn authenticate(&mut self, secrets: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.dir.path().join("secrets");
+        std::fs::write(&path, secrets).expect("file");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its own");
+        let policy = bellows_shuffle::AuthPolicy::default();
+        self.config.auth = Some(bellows_shuffle::Auth { secrets_file: path.clone(), policy });
+        path
+    }
+
     pub fn disk(&self) -> PathBuf {
         self.config.allowed_roots[0].clone()
     }
@@ -204,6 +215,16 @@ impl Client {
             Some(Message::RpcFailure { request: to, error }) if to == request => Err(error),
             other => panic!("not an answer to {call:?}: {other:?}"),
         }
+    }
+
+    /// Where authentication is on and this client has not gone through it.
+    pub async fn assert_closed_on(&mut self, call: &Rpc) {
+        self.send(&[Message::RpcRequest { request: 1, body: call.encode() }]).await;
+        match self.receive().await {
+            None | Some(Message::RpcFailure { .. }) => {}
+            other => panic!("answered: {other:?}"),
+        }
+        assert_eq!(self.receive().await, None);
     }
 
     pub async fn register(&mut self, executor: &TestExecutor) {
