@@ -90,6 +90,20 @@ impl Spark {
     }
 }
 
+/// Where downloads are kept: `BELLOWS_CACHE_DIR`, else `.cache/` of the checkout that this binary was built in, if
+/// `make demo` has filled it, else the user's.
+pub fn cache_directory() -> Result<PathBuf, Error> {
+    if let Some(cache) = env::var_os("BELLOWS_CACHE_DIR").filter(|cache| !cache.is_empty()) {
+        return Ok(PathBuf::from(cache));
+    }
+    // <checkout>/target/<profile>/bellows
+    let of_checkout = env::current_exe().ok().and_then(|exe| Some(exe.ancestors().nth(3)?.join(".cache")));
+    match of_checkout.filter(|cache| Spark::in_venv(&venv(cache)).is_some()) {
+        Some(cache) => Ok(cache),
+        None => user_directory("XDG_CACHE_HOME", ".cache"),
+    }
+}
+
 /// Where the demo keeps the Spark that it downloads.
 pub fn venv(cache: &Path) -> PathBuf {
     cache.join(format!("spark-{SPARK_VERSION}"))

@@ -57,7 +57,7 @@ const TAIL_LINES: usize = 15;
 pub fn run(args: DemoArgs) -> Result<(), Error> {
     let cache = match &args.cache_dir {
         Some(cache) => cache.clone(),
-        None => spark::user_directory("XDG_CACHE_HOME", ".cache")?,
+        None => spark::cache_directory()?,
     };
     if args.fetch_only {
         let fetched = fetch::fetch(&cache)?;

@@ -56,7 +56,7 @@ impl Screen {
             Kind::Plain { shown_ms, phases } => {
                 let last = timeline.last();
                 let due = shown_ms.is_none_or(|shown| last.at_ms >= shown + PLAIN_INTERVAL_MS);
-                if due || timeline.phases().len() > *phases {
+                if due || timeline.phases().len() != *phases {
                     *shown_ms = Some(last.at_ms);
                     *phases = timeline.phases().len();
                     out!("{}", progress(timeline));

@@ -38,10 +38,11 @@ impl Timeline {
         }
     }
 
-    /// Nothing changes when the phase is the current one.
+    /// A phase that is entered again was never left: what seemed to follow it did not.
     pub fn enter(&mut self, from_ms: u64, name: &'static str) {
-        if self.phases.last().is_none_or(|last| last.name != name) {
-            self.phases.push(Phase { from_ms, name });
+        match self.phases.iter().position(|phase| phase.name == name) {
+            Some(index) => self.phases.truncate(index + 1),
+            None => self.phases.push(Phase { from_ms, name }),
         }
     }
 
@@ -156,6 +157,18 @@ pub mod tests {
         assert_eq!(timeline.executor_seconds(), f64::from(6 * 26 + 3 * 2 + 6 * 14));
         assert_eq!(timeline.allocated_seconds(), 55.0);
         assert_eq!(timeline.bytes_per_second(), 1_600_000);
+    }
+
+    #[test]
+    fn a_moment_without_jobs_is_no_pause() {
+        let mut timeline = Timeline::default();
+        for (at_ms, name) in
+            [(0, "first burst"), (10, "pause"), (20, "first burst"), (30, "pause"), (40, "pause")]
+        {
+            timeline.enter(at_ms, name);
+        }
+        let begins: Vec<_> = timeline.phases().iter().map(|phase| (phase.from_ms, phase.name)).collect();
+        assert_eq!(begins, [(0, "first burst"), (30, "pause")]);
     }
 
     #[test]

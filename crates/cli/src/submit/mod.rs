@@ -20,7 +20,7 @@ const LIBRARY: &str = "MESOS_NATIVE_JAVA_LIBRARY";
 
 /// Returns only when spark-submit could not be started, or when the command was to be printed.
 pub fn run(args: SubmitArgs) -> Result<(), Error> {
-    let spark = Spark::find(&spark::user_directory("XDG_CACHE_HOME", ".cache")?)?;
+    let spark = Spark::find(&spark::cache_directory()?)?;
     let given = complete::parse(&args.arguments);
     let properties = read_properties(&spark, given.properties_file.as_deref())?;
     let cluster = Cluster::from_environment()?;
