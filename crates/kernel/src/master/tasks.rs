@@ -93,8 +93,32 @@ impl Step<'_> {
             }
             return;
         }
+        let given_up = status.state.is_terminal() && status.source == Source::Agent;
+        let executor = task.and_then(|task| task.info.executor.as_ref()).filter(|_| given_up);
+        let executor_id = executor.map(|executor| executor.executor_id.clone());
         self.send(framework_id, SchedulerEvent::Update(status.clone()));
         self.update_task(framework_id, status);
+        if let Some(executor_id) = executor_id {
+            self.remove_unused_executor(framework_id, agent_id, &executor_id);
+        }
+    }
+
+    /// The agent could not run a task: of an executor that was to be started for it nothing else will be heard.
+    fn remove_unused_executor(
+        &mut self,
+        framework_id: &FrameworkId,
+        agent_id: &AgentId,
+        executor_id: &ExecutorId,
+    ) {
+        let framework = &self.state.frameworks[framework_id];
+        let in_use = framework.tasks.values().any(|task| {
+            task.info.agent_id == *agent_id
+                && task.holds_resources()
+                && task.info.executor.as_ref().is_some_and(|executor| executor.executor_id == *executor_id)
+        });
+        if !in_use {
+            self.remove_executor(framework_id, agent_id, executor_id);
+        }
     }
 
     /// Records an update. Resources are freed when the task stops to hold any, and only then.

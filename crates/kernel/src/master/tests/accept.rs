@@ -3,6 +3,7 @@ use super::support::*;
 use crate::master::{AgentCommand, Call};
 use bellows_model::{
     CommandInfo, Filters, FrameworkInfo, OfferId, Operation, Reason, Resources, Source, TaskInfo, TaskState,
+    TaskStatus,
 };
 use std::time::Duration;
 
@@ -213,6 +214,21 @@ fn an_executor_counts_once() {
         event,
         crate::master::SchedulerEvent::Failure { executor_id: Some(_), status: Some(9), .. }
     )));
+    assert_eq!(master.state.agents[&agent].used, Resources::new());
+}
+
+#[test]
+fn an_executor_that_the_agent_could_not_start_holds_nothing() {
+    let (mut master, framework, agent, link, offer) = Master::ready();
+    let info = TaskInfo {
+        command: None,
+        executor: Some(executor("e", "cpus:1")),
+        ..task("a", &agent, "cpus:1;mem:50")
+    };
+    master.accept(&framework, &[&offer.id], vec![info]);
+    assert_eq!(master.state.agents[&agent].used, resources("cpus:2;mem:50"));
+    let error = TaskStatus { source: Source::Agent, ..status("a", TaskState::Error, 1) };
+    master.update(link, &framework, error);
     assert_eq!(master.state.agents[&agent].used, Resources::new());
 }
 
