@@ -13,7 +13,9 @@ use bellows_wire::v1::{
 };
 use bytes::Bytes;
 use thiserror::Error;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::lifecycle::{Lifecycle, Status};
@@ -23,6 +25,9 @@ use crate::scheduler::CallbackFailed;
 const DEFAULT_RECOVERY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 const DEFAULT_MAX_BACKOFF: Duration = Duration::from_secs(2);
 const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(5);
+
+/// What an abort may take on the agent's account.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// One method of `org.apache.mesos.Executor`, with its arguments.
 #[derive(Debug)]
@@ -64,14 +69,14 @@ struct Connection {
     network: Network,
     client: Option<ExecutorClient>,
     settings: Settings,
-    /// Ends the callbacks when dropped.
+    /// Dropped when nothing is left to be sent: until then the callbacks' thread keeps the subscription open.
     running: Option<watch::Sender<()>>,
 }
 
 /// What the thread for callbacks needs.
 pub(crate) struct Work {
     driver: Arc<ExecutorDriver>,
-    runtime: tokio::runtime::Handle,
+    runtime: Handle,
     events: mpsc::Receiver<ExecutorEvent>,
     running: watch::Receiver<()>,
     grace_period: Duration,
@@ -125,11 +130,16 @@ impl ExecutorDriver {
         if self.lifecycle.abort()
             && let Some(connection) = self.lock().as_mut()
         {
-            connection.running = None;
-            if let Some(client) = connection.client.take() {
-                // What was asked before the abort is still sent.
-                connection.network.handle.spawn(async move { client.flush().await });
-            }
+            let (client, running) = (connection.client.take(), connection.running.take());
+            // What was asked before the abort is still sent.
+            connection.network.handle.spawn(async move {
+                if let Some(client) = client
+                    && timeout(FLUSH_TIMEOUT, client.flush()).await.is_err()
+                {
+                    warn!("the agent does not hear what was asked before the abort");
+                }
+                drop(running);
+            });
         }
         self.lifecycle.status()
     }
@@ -200,11 +210,12 @@ impl ExecutorDriver {
 
 impl Connection {
     fn close(self) -> JoinHandle<()> {
-        let Self { network, client, .. } = self;
+        let Self { network, client, running, .. } = self;
         network.close(async move {
             if let Some(client) = client {
                 client.flush().await;
             }
+            drop(running);
         })
     }
 }
@@ -213,6 +224,11 @@ impl Work {
     /// Runs callbacks one after the other until the driver is stopped or aborted. After `Shutdown` there are none,
     /// but the driver runs on, so that the executor can tell how its tasks ended.
     pub(crate) fn run(mut self, mut callback: impl FnMut(Callback) -> Result<(), CallbackFailed>) {
+        let _end = CallbacksEnd {
+            driver: Arc::clone(&self.driver),
+            runtime: self.runtime.clone(),
+            running: self.running.clone(),
+        };
         let mut registered = false;
         let mut shut_down = false;
         while let Some(event) = self.next() {
@@ -239,7 +255,6 @@ impl Work {
                 }
             };
             if result.is_err() {
-                self.driver.abort();
                 return;
             }
         }
@@ -250,15 +265,16 @@ impl Work {
         if !self.driver.lifecycle.is_running() {
             return None;
         }
-        let Self { events, running, runtime, .. } = self;
-        runtime.block_on(async {
+        let Self { events, running, runtime, driver, .. } = self;
+        let next = runtime.block_on(async {
             tokio::select! {
                 biased;
                 _ = running.changed() => None,
                 Some(event) = events.recv() => Some(event),
                 else => None,
             }
-        })
+        });
+        next.filter(|_| driver.lifecycle.is_running())
     }
 
     /// An executor that does not end by itself is ended, as by Mesos: nobody may be left to do it.
@@ -280,8 +296,19 @@ impl Work {
     }
 }
 
-impl Drop for Work {
+/// The end of the callbacks, also by a panic.
+struct CallbacksEnd {
+    driver: Arc<ExecutorDriver>,
+    runtime: Handle,
+    running: watch::Receiver<()>,
+}
+
+impl Drop for CallbacksEnd {
     fn drop(&mut self) {
+        // Does nothing unless callbacks end by themselves.
+        self.driver.abort();
+        let Self { running, runtime, .. } = self;
+        runtime.block_on(async { while running.changed().await.is_ok() {} });
         self.driver.lifecycle.callbacks_have_ended();
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bellows_client::{
     CallError, Credential, OperatorClient, SchedulerClient, SchedulerEvent, SchedulerOptions,
@@ -17,7 +17,9 @@ use bellows_wire::v1::{
     TaskState, TaskStatus, framework_info, offer, task_status,
 };
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::lifecycle::{Lifecycle, Status};
@@ -25,6 +27,9 @@ use crate::network::Network;
 
 /// Updates that the driver itself makes up; more than this in one callback is beyond any framework.
 const LOCAL_CAPACITY: usize = 4096;
+
+/// What an abort may take on the master's account.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// One method of `org.apache.mesos.Scheduler`, with its arguments.
 #[derive(Debug)]
@@ -69,14 +74,14 @@ struct Connection {
     client: Option<SchedulerClient>,
     leader: watch::Receiver<Option<Leader>>,
     local: mpsc::Sender<TaskStatus>,
-    /// Ends the callbacks when dropped.
+    /// Dropped when nothing is left to be sent: until then the callbacks' thread keeps the subscription open.
     running: Option<watch::Sender<()>>,
 }
 
 /// What the thread for callbacks needs.
 pub(crate) struct Work {
     driver: Arc<SchedulerDriver>,
-    runtime: tokio::runtime::Handle,
+    runtime: Handle,
     events: mpsc::Receiver<SchedulerEvent>,
     local: mpsc::Receiver<TaskStatus>,
     running: watch::Receiver<()>,
@@ -152,11 +157,16 @@ impl SchedulerDriver {
         if self.lifecycle.abort() {
             info!("aborting the framework");
             if let Some(connection) = self.lock().as_mut() {
-                connection.running = None;
-                if let Some(client) = connection.client.take() {
-                    // What was asked before the abort is still sent.
-                    connection.network.handle.spawn(async move { client.flush().await });
-                }
+                let (client, running) = (connection.client.take(), connection.running.take());
+                // What was asked before the abort is still sent.
+                connection.network.handle.spawn(async move {
+                    if let Some(client) = client
+                        && timeout(FLUSH_TIMEOUT, client.flush()).await.is_err()
+                    {
+                        warn!("the master does not hear what was asked before the abort");
+                    }
+                    drop(running);
+                });
             }
         }
         self.lifecycle.status()
@@ -351,7 +361,7 @@ impl SchedulerDriver {
     }
 
     /// Not under the lock while sending, which may wait.
-    fn reach(&self) -> Option<(SchedulerClient, tokio::runtime::Handle, mpsc::Sender<TaskStatus>)> {
+    fn reach(&self) -> Option<(SchedulerClient, Handle, mpsc::Sender<TaskStatus>)> {
         let connection = self.lock();
         let connection = connection.as_ref()?;
         Some((connection.client.clone()?, connection.network.handle.clone(), connection.local.clone()))
@@ -376,7 +386,7 @@ impl SchedulerDriver {
 impl Connection {
     /// With a framework id: its end is told to the master first.
     fn close(self, teardown: Option<FrameworkId>, credential: Option<Credential>) -> JoinHandle<()> {
-        let Self { network, client, leader, .. } = self;
+        let Self { network, client, leader, running, .. } = self;
         network.close(async move {
             let result = match (client, teardown) {
                 (Some(client), Some(_)) => {
@@ -395,6 +405,7 @@ impl Connection {
             if let Err(error) = result {
                 warn!(%error, "the master did not take the framework's end");
             }
+            drop(running);
         })
     }
 }
@@ -414,6 +425,11 @@ enum Next {
 impl Work {
     /// Runs callbacks one after the other until the driver is stopped or aborted.
     pub(crate) fn run(mut self, mut callback: impl FnMut(Callback) -> Result<(), CallbackFailed>) {
+        let _end = CallbacksEnd {
+            driver: Arc::clone(&self.driver),
+            runtime: self.runtime.clone(),
+            running: self.running.clone(),
+        };
         let mut registration = Registration::default();
         loop {
             let result = match self.next() {
@@ -437,7 +453,6 @@ impl Work {
                 }
             };
             if result.is_err() {
-                self.driver.abort();
                 return;
             }
         }
@@ -448,15 +463,16 @@ impl Work {
             // Not started yet: `start` still holds its lock, and `is_running` has waited for it.
             return Next::Ended;
         }
-        let Self { events, local, running, runtime, .. } = self;
-        runtime.block_on(async {
+        let Self { events, local, running, runtime, driver } = self;
+        let next = runtime.block_on(async {
             tokio::select! {
                 biased;
                 _ = running.changed() => Next::Ended,
                 Some(status) = local.recv() => Next::Local(Box::new(status)),
                 event = events.recv() => event.map_or(Next::Ended, Next::Event),
             }
-        })
+        });
+        if driver.lifecycle.is_running() { next } else { Next::Ended }
     }
 
     fn received(
@@ -519,8 +535,19 @@ impl Work {
     }
 }
 
-impl Drop for Work {
+/// The end of the callbacks, also by a panic.
+struct CallbacksEnd {
+    driver: Arc<SchedulerDriver>,
+    runtime: Handle,
+    running: watch::Receiver<()>,
+}
+
+impl Drop for CallbacksEnd {
     fn drop(&mut self) {
+        // Does nothing unless callbacks end by themselves.
+        self.driver.abort();
+        let Self { running, runtime, .. } = self;
+        runtime.block_on(async { while running.changed().await.is_ok() {} });
         self.driver.lifecycle.callbacks_have_ended();
     }
 }
