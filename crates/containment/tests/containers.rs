@@ -475,3 +475,40 @@ async fn another_user_owns_its_files_and_has_no_more_rights() {
 fn owner_of(path: &Path) -> u32 {
     std::os::unix::fs::MetadataExt::uid(&fs::metadata(path).expect("exists"))
 }
+
+/// Puts a file system of 64 KiB at `path`; `None` for who is not root.
+struct TinyDisk(PathBuf);
+
+impl TinyDisk {
+    fn mount(path: PathBuf) -> Option<Self> {
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(&path).status();
+        mount.is_ok_and(|status| status.success()).then_some(Self(path))
+    }
+
+    fn fill(&self) {
+        let mut file = fs::File::create(self.0.join("fill")).expect("created");
+        while std::io::Write::write(&mut file, &[0; 4096]).is_ok() {}
+    }
+}
+
+impl Drop for TinyDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_swallows_no_exit_status() {
+    let place = Place::new();
+    fs::create_dir(place.meta_root()).expect("create");
+    let Some(disk) = TinyDisk::mount(place.meta_root()) else { return };
+    let (agent, mut exits) = place.agent();
+    let waits = "while ! [ -e go ]; do sleep 0.01; done; exit 6";
+    agent.launch(place.shell("a", waits)).await.expect("launched");
+    disk.fill();
+    fs::write(place.sandbox().join("go"), "").expect("written");
+    assert_eq!(next_exit(&mut exits).await, exited(6));
+    let why = agent.launch(place.shell("b", "true")).await.expect_err("no place for a record").to_string();
+    assert!(why.contains("containers") && why.contains("No space left"), "{why}");
+}
