@@ -1,9 +1,10 @@
 // The other side of a connection, played by Spark's own classes; and what they compute, as test vectors.
 //
 //   vectors                                prints `NAME HEX` lines (tests/data/auth-spark.txt)
-//   client PORT APP SETTINGS SIZE,SIZE     authenticates, then sends RPCs of these sizes and checks that each comes
-//                                          back; prints "echoed SIZE", or "error EXCEPTION MESSAGE"
-//   server SETTINGS                        prints "port N", answers each RPC with its own bytes until standard input ends
+//   client [PORT APP SETTINGS SIZE,SIZE].. authenticates, then sends RPCs of these sizes and checks that each comes
+//                                          back; prints "> SETTINGS: echoed SIZE .." or "> SETTINGS: error EXCEPTION"
+//   server [SETTINGS]..                    prints "> port N" for each; answers RPCs with their own bytes until standard
+//                                          input ends
 //   speed SETTINGS MIB                     prints the MiB/s at which the session's cipher encrypts 4 MiB messages
 // SETTINGS is k=v;k=v. The secret comes in the environment variable SECRET.
 import io.netty.buffer.ByteBuf;
@@ -32,8 +33,13 @@ public class SparkPeer {
   public static void main(String[] args) throws Exception {
     switch (args[0]) {
       case "vectors": vectors(); break;
-      case "client": client(Integer.parseInt(args[1]), args[2], args[3], args[4]); break;
-      case "server": server(args[1]); break;
+      case "client":
+        for (int i = 1; i < args.length; i += 4) client(Integer.parseInt(args[i]), args[i + 1], args[i + 2], args[i + 3]);
+        break;
+      case "server":
+        for (int i = 1; i < args.length; i++) server(args[i]);
+        while (System.in.read() >= 0) { }
+        break;
       case "speed": speed(args[1], Integer.parseInt(args[2])); break;
       default: throw new IllegalArgumentException(args[0]);
     }
@@ -73,26 +79,26 @@ public class SparkPeer {
     try (TransportContext context = new TransportContext(conf, new Echo());
         TransportClientFactory factory = context.createClientFactory(Collections.singletonList(bootstrap));
         TransportClient client = factory.createClient("127.0.0.1", port)) {
+      StringBuilder echoed = new StringBuilder("echoed");
       for (String size : sizes.split(",")) {
         byte[] sent = plain(Integer.parseInt(size));
         ByteBuffer back = client.sendRpcSync(ByteBuffer.wrap(sent), 30000);
         if (!back.equals(ByteBuffer.wrap(sent))) throw new IllegalStateException("other bytes came back");
-        System.out.println("echoed " + size);
+        echoed.append(' ').append(size);
       }
+      System.out.println("> " + settings + ": " + echoed);
     } catch (Exception e) {
-      System.out.println("error " + e.toString().replaceAll("\\s+", " "));
+      System.out.println("> " + settings + ": error " + e.toString().replaceAll("\\s+", " "));
     }
   }
 
   private static void server(String settings) throws Exception {
     TransportConf conf = conf(settings);
     TransportServerBootstrap bootstrap = new AuthServerBootstrap(conf, secrets(System.getenv("SECRET")));
-    try (TransportContext context = new TransportContext(conf, new Echo());
-        TransportServer server = context.createServer(0, Collections.singletonList(bootstrap))) {
-      System.out.println("port " + server.getPort());
-      System.out.flush();
-      while (System.in.read() >= 0) { }
-    }
+    TransportServer server =
+        new TransportContext(conf, new Echo()).createServer(0, Collections.singletonList(bootstrap));
+    System.out.println("> port " + server.getPort());
+    System.out.flush();
   }
 
   // Bytes that repeat late, so that none can stand in for another.
