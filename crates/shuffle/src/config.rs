@@ -27,6 +27,9 @@ pub struct Config {
     /// Whether blocks of cached RDDs outlive their executor, for applications that set
     /// `spark.shuffle.service.fetch.rdd.enabled`. They are served in any case, as long as they are there.
     pub keep_rdd_blocks: bool,
+    /// Directories below a root that belong to no registered application are deleted when nothing was written in
+    /// them for so long. Nothing means never.
+    pub orphan_age: Option<Duration>,
     /// When set, every connection has to prove that it knows its application's secret.
     pub auth: Option<Auth>,
     /// When set, every connection is TLS (`spark.ssl.rpc.enabled`, Spark 4).
@@ -60,6 +63,7 @@ impl Config {
             allowed_roots: Vec::new(),
             heartbeat_cleanup: true,
             keep_rdd_blocks: false,
+            orphan_age: Some(Duration::from_secs(7 * 24 * 3600)),
             auth: None,
             tls: None,
             limits: Limits::default(),

@@ -211,6 +211,10 @@ impl Registry {
         Some((app, dirs))
     }
 
+    pub(crate) fn is_owned(&self, dir: &Path) -> bool {
+        self.inner.read().owners.contains_key(dir)
+    }
+
     /// What [`Registry::remove`] would return.
     pub(crate) fn dirs(&self, id: &str) -> Vec<PathBuf> {
         let inner = self.inner.read();

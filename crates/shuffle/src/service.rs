@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bellows_transport::rpc::{CorruptionCause, ExecutorInfo};
 
@@ -314,6 +314,32 @@ impl Service {
         let (files, bytes) = freed.await?;
         tracing::info!(app, executor, files, bytes, "executor departed");
         Ok(ExecutorRemoval { known: true, files, bytes })
+    }
+
+    /// Deletes what applications left that nobody remembers.
+    pub(crate) async fn remove_orphans(self: &Arc<Self>) -> Result<(), CallError> {
+        let Some(age) = self.config.orphan_age else { return Ok(()) };
+        let service = self.clone();
+        let found = blocking(move || {
+            let registered = |dir: &Path| service.registry.is_owned(dir);
+            let mut found = Vec::new();
+            for root in &service.roots {
+                match tidy::orphans(root, age, SystemTime::now(), registered) {
+                    Ok(mut orphans) => found.append(&mut orphans),
+                    Err(error) => {
+                        service.metrics.error(ErrorKind::Disk);
+                        tracing::error!(root = %root.display(), %error, "cannot look for orphans");
+                    }
+                }
+            }
+            found
+        });
+        let found = found.await?;
+        if !found.is_empty() {
+            let removal = self.delete_dirs(found).await?;
+            tracing::info!(?removal, "orphans removed");
+        }
+        Ok(())
     }
 
     /// Drops what is open of files that are gone, so that their space is free.

@@ -2,9 +2,12 @@
 //! disks: never called on a thread that serves. Symbolic links are removed, never followed.
 
 use std::ffi::CStr;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -38,6 +41,75 @@ pub(crate) fn remove_block_dir(dir: &Path, roots: &[PathBuf]) -> io::Result<Free
         remove_if_empty(parent);
     }
     Ok(freed)
+}
+
+/// Block directories of applications that nobody remembers: `root/APPLICATION/blockmgr-*`, where no directory of the
+/// application is registered and nothing below was written for `age`. What lies directly below a root is left alone:
+/// a driver, which never registers, may have it.
+pub(crate) fn orphans(
+    root: &Path,
+    age: Duration,
+    now: SystemTime,
+    is_registered: impl Fn(&Path) -> bool,
+) -> io::Result<Vec<PathBuf>> {
+    let mut orphans = Vec::new();
+    for app_dir in sub_dirs(root)? {
+        let block_dirs: Vec<PathBuf> =
+            sub_dirs(&app_dir)?.into_iter().filter(|dir| is_block_dir(dir)).collect();
+        if block_dirs.iter().any(|dir| is_registered(dir)) {
+            continue;
+        }
+        let mut newest = SystemTime::UNIX_EPOCH;
+        for dir in &block_dirs {
+            if let Some(fd) = open_dir(dir)? {
+                newest = newest.max(last_change(fd, 0)?);
+            }
+        }
+        if now.duration_since(newest).is_ok_and(|since| since > age) {
+            orphans.extend(block_dirs);
+        }
+    }
+    Ok(orphans)
+}
+
+fn is_block_dir(dir: &Path) -> bool {
+    dir.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(BLOCK_DIR_PREFIX))
+}
+
+fn sub_dirs(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let Some(fd) = open_dir(dir)? else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for entry in Dir::read_from(&fd)? {
+        let entry = entry?;
+        if entry.file_type() == FileType::Directory && !is_dot(entry.file_name()) {
+            found.push(dir.join(OsStr::from_bytes(entry.file_name().to_bytes())));
+        }
+    }
+    Ok(found)
+}
+
+/// When the directory or anything in it was last written.
+fn last_change(dir: OwnedFd, depth: usize) -> io::Result<SystemTime> {
+    let time = |stat: rustix::fs::Stat| {
+        let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    };
+    let mut newest = time(rustix::fs::fstat(&dir)?);
+    for entry in Dir::read_from(&dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if is_dot(name) || depth > MAX_DEPTH {
+            continue;
+        }
+        if entry.file_type() == FileType::Directory {
+            if let Some(child) = open_child(&dir, name)? {
+                newest = newest.max(last_change(child, depth + 1)?);
+            }
+        } else if let Ok(stat) = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            newest = newest.max(time(stat));
+        }
+    }
+    Ok(newest)
 }
 
 /// Deletes what only the executor itself could have read from its directory: everything but shuffle files, and
@@ -229,6 +301,25 @@ mod tests {
             remove_block_dir(&tree.path().join("blockmgr-3"), &roots).expect("idempotent"),
             Freed::default()
         );
+    }
+
+    #[test]
+    fn orphans_are_old_forgotten_and_in_an_applications_directory() {
+        let tree = Tree::new(&[
+            "old/blockmgr-1/00/x",
+            "old/other/y",
+            "known/blockmgr-2/x",
+            "known/blockmgr-3/x",
+            "blockmgr-4/x",
+        ]);
+        let (root, age) = (tree.path(), Duration::from_secs(3600));
+        let known = root.join("known/blockmgr-2");
+        let find = |after: u64| {
+            let now = SystemTime::now() + Duration::from_secs(after);
+            orphans(&root, age, now, |dir| dir == known).expect("looked")
+        };
+        assert_eq!(find(1800), Vec::<PathBuf>::new());
+        assert_eq!(find(7200), [root.join("old/blockmgr-1")]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::service::Service;
 
 const LOOK_FOR_SILENT_DRIVERS: Duration = Duration::from_secs(1);
 const CLOSE_STALE_FILES: Duration = Duration::from_secs(30);
+const REMOVE_ORPHANS: Duration = Duration::from_secs(3600);
 const COUNT_DISK_USE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(
@@ -39,10 +40,16 @@ async fn work(service: Arc<Service>, unfinished: Vec<(String, Vec<PathBuf>)>) {
     let mut silent = every(LOOK_FOR_SILENT_DRIVERS);
     let mut stale = every(CLOSE_STALE_FILES);
     let mut disk = every(COUNT_DISK_USE);
+    let mut orphans = every(REMOVE_ORPHANS);
     loop {
         tokio::select! {
             _ = silent.tick(), if service.config.heartbeat_cleanup => remove_silent(&service).await,
             _ = stale.tick() => service.close_stale_files(),
+            _ = orphans.tick() => {
+                if let Err(error) = service.remove_orphans().await {
+                    tracing::error!(%error, "orphans stay");
+                }
+            }
             _ = disk.tick() => service.count_disk_use().await,
         }
     }

@@ -1,0 +1,99 @@
+//! Map outputs to be served, as an executor would have written them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use bellows_transport::rpc::{ExecutorInfo, FetchShuffleBlocks, Rpc};
+
+pub const SUB_DIRS: i32 = 64;
+/// Data of one map output; each holds as many blocks as fit, at least four.
+const OUTPUT_BYTES: usize = 4 << 20;
+
+#[derive(Clone)]
+pub struct DataSet {
+    pub app: String,
+    pub maps: usize,
+    pub block_bytes: usize,
+    /// What every map output holds, block after block.
+    pub content: Arc<[u8]>,
+    dir: PathBuf,
+}
+
+impl DataSet {
+    pub fn create(scratch: &Path, app: &str, block_bytes: usize, maps: usize) -> Result<DataSet> {
+        let dir = scratch.join(app).join("blockmgr-1");
+        let blocks = (OUTPUT_BYTES / block_bytes).clamp(4, 64);
+        let content = noise(blocks * block_bytes);
+        let index: Vec<u8> =
+            (0..=blocks as u64).flat_map(|i| (i * block_bytes as u64).to_be_bytes()).collect();
+        for map in 0..maps {
+            write(&dir, &format!("shuffle_0_{map}_0.data"), &content)?;
+            write(&dir, &format!("shuffle_0_{map}_0.index"), &index)?;
+        }
+        Ok(DataSet { app: app.to_owned(), maps, block_bytes, content: content.into(), dir })
+    }
+
+    pub fn remove(self) -> Result<()> {
+        Ok(fs::remove_dir_all(self.dir)?)
+    }
+
+    pub fn file(&self) -> PathBuf {
+        path(&self.dir, "shuffle_0_0_0.data")
+    }
+
+    pub fn blocks(&self) -> usize {
+        self.content.len() / self.block_bytes
+    }
+
+    pub fn block(&self, reduce: usize) -> &[u8] {
+        &self.content[reduce * self.block_bytes..][..self.block_bytes]
+    }
+
+    pub fn register(&self) -> Rpc {
+        let info = ExecutorInfo {
+            local_dirs: vec![self.dir.to_str().expect("UTF-8").to_owned()],
+            sub_dirs_per_local_dir: SUB_DIRS,
+            shuffle_manager: "org.apache.spark.shuffle.sort.SortShuffleManager".to_owned(),
+        };
+        Rpc::RegisterExecutor { app: self.app.clone(), executor: "1".to_owned(), info }
+    }
+
+    /// Asks for `count` blocks of one map output from `first` on, going round.
+    pub fn fetch(&self, map: usize, first: usize, count: usize) -> Rpc {
+        Rpc::FetchShuffleBlocks(FetchShuffleBlocks {
+            app: self.app.clone(),
+            executor: "1".to_owned(),
+            shuffle: 0,
+            maps: vec![(map % self.maps) as i64],
+            reduces: (first..first + count).map(|i| (i % self.blocks()) as i32).collect(),
+            reduce_ends: vec![count as u32],
+            batch: false,
+        })
+    }
+}
+
+fn write(dir: &Path, name: &str, content: &[u8]) -> Result<()> {
+    let path = path(dir, name);
+    fs::create_dir_all(path.parent().expect("a directory"))?;
+    Ok(fs::write(path, content)?)
+}
+
+fn path(dir: &Path, name: &str) -> PathBuf {
+    let hash = name.bytes().fold(0i32, |h, b| h.wrapping_mul(31).wrapping_add(i32::from(b))).unsigned_abs();
+    dir.join(format!("{:02x}", hash % SUB_DIRS as u32)).join(name)
+}
+
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut out = Vec::with_capacity(bytes + 8);
+    while out.len() < bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        out.extend_from_slice(&state.to_le_bytes());
+    }
+    out.truncate(bytes);
+    out
+}

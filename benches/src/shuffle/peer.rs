@@ -1,0 +1,118 @@
+//! The two services, each a process of its own, and what the kernel says that they use.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bellows_shuffle::{Auth, AuthPolicy, Config, EngineVersion, StreamCipher};
+
+/// Of this measurement only; it protects nothing.
+pub const SECRET: &str = "bench-shuffle";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Bellows,
+    Spark,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Bellows => "bellows",
+            Kind::Spark => "spark",
+        }
+    }
+}
+
+pub struct Peer {
+    pub kind: Kind,
+    pub address: SocketAddr,
+    child: Child,
+}
+
+impl Peer {
+    pub async fn start(kind: Kind, jars: &Path, scratch: &Path, encrypted: bool) -> Result<Peer> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let work = scratch.join(format!("work-{}-{encrypted}", kind.name()));
+        fs::create_dir_all(&work)?;
+        let mut command = match kind {
+            Kind::Bellows => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.arg("serve").arg(port.to_string()).arg(&work).arg(encrypted.to_string());
+                command
+            }
+            Kind::Spark => spark(jars, port, &work, encrypted),
+        };
+        let log = fs::File::create(work.join("log"))?;
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let peer = Peer { kind, address: SocketAddr::from(([127, 0, 0, 1], port)), child };
+        for _ in 0..600 {
+            if tokio::net::TcpStream::connect(peer.address).await.is_ok() {
+                return Ok(peer);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        bail!("{} does not listen; its log is {}", kind.name(), work.join("log").display())
+    }
+
+    /// User and system time so far.
+    pub fn cpu(&self) -> Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let fields: Vec<&str> = stat.rsplit(") ").next().context("stat")?.split(' ').collect();
+        let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+        Ok(Duration::from_nanos(ticks * 1_000_000_000 / rustix::param::clock_ticks_per_second()))
+    }
+
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|l| l.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0) * 1024
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spark(jars: &Path, port: u16, work: &Path, encrypted: bool) -> Command {
+    let mut command = Command::new("java");
+    command.args(["-Xmx1g", &format!("-Dspark.shuffle.service.port={port}")]);
+    command.arg(format!("-Dspark.local.dir={}", work.display())).env("SPARK_LOCAL_DIRS", work);
+    if encrypted {
+        command.env("_SPARK_AUTH_SECRET", SECRET).args([
+            "-Dspark.authenticate=true",
+            "-Dspark.network.crypto.enabled=true",
+            "-Dspark.network.crypto.authEngineVersion=2",
+            "-Dspark.network.crypto.cipher=AES/GCM/NoPadding",
+        ]);
+    }
+    command.args(["-cp", &format!("{}/*", jars.display()), "org.apache.spark.deploy.ExternalShuffleService"]);
+    command
+}
+
+/// `serve PORT WORK-DIR ENCRYPTED`: this service alone, until it is killed.
+pub fn serve(args: &[String]) -> Result<()> {
+    let [port, work, encrypted] = args else { bail!("serve PORT WORK-DIR ENCRYPTED") };
+    let mut config = Config::new(work);
+    config.listen = SocketAddr::from(([127, 0, 0, 1], port.parse()?));
+    if encrypted.parse()? {
+        let secrets_file = Path::new(work).join("secrets");
+        fs::write(&secrets_file, SECRET)?;
+        fs::set_permissions(&secrets_file, fs::Permissions::from_mode(0o600))?;
+        let policy =
+            AuthPolicy { engine: EngineVersion::V2, cipher: StreamCipher::AesGcm, ..AuthPolicy::default() };
+        config.auth = Some(Auth { secrets_file, policy });
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let _running = bellows_shuffle::start(config).await?;
+        std::future::pending::<Result<()>>().await
+    })
+}
