@@ -13,7 +13,7 @@ use crate::{
     work_dir::WorkDir,
 };
 use bellows_containment::{Containerizer, Fetcher, FetcherConfig, RecoveredState, Sandboxes};
-use bellows_kernel::agent::{Config as KernelConfig, Event, RecoveredContainer, recover};
+use bellows_kernel::agent::{Config as KernelConfig, Event, RecoveredContainer, State, recover};
 use bellows_model::{AgentId, AgentInfo, ContainerId};
 use bellows_runtime::Server;
 use std::{
@@ -137,12 +137,14 @@ impl Running {
         }
     }
 
-    /// Kills every task, waits until the last process is gone (at most `patience`), then stops.
+    /// Kills every task, waits until the last process and the files of ended frameworks are gone (at most `patience`),
+    /// then stops.
     pub async fn stop_and_kill_tasks(self, patience: Duration) {
         let driver = self.driver.clone();
         let all_gone = async {
             driver.tell(Event::KillAll).await?;
-            while driver.read(|state| state.busy()).await? > 0 {
+            let waiting = |state: &State| state.busy() + state.removals_under_way();
+            while driver.read(waiting).await? > 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             Ok::<_, crate::driver::Stopped>(())

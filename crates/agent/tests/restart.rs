@@ -95,7 +95,7 @@ async fn a_task_goes_on_over_a_restart_and_can_be_killed_after_it() {
 }
 
 #[tokio::test]
-async fn an_agent_that_is_refused_ends_its_tasks_and_itself_and_starts_as_a_new_one() {
+async fn an_agent_that_is_removed_ends_its_tasks_and_itself_and_starts_as_a_new_one() {
     let dir = tempfile::tempdir().expect("temporary");
     let mut master = Master::start().await;
     let mut agent = start(&master, dir.path()).await;

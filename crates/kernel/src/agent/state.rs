@@ -228,6 +228,11 @@ impl State {
         self.tasks().filter(|task| task.phase != Phase::Ended).count()
     }
 
+    /// Frameworks whose files are going, or will as soon as their last process is gone. Failed attempts do not count.
+    pub fn removals_under_way(&self) -> usize {
+        self.removals.values().filter(|removal| !matches!(removal, Removal::Retry { .. })).count()
+    }
+
     pub fn link(&self) -> Option<LinkId> {
         match self.master {
             Master::Registering(link) | Master::Registered(link) => Some(link),

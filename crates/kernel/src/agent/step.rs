@@ -141,10 +141,15 @@ impl Step<'_> {
         }
     }
 
-    /// Whatever runs here, nobody knows of it any more: as if every framework had ended.
+    /// A registration that is refused is for the operator to mend, and tasks go on. An agent that is turned away
+    /// later was removed: whatever runs here, nobody knows of it any more, as if every framework had ended.
     fn refused(&mut self, reason: String) {
+        let removed = matches!(self.state.master, Master::Registered(_));
         self.disconnected();
-        self.state.master = Master::Refused(reason);
+        self.state.master = Master::Refused(reason.clone());
+        if !removed {
+            return self.actions.push(Action::Stop { reason });
+        }
         if self.state.agent_id.take().is_some() {
             self.store(Record::ForgetAgentId);
         }

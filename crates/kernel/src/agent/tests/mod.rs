@@ -298,7 +298,23 @@ fn a_restart_forgets_nothing() {
 }
 
 #[test]
-fn an_agent_that_is_refused_ends_everything_and_itself() {
+fn a_registration_that_is_refused_costs_no_task() {
+    let mut world = World::registered();
+    let container_id = run(&mut world, "F", "t");
+    world.step(Event::LinkClosed { link: LinkId(world.links) });
+    world.links += 1;
+    world.step(Event::LinkOpened { link: LinkId(world.links) });
+    world.log.clear();
+    world.command(AgentCommand::Refused { reason: "too few resources".into() });
+    assert_eq!(world.log, [Action::Stop { reason: "too few resources".into() }]);
+    world.crash();
+    assert!(world.containers.contains_key(&container_id));
+    world.drain();
+    assert_eq!(last(&world, "F", "t").state, TaskState::Finished);
+}
+
+#[test]
+fn an_agent_that_is_removed_ends_everything_and_itself() {
     let mut world = World::registered();
     let container_id = run(&mut world, "F", "t");
     world.command(AgentCommand::Refused { reason: "removed".into() });
