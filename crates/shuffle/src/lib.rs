@@ -21,6 +21,15 @@ pub use config::{Auth, Config, DEFAULT_PORT, Limits, Tls};
 pub use error::Error;
 pub use status::{AppStatus, ExecutorRemoval, LatencyStatus, Removal, Status};
 
+/// Parsers of what others write, for the fuzz targets only.
+#[doc(hidden)]
+pub mod fuzzing {
+    /// The offsets of an index file over `data_bytes` of data, when it is sound.
+    pub fn index_offsets(raw: &[u8], data_bytes: u64) -> Option<Box<[u64]>> {
+        crate::blocks::parse_offsets(raw, data_bytes).ok()
+    }
+}
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
