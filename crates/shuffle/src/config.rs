@@ -78,6 +78,8 @@ pub struct Limits {
     pub connections: usize,
     /// The largest request frame in bytes.
     pub request_bytes: usize,
+    /// Memory for requests that are larger than most (64 KiB), of all connections together.
+    pub large_requests_bytes: usize,
     /// Streams that one connection may have opened and not read to the end.
     pub streams_per_connection: usize,
     /// Bytes of shuffle index kept in memory.
@@ -96,6 +98,7 @@ impl Default for Limits {
         Limits {
             connections: 16 * 1024,
             request_bytes: 16 << 20,
+            large_requests_bytes: 256 << 20,
             streams_per_connection: 4096,
             index_cache_bytes: 64 << 20,
             open_files: 1024,

@@ -1,6 +1,7 @@
 //! What the service knows and does, apart from sockets: registers executors, finds blocks, removes applications.
 //! Everything that may wait for a disk is async here and runs on the blocking threads.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 use bellows_transport::rpc::{CorruptionCause, ExecutorInfo};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::blocks::{
     BlockError, BlockFiles, BlockName, DirError, LocalDirs, MapOutput, OutputKey, Segment, Source,
@@ -82,6 +85,10 @@ pub(crate) struct Service {
     pub(crate) security: Security,
     store: Store,
     files: BlockFiles,
+    /// In KiB; see `Limits::large_requests_bytes`.
+    large_requests: Arc<Semaphore>,
+    /// Errors of each root's disk.
+    disk_errors: Mutex<BTreeMap<String, u64>>,
     /// The allowed roots without symbolic links.
     roots: Vec<PathBuf>,
 }
@@ -94,7 +101,33 @@ impl Service {
             .iter()
             .map(|root| root.canonicalize().unwrap_or_else(|_| root.clone()))
             .collect();
-        Service { config, registry, metrics: Metrics::default(), security, store, files, roots }
+        let large_requests = Arc::new(Semaphore::new(config.limits.large_requests_bytes / 1024));
+        let disk_errors = Mutex::default();
+        let metrics = Metrics::default();
+        Service { config, registry, metrics, security, store, files, large_requests, disk_errors, roots }
+    }
+
+    /// Room for a request of this size, until what is returned is dropped; nothing when there is none left.
+    pub(crate) fn room_for(&self, request_bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(request_bytes.div_ceil(1024)).ok()?;
+        self.large_requests.clone().try_acquire_many_owned(kib).ok()
+    }
+
+    /// Counts a failure of the disk that `path` is on.
+    pub(crate) fn disk_error(&self, path: &Path) {
+        self.metrics.error(ErrorKind::Disk);
+        let root = self.roots.iter().find(|root| path.starts_with(root));
+        let name = root.map_or_else(|| "other".to_owned(), |root| root.display().to_string());
+        *self.disk_errors.lock().entry(name).or_default() += 1;
+    }
+
+    /// Counts a failed request.
+    pub(crate) fn note(&self, error: &CallError) {
+        match error {
+            CallError::Block(BlockError::Disk { path, .. }) => self.disk_error(path),
+            other => self.metrics.error(other.kind()),
+        }
+        tracing::warn!(%error, "request failed");
     }
 
     pub(crate) fn find(&self, app: &str, executor: &str) -> Result<(Arc<App>, Arc<Executor>), CallError> {
@@ -218,7 +251,7 @@ impl Service {
                 match tidy::remove_file(&path) {
                     Ok(gone) => removed += i32::from(gone),
                     Err(error) => {
-                        service.metrics.error(ErrorKind::Disk);
+                        service.disk_error(&path);
                         tracing::warn!(path = %path.display(), %error, "block stays");
                     }
                 }
@@ -284,7 +317,7 @@ impl Service {
                         removal.bytes += freed.bytes;
                     }
                     Err(error) => {
-                        service.metrics.error(ErrorKind::Disk);
+                        service.disk_error(&dir);
                         tracing::warn!(dir = %dir.display(), %error, "directory stays");
                         removal.kept.push(format!("{}: {error}", dir.display()));
                     }
@@ -327,7 +360,7 @@ impl Service {
                 match tidy::orphans(root, age, SystemTime::now(), registered) {
                     Ok(mut orphans) => found.append(&mut orphans),
                     Err(error) => {
-                        service.metrics.error(ErrorKind::Disk);
+                        service.disk_error(root);
                         tracing::error!(root = %root.display(), %error, "cannot look for orphans");
                     }
                 }
@@ -377,6 +410,7 @@ impl Service {
             blocks_served: self.metrics.blocks_served.load(Relaxed),
             bytes_served: self.metrics.bytes_served.load(Relaxed),
             errors: self.metrics.errors(),
+            disk_errors: self.disk_errors.lock().clone(),
             latency: self.metrics.latency.status(),
         }
     }

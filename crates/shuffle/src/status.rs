@@ -14,6 +14,8 @@ pub struct Status {
     pub bytes_served: u64,
     /// Requests refused or failed, by kind.
     pub errors: BTreeMap<String, u64>,
+    /// Of these, what a disk failed at, by the allowed root that it is.
+    pub disk_errors: BTreeMap<String, u64>,
     pub latency: LatencyStatus,
 }
 

@@ -175,3 +175,30 @@ async fn a_flood_of_registrations_ends_at_the_bound_and_others_are_served() {
     assert_serves(&mut good, &executor).await;
     service.stop().await;
 }
+
+#[tokio::test]
+async fn large_requests_share_a_bounded_memory() {
+    let mut bench = Bench::new();
+    bench.config.limits.large_requests_bytes = 1 << 20;
+    let (service, mut good, executor) = scene(&bench).await;
+    // Announces 800 KiB and sends most of it.
+    let mut first = Client::connect(&service).await;
+    let large = vec![0; 800 << 10];
+    let mut frame = bytes::BytesMut::new();
+    Message::RpcRequest { request: 9, body: large.into() }.encode(&mut frame);
+    let (most, rest) = frame.split_at(frame.len() - 10);
+    first.socket.write_all(most).await.expect("writes");
+    eventually("a second one finds no room", async || {
+        let mut second = Client::connect(&service).await;
+        let _ = second.socket.write_all(&frame).await;
+        second.receive().await.is_none().then_some(())
+    })
+    .await;
+    assert_serves(&mut good, &executor).await;
+    first.socket.write_all(rest).await.expect("writes");
+    assert!(matches!(first.receive().await, Some(Message::RpcFailure { request: 9, .. })));
+    let mut third = Client::connect(&service).await;
+    third.socket.write_all(&frame).await.expect("there is room again");
+    assert!(matches!(third.receive().await, Some(Message::RpcFailure { request: 9, .. })));
+    service.stop().await;
+}

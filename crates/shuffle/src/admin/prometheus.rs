@@ -47,6 +47,15 @@ impl Collector for View {
 
         let errors = status.errors.iter().map(|(kind, count)| (kind.as_str(), *count));
         family(&mut out, MetricType::Counter, "errors", "Requests refused or failed", "kind", errors)?;
+        let disks = status.disk_errors.iter().map(|(root, count)| (root.as_str(), *count));
+        family(
+            &mut out,
+            MetricType::Counter,
+            "disk_errors",
+            "Reads and deletions that a disk failed",
+            "root",
+            disks,
+        )?;
         type Figure = (MetricType, &'static str, &'static str, fn(&AppStatus) -> Option<u64>);
         let figures: [Figure; 6] = [
             (MetricType::Gauge, "app_executors", "Executors that run", |a| Some(a.executors)),

@@ -11,6 +11,7 @@ use bellows_transport::message::{ChunkId, Message, put_chunk_header};
 use bellows_transport::rpc::Rpc;
 use bytes::Bytes;
 use rustix::io::Errno;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::calls;
@@ -20,6 +21,9 @@ use crate::blocks::{BlockError, Segment};
 use crate::metrics::ErrorKind;
 use crate::registry::Executor;
 use crate::service::{CallError, Service};
+
+/// What most requests stay far below.
+const LARGE_REQUEST_BYTES: usize = 64 << 10;
 
 /// Why a connection ends. Its client then sees an I/O error, which it answers with a retry.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +44,8 @@ pub(super) struct Connection {
     pub(super) streams: Streams,
     pub(super) service: Arc<Service>,
     peer: Peer,
+    /// For the request that is arriving, when it is a large one.
+    room: Option<OwnedSemaphorePermit>,
     /// When the requests that wait for a flush were taken up, and how many they are.
     batch: Option<(Instant, u64)>,
 }
@@ -64,6 +70,7 @@ impl Connection {
                 Some(auth) => Peer::Unproven(Box::new(auth)),
             },
             service,
+            room: None,
             batch: None,
         }
     }
@@ -116,8 +123,13 @@ impl Connection {
                 if self.wire.wants_flush() { self.flush().await } else { Ok(()) }
             }
             // Boxed: what is rare must not make every connection's task larger.
-            Decoded::Message(message) => Box::pin(self.handle(message)).await,
-            Decoded::Incomplete(_) => {
+            Decoded::Message(message) => {
+                let handled = Box::pin(self.handle(message)).await;
+                self.room = None;
+                handled
+            }
+            Decoded::Incomplete(missing) => {
+                self.reserve(self.wire.input.len() + missing)?;
                 self.flush().await?;
                 let hurry = matches!(self.peer, Peer::Unproven(_));
                 let filled = tokio::select! {
@@ -128,6 +140,18 @@ impl Connection {
                 if filled { Ok(()) } else { Err(Closed::ByPeer) }
             }
         }
+    }
+
+    /// Many large requests at once must not take all memory; who finds no room tries again later.
+    fn reserve(&mut self, request_bytes: usize) -> Result<(), Closed> {
+        if request_bytes > LARGE_REQUEST_BYTES && self.room.is_none() {
+            let room = self.service.room_for(request_bytes);
+            self.room =
+                Some(room.ok_or_else(|| {
+                    Closed::Given(ErrorKind::Limit, "no room for a large request".to_owned())
+                })?);
+        }
+        Ok(())
     }
 
     /// Nothing but the exchange is answered until the peer has proven whom it speaks for.
@@ -165,7 +189,7 @@ impl Connection {
                 let answer = match calls::answer(self, body).await {
                     Ok(body) => Message::RpcResponse { request, body },
                     Err(error) => {
-                        self.note(&error);
+                        self.service.note(&error);
                         Message::RpcFailure { request, error: error.to_string() }
                     }
                 };
@@ -174,7 +198,7 @@ impl Connection {
             }
             Message::OneWay { body } => {
                 if let Err(error) = calls::answer(self, body).await {
-                    self.note(&error);
+                    self.service.note(&error);
                 }
             }
             Message::StreamRequest { stream } => self.send_stream(stream).await?,
@@ -309,18 +333,13 @@ impl Connection {
         {
             return Err(Closed::Given(ErrorKind::Limit, error.to_string()));
         }
-        self.note(&error);
+        self.service.note(&error);
         Ok(Err(error.to_string()))
-    }
-
-    fn note(&self, error: &CallError) {
-        self.service.metrics.error(error.kind());
-        tracing::warn!(%error, "request failed");
     }
 
     fn refuse(&mut self, request: i64, reason: &str) {
         let error = CallError::Unsupported(reason.to_owned());
-        self.note(&error);
+        self.service.note(&error);
         Message::RpcFailure { request, error: error.to_string() }.encode(&mut self.wire.out);
     }
 }
