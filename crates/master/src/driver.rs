@@ -19,6 +19,8 @@ pub(crate) type Answer = Result<Response, CallError>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stopped;
 
+type Run = Box<dyn FnOnce(&State, &mut Effects) + Send>;
+
 pub(crate) enum Message {
     Event(Event),
     /// An event that wants an answer.
@@ -28,7 +30,7 @@ pub(crate) enum Message {
         answer: oneshot::Sender<Answer>,
     },
     /// Anything else that needs both the state and the connections: reads, new connections.
-    Run(Box<dyn FnOnce(&State, &mut Effects) + Send>),
+    Run(Run),
 }
 
 /// How everything else reaches the driver.

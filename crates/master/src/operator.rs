@@ -1,7 +1,7 @@
 //! The state in the messages of the operator API: what its reads answer and its stream tells.
 use crate::{
     identity::API_VERSION,
-    index::Index,
+    index::{ByRole, Index, OnAgent},
     views::agent::{is_active, pid},
 };
 use bellows_kernel::{
@@ -38,14 +38,20 @@ pub(crate) fn get_state(state: &State) -> GetState {
 }
 
 pub(crate) fn get_agents(state: &State) -> GetAgents {
-    let index = Index::new(state);
+    let mut index = Index::new(state);
     let (recovered, known): (Vec<_>, Vec<_>) = state
         .agents
         .iter()
         .filter(|(_, agent)| agent.unreachable.is_none())
         .partition(|(_, agent)| agent.recovered);
     GetAgents {
-        agents: known.into_iter().map(|(id, agent)| agent_to_operator(id, agent, &index)).collect(),
+        agents: known
+            .into_iter()
+            .map(|(id, agent)| {
+                let OnAgent { used, offered, .. } = index.take_agent(id);
+                agent_to_operator(id, agent, by_role(&used), by_role(&offered))
+            })
+            .collect(),
         recovered_agents: recovered.into_iter().map(|(id, agent)| agent_info(id, agent)).collect(),
     }
 }
@@ -54,12 +60,17 @@ fn agent_info(id: &AgentId, agent: &Agent) -> v1::AgentInfo {
     v1::AgentInfo { id: Some(id.into()), ..agent_to_wire(&agent.info) }
 }
 
-fn agent_to_operator(id: &AgentId, agent: &Agent, index: &Index<'_>) -> response::get_agents::Agent {
+fn by_role(held: &ByRole<'_>) -> Vec<v1::Resource> {
+    held.iter().flat_map(|(role, resources)| resources_to_wire(resources, Some(role), FORMAT)).collect()
+}
+
+fn agent_to_operator(
+    id: &AgentId,
+    agent: &Agent,
+    used: Vec<v1::Resource>,
+    offered: Vec<v1::Resource>,
+) -> response::get_agents::Agent {
     use v1::agent_info::{Capability, capability::Type};
-    let by_role = |roles: BTreeMap<&str, Resources>| {
-        let wire = |(role, resources)| resources_to_wire(&resources, Some(role), FORMAT);
-        roles.into_iter().flat_map(wire).collect()
-    };
     response::get_agents::Agent {
         agent_info: agent_info(id, agent),
         active: is_active(agent),
@@ -69,8 +80,8 @@ fn agent_to_operator(id: &AgentId, agent: &Agent, index: &Index<'_>) -> response
         registered_time: Some(time(agent.registered)),
         reregistered_time: agent.reregistered.map(time),
         total_resources: resources_to_wire(&agent.info.resources, None, FORMAT),
-        allocated_resources: by_role(index.used(id)),
-        offered_resources: by_role(index.offered(id)),
+        allocated_resources: used,
+        offered_resources: offered,
         capabilities: [Type::MultiRole, Type::HierarchicalRole]
             .map(|kind| Capability { r#type: Some(kind.into()) })
             .into(),
@@ -79,43 +90,21 @@ fn agent_to_operator(id: &AgentId, agent: &Agent, index: &Index<'_>) -> response
 }
 
 pub(crate) fn get_frameworks(state: &State) -> GetFrameworks {
+    let mut index = Index::new(state);
+    let mut framework = |framework| framework_to_operator(framework, &mut index);
     GetFrameworks {
-        frameworks: state
-            .frameworks
-            .values()
-            .map(|framework| framework_to_operator(framework, state))
-            .collect(),
-        completed_frameworks: state
-            .completed_frameworks
-            .iter()
-            .map(|framework| framework_to_operator(framework, state))
-            .collect(),
+        frameworks: state.frameworks.values().map(&mut framework).collect(),
+        completed_frameworks: state.completed_frameworks.iter().map(&mut framework).collect(),
         ..Default::default()
     }
 }
 
-fn framework_to_operator(framework: &Framework, state: &State) -> response::get_frameworks::Framework {
+fn framework_to_operator(
+    framework: &Framework,
+    index: &mut Index<'_>,
+) -> response::get_frameworks::Framework {
     let connected = framework.stream.is_some();
-    let (mut used, mut offered) = (BTreeMap::<&str, Resources>::new(), BTreeMap::<&str, Resources>::new());
-    for task in framework.tasks.values().filter(|task| task.holds_resources()) {
-        used.entry(&task.role).or_default().add(&task.info.resources);
-    }
-    let own = |(_, id, _): &(&AgentId, &FrameworkId, &Executor)| framework.info.id.as_ref() == Some(*id);
-    for (_, _, executor) in executors(state).filter(own) {
-        used.entry(&executor.role).or_default().add(&executor.info.resources);
-    }
-    let offers: Vec<_> = state
-        .offers
-        .values()
-        .filter(|offer| Some(&offer.framework_id) == framework.info.id.as_ref())
-        .collect();
-    for offer in &offers {
-        offered.entry(&offer.role).or_default().add(&offer.resources);
-    }
-    let by_role = |roles: BTreeMap<&str, Resources>| {
-        let wire = |(role, resources)| resources_to_wire(&resources, Some(role), FORMAT);
-        roles.into_iter().flat_map(wire).collect()
-    };
+    let held = index.take_framework(framework.info.id.as_ref());
     response::get_frameworks::Framework {
         framework_info: (&framework.info).into(),
         active: connected,
@@ -124,9 +113,9 @@ fn framework_to_operator(framework: &Framework, state: &State) -> response::get_
         registered_time: Some(time(framework.registered)),
         reregistered_time: Some(time(framework.reregistered)),
         unregistered_time: framework.unregistered.map(time),
-        offers: offers.into_iter().map(|offer| offer_to_wire(offer, ResourceFormat::Refined)).collect(),
-        allocated_resources: by_role(used),
-        offered_resources: by_role(offered),
+        offers: held.offers.iter().map(|offer| offer_to_wire(offer, ResourceFormat::Refined)).collect(),
+        allocated_resources: by_role(&held.used),
+        offered_resources: by_role(&held.offered),
         offer_constraints: Some(v1::scheduler::OfferConstraints::default()),
         ..Default::default()
     }
@@ -177,7 +166,7 @@ pub(crate) fn get_executors(state: &State) -> GetExecutors {
     GetExecutors { executors: executors.collect(), ..Default::default() }
 }
 
-pub(crate) fn executors(state: &State) -> impl Iterator<Item = (&AgentId, &FrameworkId, &Executor)> {
+fn executors(state: &State) -> impl Iterator<Item = (&AgentId, &FrameworkId, &Executor)> {
     state.agents.iter().flat_map(|(agent_id, agent)| {
         agent.executors.iter().map(move |((framework_id, _), executor)| (agent_id, framework_id, executor))
     })
@@ -188,7 +177,7 @@ pub(crate) fn get_roles(state: &State) -> GetRoles {
         name: name.to_owned(),
         weight: weight(state, name),
         frameworks: role.frameworks.iter().map(|id| (*id).into()).collect(),
-        resources: resources_to_wire(&role.held(), None, ResourceFormat::Refined),
+        resources: resources_to_wire(&role.held().scalars(), None, ResourceFormat::Refined),
     });
     GetRoles { roles: roles.collect() }
 }
@@ -258,11 +247,17 @@ pub(crate) fn roles(state: &State) -> BTreeMap<&str, RoleUse<'_>> {
 /// What those who watch are told. `None` when what it names is forgotten already.
 pub(crate) fn observed(state: &State, observation: Observation) -> Option<Event> {
     let mut event = Event::default();
-    let framework =
-        |id: &FrameworkId| state.frameworks.get(id).map(|framework| framework_to_operator(framework, state));
+    let framework = |id: &FrameworkId| {
+        let framework = state.frameworks.get(id)?;
+        Some(framework_to_operator(framework, &mut Index::of_one(state, id)))
+    };
     let kind = match observation {
         Observation::AgentAdded(id) => {
-            let agent = agent_to_operator(&id, state.agents.get(&id)?, &Index::new(state));
+            let agent = state.agents.get(&id)?;
+            // Without roles: to gather them for each agent of many that come at once would take too long.
+            let [used, offered] =
+                [&agent.used, &agent.offered].map(|sum| resources_to_wire(sum, None, FORMAT));
+            let agent = agent_to_operator(&id, agent, used, offered);
             event.agent_added = Some(event::AgentAdded { agent });
             Type::AgentAdded
         }

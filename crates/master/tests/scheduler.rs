@@ -27,18 +27,13 @@ async fn from_subscription_to_the_end_of_a_task() {
     assert_eq!(agent.launched().await.task_id.value, "one");
 
     agent.update(&framework.id, "one", TaskState::TaskRunning).await;
-    let update = framework.stream.next("UPDATE").await;
+    let update = framework.next("UPDATE").await;
     let status = &update["update"]["status"];
     assert_eq!((&status["state"], &status["source"]), (&json!("TASK_RUNNING"), &json!("SOURCE_EXECUTOR")));
-    framework
-        .call(json!({"type": "ACKNOWLEDGE", "acknowledge": {
-            "agent_id": status["agent_id"], "task_id": status["task_id"], "uuid": status["uuid"],
-        }}))
-        .await
-        .is(202, "");
+    framework.acknowledge(&update).await.is(202, "");
     framework.call(json!({"type": "KILL", "kill": {"task_id": {"value": "one"}}})).await.is(202, "");
     agent.update(&framework.id, "one", TaskState::TaskFinished).await;
-    assert_eq!(framework.stream.next("UPDATE").await["update"]["status"]["state"], "TASK_FINISHED");
+    assert_eq!(framework.next("UPDATE").await["update"]["status"]["state"], "TASK_FINISHED");
     framework.call(json!({"type": "TEARDOWN"})).await.is(202, "");
     while framework.stream.event().await.is_some() {}
     framework.call(json!({"type": "REVIVE"})).await.is(400, "Framework cannot be found");
@@ -59,6 +54,9 @@ async fn heartbeats_go_on() {
     }
 }
 
+/// Headers, body, status, text.
+type Case<'a> = (&'a [(&'a str, &'a str)], String, u16, &'a str);
+
 /// What a real Mesos answers to the same requests.
 #[tokio::test]
 async fn refusals() {
@@ -70,7 +68,7 @@ async fn refusals() {
     let revive = json!({"type": "REVIVE", "framework_id": id}).to_string();
     let path = "/api/v1/scheduler";
 
-    let cases: &[(&[(&str, &str)], String, u16, &str)] = &[
+    let cases: &[Case<'_>] = &[
         (
             &[JSON, stream],
             "{not json".into(),

@@ -108,12 +108,15 @@ fn header<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
 }
 
 async fn body(request: Request, max_bytes: usize) -> Result<Bytes, Refused> {
+    let too_long =
+        || Refused::new(StatusCode::PAYLOAD_TOO_LARGE, format!("The body is longer than {max_bytes} bytes"));
+    let announced = header(&request, "content-length").and_then(|length| length.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > max_bytes as u64) {
+        return Err(too_long());
+    }
     match tokio::time::timeout(BODY_TIMEOUT, to_bytes(request.into_body(), max_bytes)).await {
         Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if is_too_long(&error) => Err(Refused::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("The body is longer than {max_bytes} bytes"),
-        )),
+        Ok(Err(error)) if is_too_long(&error) => Err(too_long()),
         Ok(Err(error)) => Err(Refused::bad_request(format!("Failed to read the body: {error}"))),
         Err(_) => Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time")),
     }
@@ -166,9 +169,9 @@ mod tests {
     #[test]
     fn posts_of_other_sites_are_refused() {
         let check = |pairs: &[(&'static str, &'static str)]| {
-            let headers = pairs
-                .iter()
-                .map(|&(name, value)| (name.parse().expect("a name"), axum::http::HeaderValue::from_static(value)));
+            let headers = pairs.iter().map(|&(name, value)| {
+                (name.parse().expect("a name"), axum::http::HeaderValue::from_static(value))
+            });
             same_site(&headers.collect(), &Uri::from_static("/teardown")).is_ok()
         };
         assert!(check(&[("host", "a:5050")]), "curl");

@@ -140,7 +140,9 @@ async fn read(shared: &Shared, kind: call::Type) -> Result<bellows_wire::v1::mas
             Answer::GetOperations
         }
         call::Type::GetWeights => {
-            answer.get_weights = Some(of_state(shared, operator::get_weights).await?);
+            // Mesos leaves out an empty list together with its frame.
+            let weights = of_state(shared, operator::get_weights).await?;
+            answer.get_weights = Some(weights).filter(|weights| !weights.weight_infos.is_empty());
             Answer::GetWeights
         }
         call::Type::GetQuota => {

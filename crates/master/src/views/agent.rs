@@ -3,11 +3,17 @@ use super::{
     cluster::TaskCounts,
     resources::{Flat, FullByRole, Reserved, ReservedFull, Unreserved, UnreservedFull},
 };
-use crate::{identity::API_VERSION, index::Index};
+use crate::{
+    identity::API_VERSION,
+    index::{Index, OnAgent},
+};
 use bellows_kernel::master::Agent;
 use bellows_model::{AgentId, Attribute, AttributeValue};
 use serde::{Serialize, Serializer, ser::SerializeMap};
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 /// What every agent of this version can do, in Mesos' names.
 pub(crate) const CAPABILITIES: [&str; 2] = ["MULTI_ROLE", "HIERARCHICAL_ROLE"];
@@ -83,14 +89,15 @@ pub(crate) struct AgentWithFull<'a> {
 }
 
 impl<'a> AgentWithFull<'a> {
-    pub(crate) fn new(id: &'a AgentId, agent: &'a Agent, index: &Index<'a>) -> Self {
+    pub(crate) fn new(id: &'a AgentId, agent: &'a Agent, index: &mut Index<'a>) -> Self {
+        let OnAgent { used, offered, .. } = index.take_agent(id);
         let resources = &agent.info.resources;
         Self {
             agent: AgentView::new(id, agent),
             reserved_resources_full: ReservedFull(resources),
             unreserved_resources_full: UnreservedFull(resources),
-            used_resources_full: FullByRole(index.used(id)),
-            offered_resources_full: FullByRole(index.offered(id)),
+            used_resources_full: FullByRole(used),
+            offered_resources_full: FullByRole(offered),
         }
     }
 }
@@ -102,13 +109,13 @@ pub(crate) struct AgentSummary<'a> {
     agent: AgentView<'a>,
     #[serde(flatten)]
     tasks: TaskCounts,
-    framework_ids: Vec<&'a str>,
+    framework_ids: BTreeSet<&'a str>,
 }
 
 impl<'a> AgentSummary<'a> {
-    pub(crate) fn new(id: &'a AgentId, agent: &'a Agent, index: &Index<'a>) -> Self {
-        let (tasks, framework_ids) = index.of_agent(id);
-        Self { agent: AgentView::new(id, agent), tasks, framework_ids }
+    pub(crate) fn new(id: &'a AgentId, agent: &'a Agent, index: &mut Index<'a>) -> Self {
+        let OnAgent { tasks, frameworks, .. } = index.take_agent(id);
+        Self { agent: AgentView::new(id, agent), tasks, framework_ids: frameworks }
     }
 }
 

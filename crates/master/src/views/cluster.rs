@@ -106,7 +106,8 @@ impl<'a> StateView<'a> {
         let inactive = registered(state).count() - active;
         let leader_pid = format!("master@{}", leader.authority());
         let started = identity.started.as_secs_f64();
-        let framework = |framework| FrameworkView::new(framework, state);
+        let mut index = Index::new(state);
+        let mut framework = |framework| FrameworkView::new(framework, &mut index);
         Self {
             version: Version::new(identity),
             start_time: started,
@@ -128,8 +129,8 @@ impl<'a> StateView<'a> {
             flags: Flags(flags),
             slaves: registered(state).map(|(id, agent)| AgentView::new(id, agent)).collect(),
             recovered_slaves: recovered(state),
-            frameworks: state.frameworks.values().map(framework).collect(),
-            completed_frameworks: state.completed_frameworks.iter().map(framework).collect(),
+            frameworks: state.frameworks.values().map(&mut framework).collect(),
+            completed_frameworks: state.completed_frameworks.iter().map(&mut framework).collect(),
             orphan_tasks: [],
             unregistered_frameworks: [],
         }
@@ -163,11 +164,15 @@ pub(crate) struct SummaryView<'a> {
 
 impl<'a> SummaryView<'a> {
     pub(crate) fn new(state: &'a State, identity: &'a Identity) -> Self {
-        let index = Index::new(state);
+        let mut index = Index::new(state);
         Self {
             hostname: &identity.hostname,
-            slaves: registered(state).map(|(id, agent)| AgentSummary::new(id, agent, &index)).collect(),
-            frameworks: state.frameworks.values().map(FrameworkSummary::new).collect(),
+            slaves: registered(state).map(|(id, agent)| AgentSummary::new(id, agent, &mut index)).collect(),
+            frameworks: state
+                .frameworks
+                .values()
+                .map(|framework| FrameworkSummary::new(framework, &mut index))
+                .collect(),
         }
     }
 }
@@ -181,10 +186,10 @@ pub(crate) struct AgentsView<'a> {
 
 impl<'a> AgentsView<'a> {
     pub(crate) fn new(state: &'a State, only: Option<&str>) -> Self {
-        let index = Index::new(state);
+        let mut index = Index::new(state);
         let wanted = registered(state).filter(|(id, _)| only.is_none_or(|only| id.as_str() == only));
         Self {
-            slaves: wanted.map(|(id, agent)| AgentWithFull::new(id, agent, &index)).collect(),
+            slaves: wanted.map(|(id, agent)| AgentWithFull::new(id, agent, &mut index)).collect(),
             recovered_slaves: recovered(state),
         }
     }
@@ -203,10 +208,11 @@ impl<'a> FrameworksView<'a> {
         let wanted = |framework: &&Framework| {
             only.is_none_or(|only| framework.info.id.as_ref().is_some_and(|id| id.as_str() == only))
         };
-        let view = |framework| FrameworkView::new(framework, state);
+        let mut index = Index::new(state);
+        let mut view = |framework| FrameworkView::new(framework, &mut index);
         Self {
-            frameworks: state.frameworks.values().filter(wanted).map(view).collect(),
-            completed_frameworks: state.completed_frameworks.iter().filter(wanted).map(view).collect(),
+            frameworks: state.frameworks.values().filter(wanted).map(&mut view).collect(),
+            completed_frameworks: state.completed_frameworks.iter().filter(wanted).map(&mut view).collect(),
             unregistered_frameworks: [],
         }
     }

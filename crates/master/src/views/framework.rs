@@ -1,11 +1,14 @@
 //! One framework and its tasks, as `/frameworks`, `/state`, `/state-summary` and `/tasks` show them.
 use super::{
     cluster::TaskCounts,
-    resources::{AllocationInfo, Flat},
+    resources::{AllocationInfo, Flat, FlatOwned},
 };
-use crate::{names::capability, operator::executors};
-use bellows_kernel::master::{Executor, Framework, State, Task};
-use bellows_model::{AgentId, FrameworkId, Label, Offer, Resources, TaskState, TaskStatus};
+use crate::{
+    index::{Index, OfFramework, sum},
+    names::capability,
+};
+use bellows_kernel::master::{Executor, Framework, Task};
+use bellows_model::{AgentId, Label, Offer, TaskState, TaskStatus};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -13,8 +16,8 @@ use std::collections::BTreeSet;
 struct FrameworkBase<'a> {
     id: &'a str,
     name: &'a str,
-    used_resources: Flat<'a>,
-    offered_resources: Flat<'a>,
+    used_resources: FlatOwned,
+    offered_resources: FlatOwned,
     capabilities: Vec<&'static str>,
     hostname: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -25,14 +28,14 @@ struct FrameworkBase<'a> {
 }
 
 impl<'a> FrameworkBase<'a> {
-    fn new(framework: &'a Framework) -> Self {
+    fn new(framework: &'a Framework, held: &OfFramework<'_>) -> Self {
         let info = &framework.info;
         let connected = framework.stream.is_some();
         Self {
             id: info.id.as_ref().map_or("", |id| id.as_str()),
             name: &info.name,
-            used_resources: Flat(&framework.used),
-            offered_resources: Flat(&framework.offered),
+            used_resources: FlatOwned(sum(&held.used)),
+            offered_resources: FlatOwned(sum(&held.offered)),
             capabilities: info.capabilities.iter().map(|&one| capability(one)).collect(),
             hostname: &info.hostname,
             webui_url: info.webui_url.as_deref(),
@@ -54,12 +57,13 @@ pub(crate) struct FrameworkSummary<'a> {
 }
 
 impl<'a> FrameworkSummary<'a> {
-    pub(crate) fn new(framework: &'a Framework) -> Self {
+    pub(crate) fn new(framework: &'a Framework, index: &mut Index<'a>) -> Self {
+        let held = index.take_framework(framework.info.id.as_ref());
         let all = || framework.tasks.values().chain(&framework.completed_tasks);
         let mut tasks = TaskCounts::default();
         all().for_each(|task| tasks.count(task.state));
         Self {
-            base: FrameworkBase::new(framework),
+            base: FrameworkBase::new(framework, &held),
             tasks,
             slave_ids: all().map(|task| task.info.agent_id.as_str()).collect(),
         }
@@ -81,7 +85,7 @@ pub(crate) struct FrameworkView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reregistered_time: Option<f64>,
     /// Used and offered together.
-    resources: serde_json::Value,
+    resources: FlatOwned,
     roles: &'a [String],
     tasks: Vec<TaskView<'a>>,
     unreachable_tasks: Vec<TaskView<'a>>,
@@ -94,16 +98,15 @@ pub(crate) struct FrameworkView<'a> {
 }
 
 impl<'a> FrameworkView<'a> {
-    pub(crate) fn new(framework: &'a Framework, state: &'a State) -> Self {
+    pub(crate) fn new(framework: &'a Framework, index: &mut Index<'a>) -> Self {
         let info = &framework.info;
-        let mut held: Resources = framework.used.clone();
-        held.add(&framework.offered);
+        let held = index.take_framework(info.id.as_ref());
+        let mut resources = sum(&held.used);
+        resources.add(&sum(&held.offered));
         let (unreachable, live): (Vec<_>, Vec<_>) =
             framework.tasks.values().partition(|task| task.state == TaskState::Unreachable);
-        let own_executors = executors(state).filter(|(_, id, _)| info.id.as_ref() == Some(*id));
-        let offers = state.offers.values().filter(|offer| Some(&offer.framework_id) == info.id.as_ref());
         Self {
-            base: FrameworkBase::new(framework),
+            base: FrameworkBase::new(framework, &held),
             user: &info.user,
             principal: info.principal.as_deref(),
             failover_timeout: info.failover_timeout.as_secs_f64(),
@@ -112,13 +115,13 @@ impl<'a> FrameworkView<'a> {
             unregistered_time: framework.unregistered.unwrap_or_default().as_secs_f64(),
             reregistered_time: (framework.reregistered != framework.registered)
                 .then(|| framework.reregistered.as_secs_f64()),
-            resources: serde_json::to_value(Flat(&held)).unwrap_or_default(),
+            resources: FlatOwned(resources),
             roles: &info.roles,
-            executors: own_executors.map(ExecutorView::new).collect(),
+            executors: held.executors.iter().map(|&own| ExecutorView::new(own)).collect(),
             tasks: live.into_iter().map(TaskView::new).collect(),
             unreachable_tasks: unreachable.into_iter().map(TaskView::new).collect(),
             completed_tasks: framework.completed_tasks.iter().map(TaskView::new).collect(),
-            offers: offers.map(OfferView::new).collect(),
+            offers: held.offers.iter().map(|&offer| OfferView::new(offer)).collect(),
             labels: &info.labels,
             offer_constraints: serde_json::Map::new(),
         }
@@ -151,17 +154,15 @@ impl<'a> OfferView<'a> {
 struct ExecutorView<'a> {
     executor_id: &'a str,
     name: &'a str,
-    framework_id: &'a str,
     slave_id: &'a str,
     resources: Flat<'a>,
 }
 
 impl<'a> ExecutorView<'a> {
-    fn new((agent_id, framework_id, executor): (&'a AgentId, &'a FrameworkId, &'a Executor)) -> Self {
+    fn new((agent_id, executor): (&'a AgentId, &'a Executor)) -> Self {
         Self {
             executor_id: executor.info.executor_id.as_str(),
             name: executor.info.name.as_deref().unwrap_or_default(),
-            framework_id: framework_id.as_str(),
             slave_id: agent_id.as_str(),
             resources: Flat(&executor.info.resources),
         }

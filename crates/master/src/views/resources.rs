@@ -16,6 +16,15 @@ impl Serialize for Flat<'_> {
     }
 }
 
+/// [`Flat`], of a sum made for it.
+pub(crate) struct FlatOwned(pub(crate) Resources);
+
+impl Serialize for FlatOwned {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Flat(&self.0).serialize(serializer)
+    }
+}
+
 /// [`Flat`], of what nobody has reserved.
 pub(crate) struct Unreserved<'a>(pub(crate) &'a Resources);
 

@@ -22,7 +22,7 @@ pub struct Agent {
     pub id: String,
 }
 
-pub fn info(hostname: &str, cpus: f64, mem: f64) -> v1::AgentInfo {
+pub fn info(port: i32) -> v1::AgentInfo {
     let scalar = |name: &str, value| v1::Resource {
         name: name.to_owned(),
         r#type: v1::value::Type::Scalar.into(),
@@ -36,9 +36,9 @@ pub fn info(hostname: &str, cpus: f64, mem: f64) -> v1::AgentInfo {
         ..Default::default()
     };
     v1::AgentInfo {
-        hostname: hostname.to_owned(),
-        port: Some(5051),
-        resources: vec![scalar("cpus", cpus), scalar("mem", mem), scalar("disk", 20_000.0), ports],
+        hostname: "127.0.0.1".to_owned(),
+        port: Some(port),
+        resources: vec![scalar("cpus", 4.0), scalar("mem", 6_144.0), scalar("disk", 20_000.0), ports],
         attributes: vec![v1::Attribute {
             name: "rack".to_owned(),
             r#type: v1::value::Type::Text.into(),
@@ -52,7 +52,7 @@ pub fn info(hostname: &str, cpus: f64, mem: f64) -> v1::AgentInfo {
 impl Agent {
     /// Registered, with an id.
     pub async fn register(address: SocketAddr) -> Self {
-        Self::register_as(address, info("127.0.0.1", 4.0, 6_144.0)).await
+        Self::register_as(address, info(5051)).await
     }
 
     pub async fn register_as(address: SocketAddr, info: v1::AgentInfo) -> Self {

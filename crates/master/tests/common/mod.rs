@@ -118,13 +118,15 @@ impl Connection {
 
     /// The next event of that type; others are passed over.
     pub async fn next(&mut self, kind: &str) -> Value {
-        loop {
-            let event = self.event().await.unwrap_or_else(|| panic!("the stream ended before {kind}"));
-            assert!(event["type"] != "ERROR" || kind == "ERROR", "{event}");
-            if event["type"] == kind {
-                return event;
+        patiently(async {
+            loop {
+                let event = self.event().await.unwrap_or_else(|| panic!("no {kind} before the end"));
+                if event["type"] == kind {
+                    return event;
+                }
             }
-        }
+        })
+        .await
     }
 
     async fn line(&mut self) -> String {
@@ -136,7 +138,7 @@ impl Connection {
 
 /// What never comes fails a test instead of hanging it.
 pub async fn patiently<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), future).await.expect("nothing more came")
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("nothing more came")
 }
 
 pub const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -165,6 +167,7 @@ pub struct Framework {
     pub stream_id: String,
     pub id: String,
     pub subscribed: Value,
+    offers: Vec<Value>,
 }
 
 pub fn framework_info() -> Value {
@@ -192,7 +195,7 @@ impl Framework {
         let subscribed = stream.event().await.unwrap();
         assert_eq!(subscribed["type"], "SUBSCRIBED", "{subscribed}");
         let id = subscribed["subscribed"]["framework_id"]["value"].as_str().unwrap().to_owned();
-        Self { address, stream, stream_id, id, subscribed }
+        Self { address, stream, stream_id, id, subscribed, offers: Vec::new() }
     }
 
     pub async fn call(&self, mut call: Value) -> Answer {
@@ -201,8 +204,47 @@ impl Framework {
         post(self.address, "/api/v1/scheduler", &headers, call.to_string()).await
     }
 
+    /// Any offer; of several that came together, one.
     pub async fn offer(&mut self) -> Value {
-        self.stream.next("OFFERS").await["offers"]["offers"][0].clone()
+        self.offer_where(|_| true).await
+    }
+
+    /// The next offer of that agent. Those of others stay open.
+    pub async fn offer_of(&mut self, agent: &str) -> Value {
+        self.offer_where(|offer| offer["agent_id"]["value"] == agent).await
+    }
+
+    /// The next event of that type; offers that come before it, or are it, are kept.
+    pub async fn next(&mut self, kind: &str) -> Value {
+        patiently(async {
+            loop {
+                let event = self.stream.event().await.unwrap_or_else(|| panic!("no {kind} before the end"));
+                if let Some(offers) = event["offers"]["offers"].as_array() {
+                    self.offers.extend(offers.iter().cloned());
+                }
+                if event["type"] == kind {
+                    return event;
+                }
+            }
+        })
+        .await
+    }
+
+    async fn offer_where(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            if let Some(at) = self.offers.iter().position(&wanted) {
+                return self.offers.remove(at);
+            }
+            self.next("OFFERS").await;
+        }
+    }
+
+    pub async fn acknowledge(&self, update: &Value) -> Answer {
+        let status = &update["update"]["status"];
+        self.call(json!({"type": "ACKNOWLEDGE", "acknowledge": {
+            "agent_id": status["agent_id"], "task_id": status["task_id"], "uuid": status["uuid"],
+        }}))
+        .await
     }
 
     pub async fn launch(&self, offer: &Value, task_id: &str) -> Answer {
