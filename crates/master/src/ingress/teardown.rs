@@ -31,7 +31,8 @@ pub(super) async fn form(shared: &Arc<Shared>, request: Request) -> Result<Respo
 }
 
 pub(super) async fn tear_down(shared: &Shared, framework_id: FrameworkId) -> Result<Response, Refused> {
-    tracing::info!(framework = %framework_id, "an operator ends a framework");
+    let id = framework_id.clone();
     shared.driver.ask(|request| Event::OperatorTeardown { request, framework_id }).await??;
+    tracing::info!(framework = %id, "an operator has ended a framework");
     Ok(StatusCode::OK.into_response())
 }
