@@ -9,10 +9,10 @@ SPARK   := $(CACHE)/spark-3.5.9
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# Static, so that one file is all a machine needs; libmesos.so is loaded into Spark's JVM and links to its libc.
+# Static and without line tables, so that one small file is all a machine needs; libmesos.so is loaded into Spark's JVM and links to its libc.
 build: ## the release binary `bellows` and `libmesos.so`, in target/release/
-	cargo rustc --release --locked -p bellows --bin bellows -- -C target-feature=+crt-static
-	cargo build --release --locked -p bellows-libmesos
+	cargo rustc --release --locked -p bellows --bin bellows -- -C target-feature=+crt-static -C strip=debuginfo
+	cargo rustc --release --locked -p bellows-libmesos --lib --crate-type cdylib -- -C strip=debuginfo
 	@echo "$(RELEASE)/bellows and $(RELEASE)/libmesos.so"
 
 demo: build ## a real PySpark application on an elastic cluster of three agents, on this machine

@@ -110,7 +110,12 @@ def burst(spark: SparkSession, name: str, reports: dict[str, DataFrame]) -> dict
     def ask(title: str, report: DataFrame) -> None:
         spark.sparkContext.setJobGroup(name, title)
         spark.sparkContext.setLocalProperty("spark.scheduler.pool", title)
-        answers[title] = [tuple(row) for row in report.collect()]
+        try:
+            answers[title] = [tuple(row) for row in report.collect()]
+        except Exception:
+            # The other reports are of no use alone, and might wait for executors that will never come.
+            spark.sparkContext.cancelAllJobs()
+            raise
 
     threads = [InheritableThread(target=ask, args=report) for report in reports.items()]
     for thread in threads:

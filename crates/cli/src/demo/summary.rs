@@ -113,14 +113,10 @@ impl Summary<'_> {
             Some(format!("{:>6.2} s  {what}", ms as f64 / 1000.0))
         };
         [
-            step(Some(0), m.registered, "spark-submit started until it registered with the master: Spark"),
-            step(
-                m.registered,
-                m.launched,
-                "until it took an offer: Spark declines the first, for Mesos' default of 5 s",
-            ),
-            step(m.launched, m.running, "until six executors were running: Bellows"),
-            step(m.running, m.ready, "until their JVMs had registered with the driver: Spark"),
+            step(Some(0), m.registered, "Spark: spark-submit until it registers with the master"),
+            step(m.registered, m.launched, "Spark: until it takes an offer; it declines the first for 5 s"),
+            step(m.launched, m.running, "Bellows: until six executors run"),
+            step(m.running, m.ready, "Spark: until their JVMs are ready"),
         ]
         .into_iter()
         .flatten()

@@ -79,15 +79,6 @@ impl Timeline {
         (self.last().at_ms - first) as f64 / 1000.0
     }
 
-    /// Bytes served in the second before, at most, as a rate.
-    pub fn bytes_per_second(&self) -> u64 {
-        let last = self.last();
-        let before = self.samples.iter().rev().find(|sample| sample.at_ms + 1000 <= last.at_ms);
-        before.map_or(0, |before| {
-            (last.served_bytes - before.served_bytes) * 1000 / (last.at_ms - before.at_ms).max(1)
-        })
-    }
-
     /// One column for each `width_ms`, from 0 to the last sample: the peak of its executors, the sum of its bytes.
     pub fn columns(&self, width_ms: u64) -> Vec<Column> {
         let count = usize::try_from(self.last().at_ms / width_ms + 1).unwrap_or(usize::MAX).min(MAX_SAMPLES);
@@ -156,7 +147,6 @@ pub mod tests {
         assert_eq!(timeline.least_in("never"), None);
         assert_eq!(timeline.executor_seconds(), f64::from(6 * 26 + 3 * 2 + 6 * 14));
         assert_eq!(timeline.allocated_seconds(), 55.0);
-        assert_eq!(timeline.bytes_per_second(), 1_600_000);
     }
 
     #[test]
@@ -190,7 +180,7 @@ pub mod tests {
     #[test]
     fn nothing_seen_yet() {
         let timeline = Timeline::default();
-        assert_eq!((timeline.peak(), timeline.executor_seconds(), timeline.bytes_per_second()), (0, 0.0, 0));
+        assert_eq!((timeline.peak(), timeline.executor_seconds()), (0, 0.0));
         assert_eq!(timeline.columns(250).len(), 1);
     }
 }
