@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+// So that a client reads what an older service answers.
+#[serde(default)]
 pub struct Status {
     pub applications: BTreeMap<String, AppStatus>,
     pub open_connections: u64,
@@ -20,6 +22,7 @@ pub struct Status {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct AppStatus {
     /// Executors that registered and were not reported as departed.
     pub executors: u64,
