@@ -29,6 +29,7 @@ impl Step<'_> {
                 id
             }
         };
+        let stranger = self.is_stranger(&id);
         registration.info.id = Some(id.clone());
         if self.state.agents.contains_key(&id) {
             self.disconnect(&id);
@@ -37,12 +38,18 @@ impl Step<'_> {
         self.connect(link, &id, registration.info);
         self.tell(&id, AgentCommand::Registered { agent_id: id.clone() });
         for framework in registration.frameworks {
-            self.meet_framework(&id, framework);
+            self.meet_framework(&id, framework, stranger);
         }
         for task in registration.tasks {
-            self.adopt_task(&id, task);
+            self.adopt_task(&id, task, stranger);
         }
         self.ping(&id);
+    }
+
+    /// Whether the agent may have tasks that this master never heard of. Of an agent that it knew before, what it
+    /// does not know has ended, even if it is no longer among the completed.
+    fn is_stranger(&self, id: &AgentId) -> bool {
+        self.state.agents.get(id).is_none_or(|agent| agent.recovered)
     }
 
     /// Nothing is changed before it is certain that the registration is taken.
@@ -88,15 +95,18 @@ impl Step<'_> {
     /// Whether a reported task will hold resources.
     fn is_kept(&self, registration: &AgentRegistration, task: &AgentTask) -> bool {
         let (framework_id, task_id) = (&task.framework_id, &task.info.task_id);
+        let stranger = registration.info.id.as_ref().is_none_or(|id| self.is_stranger(id));
         let reported = |info: &FrameworkInfo| info.id.as_ref() == Some(framework_id);
         holds_resources(task.latest_state)
             && match self.state.frameworks.get(framework_id) {
                 Some(framework) => match framework.tasks.get(task_id) {
                     Some(known) => !known.state.is_terminal(),
-                    None => !was_completed(framework, task_id),
+                    None => stranger && !was_completed(framework, task_id),
                 },
                 None => {
-                    !self.state.is_completed(framework_id) && registration.frameworks.iter().any(reported)
+                    stranger
+                        && !self.state.is_completed(framework_id)
+                        && registration.frameworks.iter().any(reported)
                 }
             }
     }
@@ -173,22 +183,22 @@ impl Step<'_> {
     }
 
     /// A framework that the agent has something of: tasks, or files.
-    fn meet_framework(&mut self, agent_id: &AgentId, reported: FrameworkInfo) {
+    fn meet_framework(&mut self, agent_id: &AgentId, reported: FrameworkInfo, stranger: bool) {
         let Some(framework_id) = reported.id.clone() else { return };
-        if self.state.is_completed(&framework_id) {
-            self.tell(agent_id, AgentCommand::ShutdownFramework { framework_id });
-        } else if let Some(known) = self.state.frameworks.get(&framework_id) {
+        if let Some(known) = self.state.frameworks.get(&framework_id) {
             if known.info != reported {
                 let framework = known.info.clone();
                 self.tell(agent_id, AgentCommand::UpdateFramework { framework });
             }
-        } else {
+        } else if stranger && !self.state.is_completed(&framework_id) {
             self.recover_framework(reported);
+        } else {
+            self.tell(agent_id, AgentCommand::ShutdownFramework { framework_id });
         }
     }
 
     /// Takes a task over that the agent reported.
-    fn adopt_task(&mut self, agent_id: &AgentId, reported: AgentTask) {
+    fn adopt_task(&mut self, agent_id: &AgentId, reported: AgentTask, stranger: bool) {
         let AgentTask { framework_id, info, latest_state } = reported;
         let task_id = info.task_id.clone();
         let Some(framework) = self.state.frameworks.get(&framework_id) else {
@@ -197,7 +207,7 @@ impl Step<'_> {
         let known = framework.tasks.get(&task_id);
         if known.is_some_and(|known| known.info.agent_id != *agent_id)
             || known.is_some_and(|known| known.state.is_terminal() && !latest_state.is_terminal())
-            || known.is_none() && was_completed(framework, &task_id)
+            || known.is_none() && (!stranger || was_completed(framework, &task_id))
         {
             // Its framework was told that it ended, and an end is final.
             if !latest_state.is_terminal() {

@@ -116,6 +116,37 @@ fn a_framework_that_knows_only_lost_gets_an_end_and_the_task_is_killed_on_return
 }
 
 #[test]
+fn an_end_is_final_even_when_it_is_no_longer_remembered() {
+    let mut config = Config::new("m");
+    config.max_completed_frameworks = 0;
+    config.max_completed_tasks_per_framework = 0;
+    let mut master = Master::with(config);
+    let (agent, link, _) = master.agent("cpus:4;mem:4096");
+    let infos = [not_partition_aware(), not_partition_aware()];
+    let [first, second] = infos.map(|info| {
+        let (framework, _, outcome) = master.framework(info);
+        let offers = outcome.offers();
+        let offer = offers.first().cloned().unwrap_or_else(|| {
+            let free = |offer: &&bellows_model::Offer| offer.framework_id == framework;
+            master.state.offers.values().find(free).cloned().expect("an offer")
+        });
+        master.accept(&framework, &[&offer.id], vec![task("t", &agent, "cpus:1;mem:512")]);
+        framework
+    });
+    let known = [&first, &second].map(|framework| back(&master, framework));
+    master.step(Event::LinkClosed { link });
+    master.pass(BUDGET);
+    master.call(&second, Call::Teardown);
+    let tasks = [&first, &second].map(|of| (of, task("t", &agent, "cpus:1;mem:512"), TaskState::Running));
+    let (_, outcome) = master.come_back(&agent, known.to_vec(), tasks.to_vec());
+    let commands = outcome.commands();
+    let kill = AgentCommand::Kill { framework_id: first, task_id: "t".into(), grace: None };
+    assert!(commands.contains(&&kill) && outcome.updates().is_empty());
+    assert!(commands.contains(&&AgentCommand::ShutdownFramework { framework_id: second }));
+    assert_eq!(master.state.frameworks.len(), 1);
+}
+
+#[test]
 fn a_launch_that_never_arrived_was_dropped_and_what_ran_is_gone() {
     for (info, dropped, gone) in [
         (framework_info("f"), TaskState::Dropped, TaskState::Gone),
