@@ -1,5 +1,6 @@
 //! The load: connections that fetch blocks one request after the other and compare every byte.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -85,7 +86,12 @@ impl Load<'_> {
 }
 
 /// Opens connections and registers executors, and keeps the connections.
-pub async fn occupy(peer: &Peer, connections: usize, executors: usize) -> Result<Vec<Client>> {
+pub async fn occupy(
+    peer: &Peer,
+    local_dir: &Path,
+    connections: usize,
+    executors: usize,
+) -> Result<Vec<Client>> {
     let mut clients = Vec::new();
     for _ in 0..connections {
         clients.push(Client::connect(peer, "occupied", None).await?);
@@ -93,7 +99,9 @@ pub async fn occupy(peer: &Peer, connections: usize, executors: usize) -> Result
     for at in 0..executors {
         let info = ExecutorInfo {
             local_dirs: vec![format!(
-                "/nonexistent/spark-5f4dcc3b-5aa7-65d6/executor-{at}/blockmgr-8327deb8-82cf-{at}"
+                "{}/{}-executor-{at}/blockmgr-8327deb8-82cf-{at}",
+                local_dir.display(),
+                peer.kind.name()
             )],
             sub_dirs_per_local_dir: SUB_DIRS,
             shuffle_manager: "org.apache.spark.shuffle.sort.SortShuffleManager".to_owned(),

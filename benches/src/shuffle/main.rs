@@ -69,8 +69,8 @@ async fn run(jars: PathBuf, duration: Duration) -> Result<()> {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let idle = peers.each_ref().map(Peer::resident_bytes);
     compare(&peers, &CASES, scratch.path(), duration, None).await?;
-    sendfile_bound(scratch.path(), duration).await?;
-    memory(&peers, idle).await?;
+    sendfile_bound(scratch.path(), duration)?;
+    memory(&peers, scratch.path(), idle).await?;
     drop(peers);
 
     println!("\nEncrypted: AES-GCM, key derivation version 2");
@@ -160,22 +160,24 @@ fn print_ratio(ours: &Measured, theirs: &Measured) {
 }
 
 /// What the kernel gives when nobody speaks a protocol, with the same client at the other end.
-async fn sendfile_bound(scratch: &std::path::Path, duration: Duration) -> Result<()> {
-    let data = DataSet::create(scratch, "sendfile", 4 << 20, 1)?;
-    for connections in [1, 16] {
-        let rate = sendfile::bytes_per_second(&data, connections, duration)?;
+fn sendfile_bound(scratch: &std::path::Path, duration: Duration) -> Result<()> {
+    for (block_bytes, connections) in [(64 << 10, 1), (64 << 10, 16), (4 << 20, 1), (4 << 20, 16)] {
+        let data = DataSet::create(scratch, "sendfile", block_bytes, 1)?;
+        let bound = sendfile::measure(&data, connections, duration)?;
         println!(
-            "bare sendfile of 4 MiB blocks on loopback, {connections} connections: {:.1} MB/s",
-            rate / 1e6
+            "bare sendfile of {block_bytes} bytes at a time on loopback, {connections} connections: {:.1} MB/s, {:.2} CPU us/block",
+            bound.bytes_per_second / 1e6,
+            bound.cpu_us_per_block
         );
+        data.remove()?;
     }
-    data.remove()
+    Ok(())
 }
 
-async fn memory(peers: &[Peer; 2], idle: [u64; 2]) -> Result<()> {
+async fn memory(peers: &[Peer; 2], scratch: &std::path::Path, idle: [u64; 2]) -> Result<()> {
     let mut loaded = Vec::new();
     for peer in peers {
-        let connections = load::occupy(peer, CONNECTIONS, REGISTERED).await?;
+        let connections = load::occupy(peer, scratch, CONNECTIONS, REGISTERED).await?;
         loaded.push(peer.resident_bytes());
         drop(connections);
     }

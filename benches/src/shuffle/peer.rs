@@ -45,7 +45,7 @@ impl Peer {
                 command.arg("serve").arg(port.to_string()).arg(&work).arg(encrypted.to_string());
                 command
             }
-            Kind::Spark => spark(jars, port, &work, encrypted),
+            Kind::Spark => spark(jars, port, scratch, encrypted),
         };
         let log = fs::File::create(work.join("log"))?;
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
@@ -81,10 +81,11 @@ impl Drop for Peer {
     }
 }
 
-fn spark(jars: &Path, port: u16, work: &Path, encrypted: bool) -> Command {
+/// Spark's service takes registrations below its own local directories only.
+fn spark(jars: &Path, port: u16, local_dir: &Path, encrypted: bool) -> Command {
     let mut command = Command::new("java");
     command.args(["-Xmx1g", &format!("-Dspark.shuffle.service.port={port}")]);
-    command.arg(format!("-Dspark.local.dir={}", work.display())).env("SPARK_LOCAL_DIRS", work);
+    command.arg(format!("-Dspark.local.dir={}", local_dir.display())).env("SPARK_LOCAL_DIRS", local_dir);
     if encrypted {
         command.env("_SPARK_AUTH_SECRET", SECRET).args([
             "-Dspark.authenticate=true",

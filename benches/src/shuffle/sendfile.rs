@@ -11,27 +11,36 @@ use crate::data::DataSet;
 
 const READ_BYTES: usize = 256 << 10;
 
-pub fn bytes_per_second(data: &DataSet, connections: usize, duration: Duration) -> Result<f64> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let address = listener.local_addr()?;
-    let until = Instant::now() + duration;
-    let start = Instant::now();
-    let total = std::thread::scope(|scope| {
-        for _ in 0..connections {
-            let listener = &listener;
-            scope.spawn(move || serve(listener, data));
-        }
-        // One reading thread for all connections would be the bound itself; the load generator has one as well.
-        let clients: Vec<_> =
-            (0..connections).map(|_| scope.spawn(move || read(address, data, until))).collect();
-        let read = clients.into_iter().map(|client| client.join().expect("reads"));
-        read.sum::<Result<u64>>()
-    })?;
-    Ok(total as f64 / start.elapsed().as_secs_f64())
+pub struct Bound {
+    pub bytes_per_second: f64,
+    /// Of the sending threads; what a server cannot do without.
+    pub cpu_us_per_block: f64,
 }
 
-fn serve(listener: &TcpListener, data: &DataSet) -> Result<()> {
+pub fn measure(data: &DataSet, connections: usize, duration: Duration) -> Result<Bound> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let start = Instant::now();
+    let until = start + duration;
+    let (blocks, cpu) = std::thread::scope(|scope| {
+        let servers: Vec<_> = (0..connections).map(|_| scope.spawn(|| serve(&listener, data))).collect();
+        let clients: Vec<_> =
+            (0..connections).map(|_| scope.spawn(move || read(address, data, until))).collect();
+        let blocks: u64 = clients.into_iter().map(|c| c.join().expect("reads")).sum::<Result<_>>()?;
+        let cpu: Duration = servers.into_iter().map(|s| s.join().expect("serves")).sum::<Result<_>>()?;
+        Ok::<_, anyhow::Error>((blocks, cpu))
+    })?;
+    let bytes = blocks as f64 * data.block_bytes as f64;
+    Ok(Bound {
+        bytes_per_second: bytes / start.elapsed().as_secs_f64(),
+        cpu_us_per_block: cpu.as_secs_f64() * 1e6 / blocks as f64,
+    })
+}
+
+/// Returns the CPU time that it took.
+fn serve(listener: &TcpListener, data: &DataSet) -> Result<Duration> {
     let (mut socket, _) = listener.accept()?;
+    socket.set_nodelay(true)?;
     let file = File::open(data.file())?;
     let mut request = [0; 8];
     while socket.read_exact(&mut request).is_ok() {
@@ -42,13 +51,15 @@ fn serve(listener: &TcpListener, data: &DataSet) -> Result<()> {
             rustix::fs::sendfile(&socket, &file, Some(&mut offset), count)?;
         }
     }
-    Ok(())
+    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Ok(Duration::new(cpu.tv_sec as u64, cpu.tv_nsec as u32))
 }
 
 fn read(address: std::net::SocketAddr, data: &DataSet, until: Instant) -> Result<u64> {
     let mut socket = TcpStream::connect(address)?;
+    socket.set_nodelay(true)?;
     let mut buffer = vec![0; READ_BYTES];
-    let mut total = 0;
+    let mut blocks = 0;
     for round in 0.. {
         if Instant::now() >= until {
             break;
@@ -62,7 +73,7 @@ fn read(address: std::net::SocketAddr, data: &DataSet, until: Instant) -> Result
             ensure!(got > 0 && buffer[..got] == left[..got]);
             left = &left[got..];
         }
-        total += data.block_bytes as u64;
+        blocks += 1;
     }
-    Ok(total)
+    Ok(blocks)
 }

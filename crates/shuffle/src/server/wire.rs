@@ -46,18 +46,25 @@ impl Stream {
         }
     }
 
-    /// Waits for bytes and appends them; 0 at the end.
+    /// Waits for bytes and appends them; 0 at the end. While a plain connection waits it holds no empty buffer.
     async fn read(&mut self, input: &mut BytesMut) -> io::Result<usize> {
-        input.reserve(READ_BYTES);
         let socket = match self {
             Stream::Plain(socket) => socket,
-            Stream::Tls(tls) => return tls.read_buf(input).await,
+            Stream::Tls(tls) => {
+                input.reserve(READ_BYTES);
+                return tls.read_buf(input).await;
+            }
         };
         loop {
+            input.reserve(READ_BYTES);
             match socket.try_read_buf(input) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.readable().await?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return done,
             }
+            if input.is_empty() {
+                *input = BytesMut::new();
+            }
+            socket.readable().await?;
         }
     }
 
@@ -136,8 +143,6 @@ impl Wire {
         let read = if bounded {
             in_time(self.stalled_after, self.stream.read(raw)).await?
         } else {
-            // An idle connection keeps no buffer but the one that its next request will be read into.
-            *raw = BytesMut::new();
             self.stream.read(raw).await?
         };
         if let Some(encrypted) = &mut self.cipher {

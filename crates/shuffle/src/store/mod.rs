@@ -25,7 +25,7 @@ const DRIVERS: TableDefinition<'_, &str, u64> = TableDefinition::new("drivers");
 const REMOVALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("removals");
 
 const FILE: &str = "registrations.redb";
-const CACHE_BYTES: usize = 4 << 20;
+const CACHE_BYTES: usize = 1 << 20;
 /// Calls that may wait for the database; more make their connections wait.
 const QUEUE: usize = 1024;
 const MAX_BATCH: usize = 256;
