@@ -9,10 +9,11 @@ SPARK   := $(CACHE)/spark-3.5.9
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# Static and without line tables, so that one small file is all a machine needs; libmesos.so is loaded into Spark's JVM and links to its libc.
+# The binary is static and without line tables: one small file is all a machine needs. libmesos.so links to the libc
+# of the JVM that loads it. Naming both packages builds what they share once.
 build: ## the release binary `bellows` and `libmesos.so`, in target/release/
+	cargo build --release --locked --lib -p bellows -p bellows-libmesos
 	cargo rustc --release --locked -p bellows --bin bellows -- -C target-feature=+crt-static -C strip=debuginfo
-	cargo rustc --release --locked -p bellows-libmesos --lib --crate-type cdylib -- -C strip=debuginfo
 	@echo "$(RELEASE)/bellows and $(RELEASE)/libmesos.so"
 
 demo: build ## a real PySpark application on an elastic cluster of three agents, on this machine
@@ -25,6 +26,9 @@ spark: ## Spark and the demo's data under .cache/, as the demo and the tests use
 	cargo build --quiet --locked -p bellows
 	target/debug/bellows demo --cache-dir $(CACHE) --fetch-only
 
+bench-shuffle: spark ## the shuffle service beside Spark's own: throughput, latency, CPU per block, memory
+	cargo run --release --locked -p bellows-benches --bin bench-shuffle -- $$(echo $(SPARK)/lib/python3*/site-packages/pyspark/jars)
+
 lint: ## rustfmt and clippy, as a change must pass them
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -33,6 +37,7 @@ lint: ## rustfmt and clippy, as a change must pass them
 needs:
 	@missing=; \
 	command -v javac >/dev/null || missing="openjdk-17-jdk-headless"; \
+	[ -e /usr/share/java/zookeeper.jar ] || missing="$$missing zookeeper"; \
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -41,4 +46,4 @@ needs:
 		echo "The tests need: $$missing (Debian and Ubuntu: sudo apt install $$missing)" >&2; exit 1; \
 	fi
 
-.PHONY: help build demo test spark lint needs
+.PHONY: bench-shuffle help build demo test spark lint needs

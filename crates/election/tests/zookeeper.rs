@@ -1,5 +1,4 @@
-//! Detecting and contending through a real ZooKeeper, as Debian's package `zookeeper` brings it. Without the package
-//! the test says so and is skipped.
+//! Detecting and contending through a real ZooKeeper, as Debian's package `zookeeper` brings it.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -21,11 +20,8 @@ struct ZooKeeper {
 }
 
 impl ZooKeeper {
-    async fn start() -> Option<Self> {
-        if !Path::new(JAR).exists() {
-            eprintln!("SKIPPED: {JAR} is missing; install the package zookeeper");
-            return None;
-        }
+    async fn start() -> Self {
+        assert!(Path::new(JAR).exists(), "{JAR} is missing; install the package zookeeper");
         let directory = tempfile::tempdir().expect("a temporary directory");
         // Taken once to learn a free one; ZooKeeper cannot be asked for the port it chose.
         let free = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
@@ -34,7 +30,7 @@ impl ZooKeeper {
         let process = Self::launch(directory.path(), port);
         let server = Self { process, port, directory };
         server.wait_until_it_serves().await;
-        Some(server)
+        server
     }
 
     fn launch(directory: &Path, port: u16) -> Child {
@@ -102,7 +98,7 @@ async fn becomes<T: Clone + PartialEq + std::fmt::Debug>(receiver: &mut watch::R
 
 #[tokio::test]
 async fn the_first_candidate_leads_and_the_next_follows_it() {
-    let Some(mut server) = ZooKeeper::start().await else { return };
+    let mut server = ZooKeeper::start().await;
     let address = server.address("/clusters/mesos");
     // Before any master ever stood for election.
     let mut detected = detect(&MasterAddress::ZooKeeper(address.clone()));
@@ -134,7 +130,7 @@ async fn the_first_candidate_leads_and_the_next_follows_it() {
 
 #[tokio::test]
 async fn credentials_protect_the_election_and_everybody_finds_the_leader() {
-    let Some(server) = ZooKeeper::start().await else { return };
+    let server = ZooKeeper::start().await;
     let open = server.address("/mesos");
     let mut owned = open.clone();
     owned.credentials = Some("master:secret".to_owned());

@@ -12,7 +12,7 @@ use support::server::Server;
 
 type Agent = Server<Call>;
 
-async fn started(agent: &Agent, checkpoint: bool) -> Option<Program> {
+async fn started(agent: &Agent, checkpoint: bool) -> Program {
     let endpoint = agent.address.to_string();
     let environment = [
         ("MESOS_AGENT_ENDPOINT", endpoint.as_str()),
@@ -23,20 +23,20 @@ async fn started(agent: &Agent, checkpoint: bool) -> Option<Program> {
         ("MESOS_RECOVERY_TIMEOUT", "15mins"),
         ("MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD", "1hrs"),
     ];
-    let mut program = Program::start("ExecutorProbe", &[], &environment).await?;
+    let mut program = Program::start("ExecutorProbe", &[], &environment).await;
     program.expect("ready").await;
     assert_eq!(program.ask("start").await, "DRIVER_RUNNING");
-    Some(program)
+    program
 }
 
-async fn registered(checkpoint: bool) -> Option<(Program, Agent)> {
+async fn registered(checkpoint: bool) -> (Program, Agent) {
     let mut agent = Agent::start().await;
-    let mut program = started(&agent, checkpoint).await?;
+    let mut program = started(&agent, checkpoint).await;
     let call = agent.next_call().await;
     assert_eq!((call.framework_id.value.as_str(), call.executor_id.value.as_str()), ("F-1", "E-1"));
     agent.send(&subscribed());
     program.expect("registered E-1 probe localhost").await;
-    Some((program, agent))
+    (program, agent)
 }
 
 fn of_type(kind: event::Type) -> Event {
@@ -71,7 +71,7 @@ fn acknowledged(task: &str, uuid: Bytes) -> Event {
 
 #[tokio::test]
 async fn tasks_updates_and_messages() {
-    let Some((mut program, mut agent)) = registered(true).await else { return };
+    let (mut program, mut agent) = registered(true).await;
     agent.send(&launch("T-1"));
     program.expect("launchTask T-1 payload").await;
     assert_eq!(program.ask("update T-1 TASK_RUNNING").await, "DRIVER_RUNNING");
@@ -102,7 +102,7 @@ async fn tasks_updates_and_messages() {
 
 #[tokio::test]
 async fn an_agent_that_returns_is_told_what_it_has_not_acknowledged() {
-    let Some((mut program, mut agent)) = registered(true).await else { return };
+    let (mut program, mut agent) = registered(true).await;
     for task in ["T-1", "T-2"] {
         agent.send(&launch(task));
         program.expect(&format!("launchTask {task} payload")).await;
@@ -131,7 +131,7 @@ async fn an_agent_that_returns_is_told_what_it_has_not_acknowledged() {
 
 #[tokio::test]
 async fn without_checkpoints_a_lost_agent_is_the_end() {
-    let Some((mut program, agent)) = registered(false).await else { return };
+    let (mut program, agent) = registered(false).await;
     agent.stop().await;
     program.expect("disconnected").await;
     program.expect("shutdown").await;
@@ -142,7 +142,7 @@ async fn without_checkpoints_a_lost_agent_is_the_end() {
 
 #[tokio::test]
 async fn an_executor_without_an_agent_hears_what_is_missing() {
-    let Some(mut program) = Program::start("ExecutorProbe", &[], &[]).await else { return };
+    let mut program = Program::start("ExecutorProbe", &[], &[]).await;
     program.expect("ready").await;
     program.tell("start").await;
     program.expect("error Expecting 'MESOS_AGENT_ENDPOINT' to be set in the environment").await;

@@ -10,24 +10,24 @@ use support::server::{Answer, Server, events};
 type Master = Server<Call>;
 
 /// A program that has registered as framework F-1, and its master.
-async fn registered(implicit: bool) -> Option<(Program, Master)> {
+async fn registered(implicit: bool) -> (Program, Master) {
     let mut master = Master::start().await;
-    let mut program = started(&master, implicit, "-").await?;
+    let mut program = started(&master, implicit, "-").await;
     master.next_call().await;
     master.send(&events::subscribed("F-1", 15.0));
     master.send(&events::heartbeat());
     expect_thread(&mut program).await;
     program.expect("registered F-1 m-1").await;
-    Some((program, master))
+    (program, master)
 }
 
-async fn started(master: &Master, implicit: bool, framework: &str) -> Option<Program> {
+async fn started(master: &Master, implicit: bool, framework: &str) -> Program {
     let address = master.address.to_string();
     let arguments = [address.as_str(), if implicit { "true" } else { "false" }, framework];
-    let mut program = Program::start("Probe", &arguments, &[]).await?;
+    let mut program = Program::start("Probe", &arguments, &[]).await;
     program.expect("ready").await;
     assert_eq!(program.ask("start").await, "DRIVER_RUNNING");
-    Some(program)
+    program
 }
 
 async fn expect_thread(program: &mut Program) {
@@ -42,14 +42,14 @@ async fn leave(program: Program) {
 
 #[tokio::test]
 async fn says_its_version() {
-    let Some(mut program) = Program::start("Probe", &[], &[]).await else { return };
+    let mut program = Program::start("Probe", &[], &[]).await;
     program.expect("version 1.12.0").await;
     leave(program).await;
 }
 
 #[tokio::test]
 async fn every_callback_arrives_in_order_on_one_thread() {
-    let Some((mut program, master)) = registered(true).await else { return };
+    let (mut program, master) = registered(true).await;
     master.send(&events::offers(["O-1".to_owned(), "O-2".to_owned()]));
     master.send(&events::rescind("O-2"));
     master.send(&events::update("T-1", TaskState::TaskRunning, None));
@@ -68,7 +68,7 @@ async fn every_callback_arrives_in_order_on_one_thread() {
 #[tokio::test]
 async fn the_framework_is_subscribed_as_the_program_describes_it() {
     let mut master = Master::start().await;
-    let Some(program) = started(&master, true, "-").await else { return };
+    let program = started(&master, true, "-").await;
     let call = master.next_call().await;
     assert_eq!(call.framework_id, None);
     let framework = call.subscribe.expect("a SUBSCRIBE").framework_info;
@@ -84,7 +84,7 @@ async fn the_framework_is_subscribed_as_the_program_describes_it() {
 
 #[tokio::test]
 async fn every_call_reaches_the_master() {
-    let Some((mut program, mut master)) = registered(false).await else { return };
+    let (mut program, mut master) = registered(false).await;
     for (command, kind) in [
         ("launch O-1 T-1", call::Type::Accept),
         ("launch-one O-2 T-2", call::Type::Accept),
@@ -141,7 +141,7 @@ async fn every_call_reaches_the_master() {
 
 #[tokio::test]
 async fn updates_are_acknowledged_after_the_callback_and_only_with_a_uuid() {
-    let Some((mut program, mut master)) = registered(true).await else { return };
+    let (mut program, mut master) = registered(true).await;
     assert_eq!(program.ask("plan statusUpdate revive").await, "");
     master.send(&events::update("T-1", TaskState::TaskRunning, Some(b"uuid-1")));
     program.expect("statusUpdate T-1 TASK_RUNNING uuid=true").await;
@@ -160,7 +160,7 @@ async fn updates_are_acknowledged_after_the_callback_and_only_with_a_uuid() {
 
 #[tokio::test]
 async fn what_a_callback_throws_is_printed_and_aborts_the_driver() {
-    let Some((mut program, mut master)) = registered(true).await else { return };
+    let (mut program, mut master) = registered(true).await;
     assert_eq!(program.ask("joining").await, "");
     assert_eq!(program.ask("plan statusUpdate throw").await, "");
     master.send(&events::update("T-1", TaskState::TaskRunning, Some(b"uuid-1")));
@@ -178,7 +178,7 @@ async fn what_a_callback_throws_is_printed_and_aborts_the_driver() {
 #[tokio::test]
 async fn stopping_ends_the_framework_and_failing_over_does_not() {
     for failover in [false, true] {
-        let Some((mut program, mut master)) = registered(true).await else { return };
+        let (mut program, mut master) = registered(true).await;
         assert_eq!(program.ask("joining").await, "");
         program.tell(&format!("stop {failover}")).await;
         let mut answers = [program.line().await, program.line().await];
@@ -197,7 +197,7 @@ async fn stopping_ends_the_framework_and_failing_over_does_not() {
 
 #[tokio::test]
 async fn a_driver_may_be_stopped_from_a_callback() {
-    let Some((mut program, mut master)) = registered(true).await else { return };
+    let (mut program, mut master) = registered(true).await;
     assert_eq!(program.ask("plan resourceOffers stop false").await, "");
     master.send(&events::offers(["O-1".to_owned()]));
     program.expect("resourceOffers O-1@localhost").await;
@@ -209,7 +209,7 @@ async fn a_driver_may_be_stopped_from_a_callback() {
 
 #[tokio::test]
 async fn a_master_that_returns_is_told_the_framework_id() {
-    let Some((mut program, master)) = registered(true).await else { return };
+    let (mut program, master) = registered(true).await;
     let address = master.stop().await;
     program.expect("disconnected").await;
     // Launching while nobody leads: the task is lost, which the framework must hear.
@@ -232,7 +232,7 @@ async fn a_master_that_returns_is_told_the_framework_id() {
 #[tokio::test]
 async fn a_framework_that_fails_over_is_registered() {
     let mut master = Master::start().await;
-    let Some(mut program) = started(&master, true, "F-7").await else { return };
+    let mut program = started(&master, true, "F-7").await;
     let call = master.next_call().await;
     assert_eq!(call.framework_id.expect("given").value, "F-7");
     master.send(&events::subscribed("F-7", 15.0));
@@ -243,7 +243,7 @@ async fn a_framework_that_fails_over_is_registered() {
 
 #[tokio::test]
 async fn what_the_master_refuses_for_good_is_an_error() {
-    let Some((mut program, master)) = registered(true).await else { return };
+    let (mut program, master) = registered(true).await;
     master.send(&events::error("Framework has been removed"));
     program.expect("error Framework has been removed").await;
     assert_eq!(program.ask("join").await, "DRIVER_ABORTED");
@@ -251,7 +251,7 @@ async fn what_the_master_refuses_for_good_is_an_error() {
 
     let mut master = Master::start().await;
     master.answer_subscribe(Answer::Refuse(http::StatusCode::UNAUTHORIZED, "who are you?"));
-    let Some(mut program) = started(&master, true, "-").await else { return };
+    let mut program = started(&master, true, "-").await;
     master.next_call().await;
     expect_thread(&mut program).await;
     program.expect("error 401 Unauthorized: who are you?").await;
@@ -262,7 +262,7 @@ async fn what_the_master_refuses_for_good_is_an_error() {
 
 #[tokio::test]
 async fn a_bad_master_address_is_an_error_at_once() {
-    let Some(mut program) = Program::start("Probe", &["zk://h:2181", "true", "-"], &[]).await else { return };
+    let mut program = Program::start("Probe", &["zk://h:2181", "true", "-"], &[]).await;
     program.expect("ready").await;
     program.tell("start").await;
     // On the thread that starts the driver, as with Mesos.
@@ -276,7 +276,7 @@ async fn a_bad_master_address_is_an_error_at_once() {
 
 #[tokio::test]
 async fn bad_arguments_become_exceptions() {
-    let Some((mut program, _master)) = registered(true).await else { return };
+    let (mut program, _master) = registered(true).await;
     assert_eq!(program.ask("decline-null").await, "threw java.lang.NullPointerException");
     assert_eq!(program.ask("revive").await, "DRIVER_RUNNING");
     leave(program).await;
@@ -284,7 +284,7 @@ async fn bad_arguments_become_exceptions() {
 
 #[tokio::test]
 async fn a_program_whose_main_method_returns_ends_with_a_live_driver() {
-    let Some((mut program, _master)) = registered(true).await else { return };
+    let (mut program, _master) = registered(true).await;
     program.tell("return").await;
     leave(program).await;
 }
@@ -294,7 +294,7 @@ async fn a_driver_that_was_not_started_answers_so() {
     let master = Master::start().await;
     let address = master.address.to_string();
     let arguments = [address.as_str(), "true", "-"];
-    let Some(mut program) = Program::start("Probe", &arguments, &[]).await else { return };
+    let mut program = Program::start("Probe", &arguments, &[]).await;
     program.expect("ready").await;
     for command in ["stop false", "abort", "join", "revive", "launch O-1 T-1"] {
         assert_eq!(program.ask(command).await, "DRIVER_NOT_STARTED", "{command}");

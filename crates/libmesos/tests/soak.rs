@@ -21,7 +21,7 @@ struct References {
 async fn ten_thousand_offers_leave_nothing_behind() {
     let mut master = Server::<Call>::start().await;
     let address = master.address.to_string();
-    let Some(mut program) = Program::start("Probe", &[&address, "true", "-"], &[]).await else { return };
+    let mut program = Program::start("Probe", &[&address, "true", "-"], &[]).await;
     program.expect("ready").await;
     assert_eq!(program.ask("start").await, "DRIVER_RUNNING");
     master.next_call().await;

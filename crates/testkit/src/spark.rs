@@ -16,19 +16,26 @@ pub struct Spark {
 }
 
 impl Spark {
-    /// `SPARK_HOME`, else what `make spark` put under `.cache/`.
+    /// `SPARK_HOME`, else what `make spark` put under `.cache/`. Panics without: a test that needs Spark fails then.
     pub fn find() -> Self {
-        let home = match std::env::var_os("SPARK_HOME") {
-            Some(home) => PathBuf::from(home),
-            None => repository().join(".cache/spark-3.5.9/lib/python3.11/site-packages/pyspark"),
-        };
-        assert!(home.join("bin/spark-submit").exists(), "no Spark at {}: run `make spark`", home.display());
+        let home = std::env::var_os("SPARK_HOME").map(PathBuf::from).or_else(cached).unwrap_or_default();
+        assert!(home.join("bin/spark-submit").exists(), "no Spark: set SPARK_HOME, or run `make spark`");
         Self { home }
     }
 
     pub fn home(&self) -> &Path {
         &self.home
     }
+
+    pub fn jars(&self) -> PathBuf {
+        self.home.join("jars")
+    }
+}
+
+/// In the virtual environment, below the version of its Python.
+fn cached() -> Option<PathBuf> {
+    let pythons = fs::read_dir(repository().join(".cache/spark-3.5.9/lib")).ok()?;
+    pythons.flatten().map(|python| python.path().join("site-packages/pyspark")).find(|home| home.is_dir())
 }
 
 /// A driver under way. Killed with its process group when dropped.

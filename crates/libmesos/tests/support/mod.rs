@@ -24,9 +24,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// `None`, with a message, on a machine without Spark's jars or a JDK.
-    pub async fn start(class: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
-        let classes = classes()?;
+    pub async fn start(class: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let classes = classes();
         let mut child = Command::new("java")
             .args(["-Xcheck:jni", "-Xms64m", "-Xmx64m", "-XX:+AlwaysPreTouch", "-XX:+UseSerialGC", "-cp"])
             .arg(classes.class_path())
@@ -44,7 +43,7 @@ impl Program {
         let output = BufReader::new(child.stdout.take().expect("piped")).lines();
         let errors = BufReader::new(child.stderr.take().expect("piped")).lines();
         let input = child.stdin.take();
-        Some(Self { child, input, output, errors, heard: Vec::new() })
+        Self { child, input, output, errors, heard: Vec::new() }
     }
 
     pub fn id(&self) -> u32 {
@@ -123,59 +122,33 @@ impl Classes {
     }
 }
 
-fn classes() -> Option<&'static Classes> {
-    static CLASSES: OnceLock<Option<Classes>> = OnceLock::new();
-    CLASSES
-        .get_or_init(|| {
-            let Some(bindings) = bindings() else {
-                eprintln!("SKIPPED: no mesos-*-shaded-protobuf.jar; set SPARK_HOME or BELLOWS_SPARK_JARS");
-                return None;
-            };
-            let directory = tempfile::tempdir().expect("a temporary directory");
-            let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/java");
-            let compiled = std::process::Command::new("javac")
-                .arg("-cp")
-                .arg(&bindings)
-                .arg("-d")
-                .arg(directory.path())
-                .args([sources.join("Probe.java"), sources.join("ExecutorProbe.java")])
-                .output();
-            match compiled {
-                Err(error) => {
-                    eprintln!("SKIPPED: javac: {error}; install a JDK (openjdk-17-jdk-headless)");
-                    None
-                }
-                Ok(output) => {
-                    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-                    Some(Classes { directory, bindings })
-                }
-            }
-        })
-        .as_ref()
+fn classes() -> &'static Classes {
+    static CLASSES: OnceLock<Classes> = OnceLock::new();
+    CLASSES.get_or_init(|| {
+        let bindings = bindings();
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/java");
+        let compiled = std::process::Command::new("javac")
+            .arg("-cp")
+            .arg(&bindings)
+            .arg("-d")
+            .arg(directory.path())
+            .args([sources.join("Probe.java"), sources.join("ExecutorProbe.java")])
+            .output()
+            .expect("javac is there: install a JDK (openjdk-17-jdk-headless)");
+        assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+        Classes { directory, bindings }
+    })
 }
 
 /// Spark's jar of Mesos' Java bindings.
-fn bindings() -> Option<PathBuf> {
-    let given = std::env::var_os("BELLOWS_SPARK_JARS").map(PathBuf::from);
-    let spark = std::env::var_os("SPARK_HOME").map(|home| Path::new(&home).join("jars"));
-    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache");
-    let cached = || find(&cache, 8, &|path| path.ends_with("pyspark/jars"));
-    let jars = given.or(spark).or_else(cached)?;
-    let is_binding = |path: &Path| {
+fn bindings() -> PathBuf {
+    let jars = std::fs::read_dir(bellows_testkit::Spark::find().jars()).expect("Spark has jars");
+    let is_binding = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.starts_with("mesos-") && name.ends_with("-shaded-protobuf.jar")
     };
-    find(&jars, 1, &is_binding)
-}
-
-fn find(directory: &Path, depth: usize, wanted: &dyn Fn(&Path) -> bool) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(directory).ok()?;
-    let paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    let found = paths.iter().find(|path| wanted(path)).cloned();
-    found.or_else(|| {
-        let deeper = paths.iter().filter(|path| depth > 1 && path.is_dir() && !path.is_symlink());
-        deeper.into_iter().find_map(|path| find(path, depth - 1, wanted))
-    })
+    jars.flatten().map(|entry| entry.path()).find(is_binding).expect("Spark 3 carries Mesos' bindings")
 }
 
 /// `libmesos.so` of this build, beside the test's own directory.
