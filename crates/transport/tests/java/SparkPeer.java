@@ -5,7 +5,8 @@
 //                                          back; prints "> SETTINGS: echoed SIZE .." or "> SETTINGS: error EXCEPTION"
 //   server [SETTINGS]..                    prints "> port N" for each; answers RPCs with their own bytes until standard
 //                                          input ends
-//   speed SETTINGS MIB                     prints the MiB/s at which the session's cipher encrypts 4 MiB messages
+//   speed SETTINGS BYTES MIB               prints the GB per CPU second at which the engine's session encrypts messages
+//                                          of so many bytes
 // SETTINGS is k=v;k=v. The secret comes in the environment variable SECRET.
 import io.netty.buffer.ByteBuf;
 import io.netty.buffer.Unpooled;
@@ -40,7 +41,7 @@ public class SparkPeer {
         for (int i = 1; i < args.length; i++) server(args[i]);
         while (System.in.read() >= 0) { }
         break;
-      case "speed": speed(args[1], Integer.parseInt(args[2])); break;
+      case "speed": speed(args[1], Integer.parseInt(args[2]), Integer.parseInt(args[3])); break;
       default: throw new IllegalArgumentException(args[0]);
     }
     System.out.flush();
@@ -186,21 +187,22 @@ public class SparkPeer {
     print(name + "-stream", concat(sealed(channel, plain(7)), sealed(channel, plain(45))));
   }
 
-  private static void speed(String settings, int mebibytes) throws Exception {
+  private static void speed(String settings, int bytes, int mebibytes) throws Exception {
     EmbeddedChannel channel = new EmbeddedChannel();
     Object[] sides = handshake(conf(settings), null);
     call(call(sides[1], "sessionCipher"), "addToChannel", channel);
-    byte[] block = plain(4 << 20);
+    byte[] block = plain(bytes);
     CountingChannel out = new CountingChannel();
+    java.lang.management.ThreadMXBean threads = java.lang.management.ManagementFactory.getThreadMXBean();
     for (int round = 0; round < 5; round++) {
       out.bytes = 0;
-      long start = System.nanoTime();
-      for (int done = 0; done < mebibytes; done += 4) {
+      long start = threads.getCurrentThreadCpuTime();
+      for (long done = 0; done < (long) mebibytes << 20; done += bytes) {
         channel.writeOutbound(Unpooled.wrappedBuffer(block));
         transfer(channel, out);
       }
-      double seconds = (System.nanoTime() - start) / 1e9;
-      System.out.printf("encrypt %.0f MiB/s%n", mebibytes / seconds);
+      double seconds = (threads.getCurrentThreadCpuTime() - start) / 1e9;
+      System.out.printf("> encrypt %.3f%n", ((long) mebibytes << 20) / 1e9 / seconds);
     }
   }
 
