@@ -26,7 +26,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { agents: 4, frameworks: 3, unrest: Duration::from_secs(600), faults: true, check_every: 1 }
+        Self { agents: 4, frameworks: 3, unrest: Duration::from_secs(400), faults: true, check_every: 1 }
     }
 }
 
