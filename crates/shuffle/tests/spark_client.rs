@@ -3,7 +3,8 @@
 mod support;
 
 use bellows_shuffle::{AuthPolicy, EngineVersion, StreamCipher};
-use support::spark::{SparkClient, jars};
+use bellows_testkit::Spark;
+use support::spark::SparkClient;
 use support::{Bench, TestExecutor, exists};
 
 const LENGTHS: [usize; 6] = [10, 1000, 70_000, 3, 2_500_000, 17];
@@ -48,7 +49,7 @@ impl Scene {
 
 #[tokio::test]
 async fn it_registers_fetches_and_removes() {
-    let Some(jars) = jars() else { return };
+    let jars = Spark::find().jars();
     let scene = Scene::new();
     let service = scene.bench.start().await;
     let client = SparkClient { jars: &jars, service: &service, app: "app", settings: "", secret: "" };
@@ -98,7 +99,7 @@ async fn it_registers_fetches_and_removes() {
 
 #[tokio::test]
 async fn the_old_protocol() {
-    let Some(jars) = jars() else { return };
+    let jars = Spark::find().jars();
     let scene = Scene::new();
     let service = scene.bench.start().await;
     let settings = "spark.shuffle.useOldFetchProtocol=true";
@@ -110,7 +111,7 @@ async fn the_old_protocol() {
 
 /// Registers, fetches to memory and to disk with these settings; the service follows `policy`.
 async fn assert_works_with(settings: &str, policy: AuthPolicy) {
-    let Some(jars) = jars() else { return };
+    let jars = Spark::find().jars();
     let (scene, service) = protected_scene(policy).await;
     let settings = format!("spark.authenticate=true;{settings}");
     let client =
@@ -134,7 +135,7 @@ async fn protected_scene(policy: AuthPolicy) -> (Scene, bellows_shuffle::Running
 
 #[tokio::test]
 async fn who_does_not_know_the_secret_or_is_another_application_gets_nothing() {
-    let Some(jars) = jars() else { return };
+    let jars = Spark::find().jars();
     let (scene, service) = protected_scene(AuthPolicy::default()).await;
     support::Client::connect(&service).await.assert_closed_on(&scene.executor.register()).await;
     let fetch = ["fetch", "7", scene.out(), "shuffle_0_1_0"];

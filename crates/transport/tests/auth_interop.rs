@@ -1,8 +1,5 @@
 //! Whole connections against Spark's own classes in a JVM: its client on our server, and our client on its server.
 
-#[path = "support/jars.rs"]
-mod jars;
-
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
@@ -62,7 +59,7 @@ fn policies() -> [(String, AuthPolicy, Method); 6] {
 
 #[test]
 fn clients_of_spark_on_our_server() {
-    let Some(jars) = jars::jars() else { return };
+    let jars = bellows_testkit::Spark::find().jars();
     let mut command = spark(&jars);
     command.arg("client");
     let mut servers = Vec::new();
@@ -99,7 +96,7 @@ fn clients_of_spark_on_our_server() {
 
 #[test]
 fn our_client_on_servers_of_spark() {
-    let Some(jars) = jars::jars() else { return };
+    let jars = bellows_testkit::Spark::find().jars();
     let mut command = spark(&jars);
     command.arg("server").env("SECRET", SECRET).stdin(Stdio::piped()).stdout(Stdio::piped());
     // Servers of the engine take SASL too unless told otherwise; ours are told.
