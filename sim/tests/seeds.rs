@@ -67,7 +67,8 @@ fn clusters_where_everything_goes_wrong() {
 #[test]
 fn clusters_where_nothing_goes_wrong() {
     let sum = run_all(2, |_| Settings { faults: false, ..Settings::default() });
-    for state in [TaskState::Lost, TaskState::Gone, TaskState::Unreachable, TaskState::Unknown] {
+    // A launch may cross the end of its offer on the way, and is then dropped (or lost, in the older tongue).
+    for state in [TaskState::Gone, TaskState::Unreachable, TaskState::Unknown] {
         assert!(!sum.ended.contains_key(&state), "{state:?} in {sum:?}");
     }
 }

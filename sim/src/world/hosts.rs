@@ -121,9 +121,10 @@ impl World {
             let message = "no such program".into();
             return self.tell_agent(number, 1, 200, agent::Event::LaunchFailed { container_id, message });
         }
-        let machine = &mut self.machines[number];
         let key = (job.framework_id.clone(), job.task.task_id.clone());
-        assert!(!machine.started.values().any(|known| *known == key), "{key:?} was started twice");
+        let twice = self.machines.iter().any(|machine| machine.is_running(&key.0, &key.1));
+        assert!(!twice, "{key:?} was started while it runs");
+        let machine = &mut self.machines[number];
         machine.started.insert(container_id.clone(), key);
         machine.containers.insert(container_id.clone(), None);
         let exit = if self.random.percent(70) { Exit::Exited(0) } else { Exit::Exited(1) };
