@@ -26,6 +26,9 @@ spark: ## Spark and the demo's data under .cache/, as the demo and the tests use
 	cargo build --quiet --locked -p bellows
 	target/debug/bellows demo --cache-dir $(CACHE) --fetch-only
 
+bench: build ## what the cluster adds to a task: latencies, tasks per second, memory when idle
+	cargo run --release --locked -p bellows-benches --bin bench-cluster -- $(RELEASE)/bellows
+
 bench-shuffle: spark ## the shuffle service beside Spark's own: throughput, latency, CPU per block, memory
 	cargo run --release --locked -p bellows-benches --bin bench-shuffle -- $$(echo $(SPARK)/lib/python3*/site-packages/pyspark/jars)
 
@@ -46,4 +49,4 @@ needs:
 		echo "The tests need: $$missing (Debian and Ubuntu: sudo apt install $$missing)" >&2; exit 1; \
 	fi
 
-.PHONY: bench-shuffle help build demo test spark lint needs
+.PHONY: bench bench-shuffle help build demo test spark lint needs
