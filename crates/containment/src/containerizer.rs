@@ -268,23 +268,25 @@ impl Containerizer {
     /// is no error.
     pub async fn forget(&self, container_id: &ContainerId) -> io::Result<()> {
         let slot = {
-            let containers = self.0.containers.lock();
+            let mut containers = self.0.containers.lock();
             if containers.running.contains_key(container_id) {
                 let why = format!("container {container_id} runs");
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
             }
-            match containers.slots.get(container_id) {
-                Some(slot) => *slot,
+            // Taken out at once: a second call meanwhile must not clear the slot when it is another's already.
+            match containers.slots.remove(container_id) {
+                Some(slot) => slot,
                 None => return Ok(()),
             }
         };
         let inner = self.0.clone();
-        blocking(move || inner.register.clear(slot)).await?;
+        let cleared = blocking(move || inner.register.clear(slot)).await;
         let mut containers = self.0.containers.lock();
-        if containers.slots.remove(container_id).is_some() {
-            containers.free_slots.push(slot);
+        match &cleared {
+            Ok(()) => containers.free_slots.push(slot),
+            Err(_) => drop(containers.slots.insert(container_id.clone(), slot)),
         }
-        Ok(())
+        cleared
     }
 
     /// What a running container's processes use now; `None` when it does not run.

@@ -43,6 +43,7 @@ impl Step<'_> {
             acknowledged: 0,
             in_flight: None,
             early_exit: None,
+            contained: false,
         };
         let info = Arc::clone(&task.info);
         self.state.containers.insert(container_id.clone(), key.clone());
@@ -109,6 +110,7 @@ impl Step<'_> {
     pub(super) fn fetched(&mut self, container_id: &ContainerId) {
         let Some((key, task)) = self.task_in(container_id, Phase::Fetching) else { return };
         task.phase = Phase::Launching;
+        task.contained = true;
         self.actions.extend(self.job(&key).map(Action::Launch));
     }
 

@@ -109,6 +109,7 @@ impl Step<'_> {
             statuses: stored.statuses,
             in_flight: None,
             early_exit: None,
+            contained: container.is_some(),
             info: Arc::new(stored.info),
         };
         self.state.containers.insert(stored.container_id.clone(), key.clone());
@@ -126,7 +127,7 @@ impl Step<'_> {
             _ if ending => {
                 self.forget_task(&key);
             }
-            _ if over => self.actions.push(Action::Forget { container_id: stored.container_id }),
+            _ if over => self.forget_container(&key),
             _ if stored.killed => self.killed_early(&key),
             _ if ran => self.ended(&key, Exit::Lost),
             // It had no process yet: from the beginning.

@@ -112,6 +112,8 @@ pub struct Task {
     pub in_flight: Option<InFlight>,
     /// Came before the news of its start.
     pub(super) early_exit: Option<Exit>,
+    /// The containment remembers it, as long as its end is not durable here.
+    pub(super) contained: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

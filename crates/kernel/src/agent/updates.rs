@@ -65,7 +65,7 @@ impl Step<'_> {
         task.stored += 1;
         let whole = task.phase == Phase::Ended && task.stored == task.statuses.len();
         if whole && failure.is_none() {
-            self.actions.push(Action::Forget { container_id: container_id.clone() });
+            self.forget_container(&key);
         }
         self.send_oldest(&key);
     }
@@ -132,17 +132,26 @@ impl Step<'_> {
     /// The task moves to the history; nothing of it is kept for a restart.
     pub(super) fn forget_task(&mut self, key: &Key) {
         self.not_in_flight(key);
+        // Unless its last status was never stored, that has been done.
+        self.forget_container(key);
         let Some(framework) = self.state.frameworks.get_mut(&key.0) else { return };
         let Some(task) = framework.tasks.remove(&key.1) else { return };
         self.state.containers.remove(&task.container_id);
-        // Again for a task whose last status was never stored: the containment remembered its end so long.
-        self.actions.push(Action::Forget { container_id: task.container_id.clone() });
         framework.completed_tasks.push_back(task);
         if framework.completed_tasks.len() > self.state.config.max_completed_tasks_per_framework {
             framework.completed_tasks.pop_front();
         }
         let _: WriteId =
             self.store(Record::ForgetTask { framework_id: key.0.clone(), task_id: key.1.clone() });
+    }
+
+    /// Once: the containment need not remember its end any longer.
+    pub(super) fn forget_container(&mut self, key: &Key) {
+        let Some(task) = self.task(key) else { return };
+        if std::mem::take(&mut task.contained) {
+            let container_id = task.container_id.clone();
+            self.actions.push(Action::Forget { container_id });
+        }
     }
 
     pub(super) fn not_in_flight(&mut self, key: &Key) {
