@@ -69,6 +69,12 @@ impl Cluster {
         let master = master.strip_prefix("mesos://").unwrap_or(&master).to_owned();
         Ok(Self { master, shuffle_port, name_shuffle_port: false })
     }
+
+    /// Its master is on this machine's loopback, so its agents are, too.
+    fn is_one_machine(&self) -> bool {
+        let host = self.master.rsplit_once(':').map_or(self.master.as_str(), |(host, _)| host);
+        host == "localhost" || host.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
+    }
 }
 
 /// What to put before the user's words.
@@ -139,16 +145,15 @@ pub fn complete(given: &Given, properties: &BTreeMap<String, String>, cluster: &
     let Some(address) = address else {
         return Filled { arguments: Vec::new(), on_mesos: false, on_loopback: false };
     };
+    let cluster = &Cluster { master: address, ..cluster.clone() };
     let mut arguments = Vec::new();
     if user("spark.master").is_none() {
-        arguments.extend(["--master".to_owned(), format!("mesos://{address}")]);
+        arguments.extend(["--master".to_owned(), format!("mesos://{}", cluster.master)]);
     }
     for (key, value) in elastic_settings(&user, cluster) {
         arguments.extend(["--conf".to_owned(), format!("{key}={value}")]);
     }
-    let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
-    let on_loopback = user("spark.driver.host").is_none()
-        && (host == "localhost" || host.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback()));
+    let on_loopback = user("spark.driver.host").is_none() && cluster.is_one_machine();
     Filled { arguments, on_mesos: true, on_loopback }
 }
 
@@ -168,6 +173,11 @@ pub fn elastic_settings<'a>(
         }
         // Unset, an executor takes all the cores of an offer, and the cluster breathes in gulps.
         settings.push(("spark.executor.cores", "1".to_owned()));
+        // Spark starts no second executor on a host until it has wanted no other number of them for so long. On
+        // one machine all agents are one host, and a job whose tasks keep ending would stay with its first executor.
+        if cluster.is_one_machine() {
+            settings.push(("spark.locality.wait", "0s".to_owned()));
+        }
     }
     settings.push(("spark.scheduler.mode", "FAIR".to_owned()));
     // Seconds. Spark's default of 0 costs all executors when the connection is lost for a moment.
@@ -200,6 +210,7 @@ mod tests {
         --conf spark.dynamicAllocation.enabled=true
         --conf spark.shuffle.service.enabled=true
         --conf spark.executor.cores=1
+        --conf spark.locality.wait=0s
         --conf spark.scheduler.mode=FAIR
         --conf spark.mesos.driver.failoverTimeout=30
         ");
@@ -288,5 +299,7 @@ mod tests {
         assert!(!on_loopback("--master mesos://10.0.0.1:5050 app.py"));
         assert!(!on_loopback("--master mesos://zk://127.0.0.1:2181/mesos app.py"));
         assert!(!on_loopback("--conf spark.driver.host=me app.py"));
+        // Where there are several machines, locality is worth a wait.
+        assert!(!filled("--master mesos://10.0.0.1:5050 app.py").contains("locality"));
     }
 }
