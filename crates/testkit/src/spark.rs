@@ -65,6 +65,8 @@ impl Application {
             ("spark.dynamicAllocation.initialExecutors", "6"),
             ("spark.dynamicAllocation.executorIdleTimeout", "4s"),
             ("spark.shuffle.service.enabled", "true"),
+            // All agents are one host: see `bellows submit`, which sets it on one machine too.
+            ("spark.locality.wait", "0s"),
             ("spark.ui.enabled", "false"),
         ];
         let mut command = Command::new(spark.home.join("bin/spark-submit"));
