@@ -57,7 +57,10 @@ async fn tasks_and_statuses_outlive_an_agent_that_is_killed() {
     assert_eq!(register.agent_info.id.expect("remembered").value, AGENT_ID);
     assert_eq!(register.tasks.len(), 2);
     let mut seen = std::collections::BTreeMap::<String, Vec<_>>::new();
-    for _ in 0..4 {
+    let over = |seen: &std::collections::BTreeMap<String, Vec<(_, String)>>| {
+        seen.values().filter(|told| told.last().is_some_and(|(state, _)| *state == TaskFailed)).count()
+    };
+    while over(&seen) < 2 {
         let status = link.status().await;
         link.acknowledge("F", &status).await;
         if status.task_id.value == "short" && status.state() == TaskStarting {
@@ -70,7 +73,10 @@ async fn tasks_and_statuses_outlive_an_agent_that_is_killed() {
     let ended = |code| (TaskFailed, format!("Command exited with status {code}"));
     let nothing = String::new;
     assert_eq!(seen["long"], [ended(5)]);
-    assert_eq!(seen["short"], [(TaskStarting, nothing()), (TaskRunning, nothing()), ended(4)]);
+    // It may have ended before the agent that was killed could say that it runs.
+    let mut short = seen["short"].clone();
+    short.retain(|told| *told != (TaskRunning, nothing()));
+    assert_eq!(short, [(TaskStarting, nothing()), ended(4)]);
 }
 
 #[tokio::test]

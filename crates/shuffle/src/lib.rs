@@ -68,11 +68,11 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         Some(address) => Some(bind(address).await?),
         None => None,
     };
-    let admin_socket = config.admin_socket.clone();
-    let admin_listener = admin_socket.as_deref().map(admin::server::bind).transpose()?;
-
     let registry = Arc::new(Registry::new(config.limits.applications, config.limits.executors));
     let (store, recovered, store_thread) = open_store(&config, registry.clone()).await?;
+    // After the store: its directory is there now, and another service that uses it was noticed.
+    let admin_socket = config.admin_socket.clone();
+    let admin_listener = admin_socket.as_deref().map(admin::server::bind).transpose()?;
     tracing::info!(%local_addr, executors = registry.executor_count(), "shuffle service starts");
     let service = Arc::new(Service::new(config, security, registry, store));
 

@@ -29,7 +29,8 @@ impl Bench {
         std::fs::create_dir(root.join("disk")).expect("directory");
         let mut config = Config::new(root.join("work"));
         config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        config.admin_socket = Some(root.join("admin.sock"));
+        // Where `bellows shuffle` has it: in a directory that the first start makes.
+        config.admin_socket = Some(root.join("work/admin.sock"));
         config.allowed_roots = vec![root.join("disk")];
         Bench { dir, config }
     }
