@@ -32,7 +32,7 @@ impl Program {
             .arg(class)
             .args(arguments)
             .env_remove("JAVA_TOOL_OPTIONS")
-            .env("MESOS_NATIVE_JAVA_LIBRARY", library())
+            .env("MESOS_NATIVE_JAVA_LIBRARY", bellows_testkit::binaries().join("libmesos.so"))
             .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -149,11 +149,4 @@ fn bindings() -> PathBuf {
         name.starts_with("mesos-") && name.ends_with("-shaded-protobuf.jar")
     };
     jars.flatten().map(|entry| entry.path()).find(is_binding).expect("Spark 3 carries Mesos' bindings")
-}
-
-/// `libmesos.so` of this build, beside the test's own directory.
-fn library() -> PathBuf {
-    let test = std::env::current_exe().expect("a path");
-    let directory = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
-    directory.join("libmesos.so")
 }
