@@ -17,6 +17,8 @@ use tokio::sync::Notify;
 
 /// Records that may wait for the disk. Far more than a burst of launches makes; reached only when a disk is gone.
 const MAX_PENDING: usize = 1 << 18;
+/// What only spares repetition after a crash may wait so long for company: half of all fsyncs would be for it.
+const PATIENCE: Duration = Duration::from_millis(50);
 /// Of a store that could not write, until it tries again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -42,6 +44,8 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     pending: VecDeque<(WriteId, Record)>,
+    /// Some of `pending` should not wait.
+    urgent: bool,
     outcomes: VecDeque<Outcome>,
     failure: Option<String>,
     closed: bool,
@@ -73,8 +77,11 @@ impl Store {
         if queue.pending.len() >= MAX_PENDING {
             return Err(Overflow(queue.failure.clone().unwrap_or_else(|| "the disk is too slow".into())));
         }
+        queue.urgent |= is_urgent(&record);
         queue.pending.push_back((write, record));
-        self.shared.filled.notify_one();
+        if queue.urgent || queue.pending.len() == 1 {
+            self.shared.filled.notify_one();
+        }
         Ok(())
     }
 
@@ -109,6 +116,17 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether anything waits for it, or would be wrong without it after a crash.
+fn is_urgent(record: &Record) -> bool {
+    !matches!(
+        record,
+        Record::Acknowledged { .. }
+            | Record::ForgetTask { .. }
+            | Record::ForgetFramework(_)
+            | Record::ForgetRemoval(_)
+    )
 }
 
 fn open(path: &Path) -> Result<Database, redb::Error> {
@@ -155,6 +173,9 @@ impl Writer {
         let idle = |queue: &mut Queue| queue.pending.is_empty() && !queue.closed;
         if batch.is_empty() {
             queue = self.shared.filled.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner);
+            let patient = |queue: &mut Queue| !queue.urgent && !queue.closed;
+            let waited = self.shared.filled.wait_timeout_while(queue, PATIENCE, patient);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         } else {
             let waited = self.shared.filled.wait_timeout_while(queue, RETRY, |queue| !queue.closed);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -163,6 +184,7 @@ impl Writer {
         let room = MAX_PENDING - batch.len().min(MAX_PENDING);
         let taken = queue.pending.len().min(room);
         batch.extend(queue.pending.drain(..taken));
+        queue.urgent = false;
         if batch.is_empty() { None } else { Some(queue.closed) }
     }
 
