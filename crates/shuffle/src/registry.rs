@@ -113,7 +113,7 @@ pub(crate) struct Registry {
 struct Inner {
     apps: HashMap<Arc<str>, Arc<App>>,
     /// Which application each registered directory belongs to.
-    owners: BTreeMap<PathBuf, Arc<str>>,
+    owners: BTreeMap<Arc<Path>, Arc<str>>,
     executors: usize,
 }
 
@@ -164,7 +164,7 @@ impl Registry {
             return Err(Refusal::Id);
         }
         if let Some(taken) = dirs.iter().find(|dir| inner.is_taken(dir.real(), app)) {
-            return Err(Refusal::Taken(taken.told.clone()));
+            return Err(Refusal::Taken(taken.told().to_owned()));
         }
         let known = inner.apps.get(app).is_some_and(|app| app.executor(executor).is_some());
         if !known && inner.executors >= self.max_executors {
@@ -172,7 +172,7 @@ impl Registry {
         }
         let app = inner.app(app, self.max_apps)?;
         for dir in dirs.iter() {
-            inner.owners.insert(dir.real().to_owned(), app.id.clone());
+            inner.owners.insert(dir.real().clone(), app.id.clone());
         }
         let serial = self.next_serial.fetch_add(1, Relaxed);
         let entry = Arc::new(Executor { serial, dirs, departed: departed.into() });
@@ -204,7 +204,7 @@ impl Registry {
         inner.owners.retain(|dir, owner| {
             let its_own = *owner == app.id;
             if its_own {
-                dirs.push(dir.clone());
+                dirs.push(dir.to_path_buf());
             }
             !its_own
         });
@@ -218,7 +218,7 @@ impl Registry {
     /// What [`Registry::remove`] would return.
     pub(crate) fn dirs(&self, id: &str) -> Vec<PathBuf> {
         let inner = self.inner.read();
-        inner.owners.iter().filter(|(_, owner)| ***owner == *id).map(|(dir, _)| dir.clone()).collect()
+        inner.owners.iter().filter(|(_, owner)| ***owner == *id).map(|(dir, _)| dir.to_path_buf()).collect()
     }
 }
 

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::blocks::{
-    BlockError, BlockFiles, BlockName, DirError, LocalDirs, MapOutput, OutputKey, Segment, Source,
+    BlockError, BlockFiles, BlockName, DirError, LocalDir, LocalDirs, MapOutput, OutputKey, Segment, Source,
     checksum_file, is_plain_file_name, map_of_file, rdd_file,
 };
 use crate::checksum;
@@ -155,7 +155,7 @@ impl Service {
         if self.registry.has(&app, &executor, &dirs) {
             return Ok(());
         }
-        tracing::info!(app, executor, dirs = ?dirs.iter().map(|d| &d.told).collect::<Vec<_>>(), "executor registered");
+        tracing::info!(app, executor, dirs = ?dirs.iter().map(LocalDir::told).collect::<Vec<_>>(), "executor registered");
         Ok(self.store.register(app, executor, dirs).await?)
     }
 
@@ -182,7 +182,7 @@ impl Service {
             .into_iter()
             .map(|id| {
                 let (_, executor) = self.find(app, &id)?;
-                Ok((id, executor.dirs.iter().map(|dir| dir.told.clone()).collect()))
+                Ok((id, executor.dirs.iter().map(|dir| dir.told().to_owned()).collect()))
             })
             .collect()
     }

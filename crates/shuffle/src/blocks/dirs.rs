@@ -4,6 +4,7 @@
 //! link on the way, so that what is read lies where it was registered whatever happens to the path meanwhile.
 
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -29,19 +30,25 @@ pub(crate) enum DirError {
 /// A directory as the executor named it, and as it is reached without symbolic links.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LocalDir {
-    pub(crate) told: String,
-    real: Option<PathBuf>,
+    /// Shared with whoever keeps account of directories: there is one for each of many thousand executors.
+    real: Arc<Path>,
+    /// Where it differs.
+    told: Option<Box<str>>,
 }
 
 impl LocalDir {
-    pub(crate) fn real(&self) -> &Path {
-        self.real.as_deref().unwrap_or(Path::new(&self.told))
+    pub(crate) fn real(&self) -> &Arc<Path> {
+        &self.real
+    }
+
+    pub(crate) fn told(&self) -> &str {
+        self.told.as_deref().or(self.real.to_str()).expect("what was told is UTF-8")
     }
 
     /// From what was stored; it was checked when it was registered.
     pub(crate) fn stored(told: String, real: PathBuf) -> LocalDir {
-        let real = (real != Path::new(&told)).then_some(real);
-        LocalDir { told, real }
+        let told = (real.as_os_str() != told.as_str()).then(|| told.into());
+        LocalDir { real: real.into(), told }
     }
 
     /// Looks at the file system: not for the threads that serve.

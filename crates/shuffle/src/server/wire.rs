@@ -2,13 +2,14 @@
 //! connection file parts go from the page cache to the socket without passing through here.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bellows_transport::auth::SessionCipher;
 use bytes::BytesMut;
 use rustix::fs::Advice;
-use rustix::net::SendFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -23,9 +24,11 @@ const MAX_COPIED_BYTES: u64 = 32 << 10;
 const FLUSH_AT_BYTES: usize = 64 << 10;
 /// File bytes that are made sure to be in memory before they are sent.
 const WINDOW_BYTES: u64 = 1 << 20;
+/// Linux' default for a disk (`read_ahead_kb`).
+const READ_AHEAD_BYTES: u64 = 128 << 10;
 /// What is encrypted at a time.
 const SEALED_BYTES: u64 = 256 << 10;
-const READ_BYTES: usize = 4 << 10;
+const READ_BYTES: usize = 16 << 10;
 /// An idle connection keeps no more than this.
 const KEPT_BYTES: usize = 16 << 10;
 
@@ -56,9 +59,16 @@ impl Stream {
             }
         };
         loop {
-            input.reserve(READ_BYTES);
-            match socket.try_read_buf(input) {
+            let receive = || {
+                // On the stack: what is kept is as long as what came, however many connections there are.
+                let mut buffer = [MaybeUninit::uninit(); READ_BYTES];
+                let ((bytes, _), _) = rustix::net::recv(&*socket, &mut buffer, RecvFlags::empty())?;
+                input.extend_from_slice(bytes);
+                Ok(bytes.len())
+            };
+            match socket.try_io(Interest::READABLE, receive) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 done => return done,
             }
             if input.is_empty() {
@@ -301,10 +311,11 @@ async fn in_time<T>(bound: Duration, work: impl Future<Output = io::Result<T>>) 
 /// Waits, on another thread, until the window can be sent without waiting for a disk; asks for the next one early.
 async fn make_resident(source: &Arc<Source>, at: u64, window: u64, end: u64) -> io::Result<()> {
     let mut byte = [0];
-    // Read-ahead brings whole ranges: where both ends are there, so is the middle, nearly always.
-    let ends_resident =
-        source.read_resident(&mut byte, at + window - 1)? == 1 && source.read_resident(&mut byte, at)? == 1;
-    if ends_resident {
+    // The kernel reads ahead, never back: where a window's end is there, so is what lies before it, nearly always;
+    // in a window longer than what is read ahead at a time only if its start is there too.
+    if source.read_resident(&mut byte, at + window - 1)? == 1
+        && (window <= READ_AHEAD_BYTES || source.read_resident(&mut byte, at)? == 1)
+    {
         return Ok(());
     }
     let source = source.clone();

@@ -269,7 +269,10 @@ fn put_executor(
     departed: bool,
 ) -> Result<(), redb::Error> {
     let stored = StoredExecutor {
-        dirs: dirs.iter().map(|d| StoredDir { told: d.told.clone(), real: d.real().to_owned() }).collect(),
+        dirs: dirs
+            .iter()
+            .map(|d| StoredDir { told: d.told().to_owned(), real: d.real().to_path_buf() })
+            .collect(),
         sub_dirs: dirs.sub_dirs(),
         departed,
     };
