@@ -39,8 +39,25 @@ impl DataSet {
         Ok(fs::remove_dir_all(self.dir)?)
     }
 
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// One map output's data.
     pub fn file(&self) -> PathBuf {
         path(&self.dir, "shuffle_0_0_0.data")
+    }
+
+    /// Has the kernel forget the files, so that the next read of each waits for a disk (if they lie on one).
+    pub fn evict(&self) -> Result<()> {
+        for map in 0..self.maps {
+            for suffix in ["data", "index"] {
+                let file = fs::File::open(path(&self.dir, &format!("shuffle_0_{map}_0.{suffix}")))?;
+                file.sync_all()?;
+                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+            }
+        }
+        Ok(())
     }
 
     pub fn blocks(&self) -> usize {
@@ -80,7 +97,8 @@ fn write(dir: &Path, name: &str, content: &[u8]) -> Result<()> {
     Ok(fs::write(path, content)?)
 }
 
-fn path(dir: &Path, name: &str) -> PathBuf {
+/// Where Spark puts a file of this name.
+pub fn path(dir: &Path, name: &str) -> PathBuf {
     let hash = name.bytes().fold(0i32, |h, b| h.wrapping_mul(31).wrapping_add(i32::from(b))).unsigned_abs();
     dir.join(format!("{:02x}", hash % SUB_DIRS as u32)).join(name)
 }

@@ -1,11 +1,14 @@
-//! `make bench-shuffle`: this shuffle service beside Spark's own, on the same files, under the same load, in one run.
+//! `make bench-shuffle`: this shuffle service beside Spark's own, on the same files, under the same load, in one run;
+//! and beside a server that only calls `sendfile`, which says what is left to gain.
 //!
-//! Every byte that either answers with is compared. Prints; asserts nothing of time.
+//! Every byte that any of them answers with is compared. Prints; asserts nothing of time.
 
+mod bare;
+mod client;
 mod data;
 mod load;
 mod peer;
-mod sendfile;
+mod spark_client;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +18,7 @@ use anyhow::{Context, Result};
 use data::DataSet;
 use load::{Load, Measured};
 use peer::{Kind, Peer};
+use spark_client::SparkLoad;
 
 struct Case {
     block_bytes: usize,
@@ -23,26 +27,62 @@ struct Case {
     connections: usize,
     /// Map outputs that are asked for in turn; each is opened and its index read the first time.
     maps: usize,
+    how: How,
 }
 
-const CASES: [Case; 9] = [
-    Case { block_bytes: 1 << 10, blocks_per_fetch: 1, connections: 1, maps: 16 },
-    Case { block_bytes: 1 << 10, blocks_per_fetch: 64, connections: 1, maps: 16 },
-    Case { block_bytes: 1 << 10, blocks_per_fetch: 64, connections: 100, maps: 16 },
-    Case { block_bytes: 1 << 10, blocks_per_fetch: 64, connections: 100, maps: 4000 },
-    Case { block_bytes: 64 << 10, blocks_per_fetch: 16, connections: 1, maps: 16 },
-    Case { block_bytes: 64 << 10, blocks_per_fetch: 16, connections: 100, maps: 16 },
-    Case { block_bytes: 64 << 10, blocks_per_fetch: 1, connections: 1000, maps: 16 },
-    Case { block_bytes: 4 << 20, blocks_per_fetch: 1, connections: 1, maps: 4 },
-    Case { block_bytes: 4 << 20, blocks_per_fetch: 1, connections: 16, maps: 4 },
+#[derive(Clone, Copy, PartialEq)]
+enum How {
+    /// As many requests as are answered.
+    Full,
+    /// The same rate for all: this share of what Spark's service answers at most.
+    Paced(f64),
+    /// Every map output once, after the kernel has forgotten the files.
+    ColdDisk,
+    /// As [`How::Full`], from Spark's own client.
+    SparkClient,
+}
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+const fn case(
+    block_bytes: usize,
+    blocks_per_fetch: usize,
+    connections: usize,
+    maps: usize,
+    how: How,
+) -> Case {
+    Case { block_bytes, blocks_per_fetch, connections, maps, how }
+}
+
+const CASES: [Case; 16] = [
+    case(KIB, 1, 1, 16, How::Full),
+    case(KIB, 64, 1, 16, How::Full),
+    case(KIB, 64, 100, 16, How::Full),
+    // More map outputs than are kept open: every fetch opens its files and reads an index.
+    case(KIB, 64, 100, 4000, How::Full),
+    case(KIB, 64, 16, 16, How::SparkClient),
+    case(64 * KIB, 1, 1, 16, How::Full),
+    case(64 * KIB, 16, 1, 16, How::Full),
+    case(64 * KIB, 16, 100, 16, How::Full),
+    case(64 * KIB, 16, 16, 16, How::SparkClient),
+    case(64 * KIB, 1, 1000, 16, How::Full),
+    case(64 * KIB, 1, 1000, 16, How::Paced(0.6)),
+    case(64 * KIB, 64, 16, 64, How::ColdDisk),
+    case(4 * MIB, 1, 1, 4, How::Full),
+    case(4 * MIB, 1, 16, 4, How::Full),
+    case(4 * MIB, 1, 16, 4, How::SparkClient),
+    case(4 * MIB, 4, 4, 16, How::ColdDisk),
 ];
 
-const ENCRYPTED_CASES: [Case; 3] = [
-    Case { block_bytes: 1 << 10, blocks_per_fetch: 64, connections: 16, maps: 16 },
-    Case { block_bytes: 64 << 10, blocks_per_fetch: 16, connections: 16, maps: 16 },
-    Case { block_bytes: 4 << 20, blocks_per_fetch: 1, connections: 4, maps: 4 },
+const ENCRYPTED_CASES: [Case; 4] = [
+    case(KIB, 64, 16, 16, How::Full),
+    case(64 * KIB, 16, 16, 16, How::Full),
+    case(4 * MIB, 1, 1, 4, How::Full),
+    case(4 * MIB, 1, 4, 4, How::Full),
 ];
 
+const JIT_WARM_UP: Duration = Duration::from_secs(6);
 const REGISTERED: usize = 10_000;
 const CONNECTIONS: usize = 1_000;
 
@@ -50,149 +90,243 @@ fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("serve") => peer::serve(&args[1..]),
+        Some("bare") => bare::serve(&args[1..]),
         Some(jars) => {
             let seconds = args.get(1).map_or(Ok(3.0), |s| s.parse()).context("seconds")?;
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(run(PathBuf::from(jars), Duration::from_secs_f64(seconds)))
+            Bench::new(PathBuf::from(jars), Duration::from_secs_f64(seconds), args.get(2).cloned())?.run()
         }
-        None => anyhow::bail!("usage: bench-shuffle SPARK-JARS [SECONDS-PER-CASE]"),
+        None => anyhow::bail!("usage: bench-shuffle SPARK-JARS [SECONDS-PER-CASE [CASE|memory]]"),
     }
 }
 
-async fn run(jars: PathBuf, duration: Duration) -> Result<()> {
-    let scratch = tempfile::Builder::new().prefix("bench-shuffle-").tempdir()?;
-    println!("Plain connections");
-    let peers = [
-        Peer::start(Kind::Bellows, &jars, scratch.path(), false).await?,
-        Peer::start(Kind::Spark, &jars, scratch.path(), false).await?,
-    ];
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let idle = peers.each_ref().map(Peer::resident_bytes);
-    compare(&peers, &CASES, scratch.path(), duration, None).await?;
-    sendfile_bound(scratch.path(), duration)?;
-    memory(&peers, scratch.path(), idle).await?;
-    drop(peers);
-
-    println!("\nEncrypted: AES-GCM, key derivation version 2");
-    let peers = [
-        Peer::start(Kind::Bellows, &jars, scratch.path(), true).await?,
-        Peer::start(Kind::Spark, &jars, scratch.path(), true).await?,
-    ];
-    compare(&peers, &ENCRYPTED_CASES, scratch.path(), duration, Some(peer::SECRET)).await
-}
-
-async fn compare(
-    peers: &[Peer; 2],
-    cases: &[Case],
-    scratch: &std::path::Path,
+struct Bench {
+    jars: PathBuf,
     duration: Duration,
-    secret: Option<&'static str>,
-) -> Result<()> {
-    println!(
-        "{:>8} {:>6} {:>5} {:>5}  {:8} {:>10} {:>9} {:>9} {:>9} {:>9} {:>12} {:>10}",
-        "block",
-        "/fetch",
-        "conns",
-        "maps",
-        "service",
-        "blocks/s",
-        "MB/s",
-        "p50 ms",
-        "p99 ms",
-        "max ms",
-        "CPU us/block",
-        "CPU s/GB"
-    );
-    for (at, case) in cases.iter().enumerate() {
-        let data =
-            DataSet::create(scratch, &format!("{at}-{}", secret.is_some()), case.block_bytes, case.maps)?;
-        let mut measured = Vec::new();
-        for peer in peers {
-            let load = Load {
-                peer,
-                data: &data,
-                connections: case.connections,
-                per_fetch: case.blocks_per_fetch,
-                secret,
-            };
-            let m = load.run(duration).await.with_context(|| format!("{} under load", peer.kind.name()))?;
-            print_row(case, peer.kind, &m);
-            measured.push(m);
-        }
-        print_ratio(&measured[0], &measured[1]);
-        data.remove()?;
-    }
-    Ok(())
+    /// One case alone, by its number, or the memory.
+    only: Option<String>,
+    scratch: tempfile::TempDir,
+    spark_load: SparkLoad,
 }
 
-fn print_row(case: &Case, kind: Kind, m: &Measured) {
-    let seconds = m.elapsed.as_secs_f64();
-    let bytes = m.blocks as f64 * case.block_bytes as f64;
-    let ms = |quantile| m.latency_us.value_at_quantile(quantile) as f64 / 1e3;
+impl Bench {
+    fn new(jars: PathBuf, duration: Duration, only: Option<String>) -> Result<Bench> {
+        let scratch = tempfile::Builder::new().prefix("bench-shuffle-").tempdir()?;
+        let spark_load = SparkLoad::compile(&jars, scratch.path())?;
+        Ok(Bench { jars, duration, only, scratch, spark_load })
+    }
+
+    fn run(&self) -> Result<()> {
+        if self.wants(0..CASES.len()) {
+            self.plain()?;
+        }
+        if self.wants(CASES.len()..CASES.len() + ENCRYPTED_CASES.len()) {
+            self.encrypted()?;
+        }
+        if self.only.as_deref().is_none_or(|only| only == "memory") {
+            self.memory()?;
+        }
+        Ok(())
+    }
+
+    fn wants(&self, mut cases: std::ops::Range<usize>) -> bool {
+        self.only.as_deref().is_none_or(|only| cases.any(|number| number.to_string() == only))
+    }
+
+    fn plain(&self) -> Result<()> {
+        println!("Plain connections");
+        let peers = [self.start(Kind::Bellows, false)?, self.start(Kind::Spark, false)?];
+        let bare = self.start(Kind::Bare, false)?;
+        self.warm_up(&peers, None)?;
+        self.compare([&peers[0], &peers[1]], Some(&bare), &CASES, 0)?;
+        if self.only.is_none() {
+            let after = [self.occupied(&peers[0])?, self.occupied(&peers[1])?];
+            print_memory("the same after all of this load", after);
+        }
+        Ok(())
+    }
+
+    fn encrypted(&self) -> Result<()> {
+        println!("\nEncrypted: AES-GCM, key derivation version 2");
+        let peers = [self.start(Kind::Bellows, true)?, self.start(Kind::Spark, true)?];
+        self.warm_up(&peers, Some(peer::SECRET))?;
+        self.compare([&peers[0], &peers[1]], None, &ENCRYPTED_CASES, CASES.len())
+    }
+
+    fn memory(&self) -> Result<()> {
+        println!("\nResident memory");
+        let peers = [self.start(Kind::Bellows, false)?, self.start(Kind::Spark, false)?];
+        std::thread::sleep(Duration::from_secs(2));
+        print_memory("idle", peers.each_ref().map(Peer::resident_bytes));
+        let full = [self.occupied(&peers[0])?, self.occupied(&peers[1])?];
+        print_memory(&format!("{CONNECTIONS} connections open, {REGISTERED} executors registered"), full);
+        Ok(())
+    }
+
+    fn occupied(&self, peer: &Peer) -> Result<u64> {
+        load::occupied_bytes(peer, self.scratch.path(), CONNECTIONS, REGISTERED)
+    }
+
+    fn start(&self, kind: Kind, encrypted: bool) -> Result<Peer> {
+        Peer::start(kind, &self.jars, self.scratch.path(), encrypted)
+    }
+
+    /// A JVM compiles what it does often: unmeasured, until it has.
+    fn warm_up(&self, peers: &[Peer; 2], secret: Option<&'static str>) -> Result<()> {
+        for (block_bytes, per_fetch) in [(KIB, 64), (64 * KIB, 16)] {
+            let data =
+                DataSet::create(self.scratch.path(), &format!("warm-up-{block_bytes}"), block_bytes, 16)?;
+            for peer in peers {
+                let (connections, data) = (16, &data);
+                let load = Load { peer, data, connections, per_fetch, secret, rate: None, cold: false };
+                load.run(JIT_WARM_UP)?;
+            }
+            data.remove()?;
+        }
+        Ok(())
+    }
+
+    fn compare(&self, peers: [&Peer; 2], bare: Option<&Peer>, cases: &[Case], first: usize) -> Result<()> {
+        println!(
+            "{:>2} {:>8} {:>6} {:>5} {:>5}  {:10} {:>10} {:>9} {:>9} {:>9} {:>9} {:>12} {:>10} {:>11}",
+            "",
+            "block",
+            "/fetch",
+            "conns",
+            "maps",
+            "service",
+            "blocks/s",
+            "MB/s",
+            "p50 ms",
+            "p99 ms",
+            "max ms",
+            "CPU us/block",
+            "CPU s/GB",
+            "client s/GB"
+        );
+        for (at, case) in cases.iter().enumerate() {
+            let number = first + at;
+            if !self.wants(number..number + 1) {
+                continue;
+            }
+            println!("{}", case.how.text());
+            let data =
+                DataSet::create(self.scratch.path(), &format!("case-{number}"), case.block_bytes, case.maps)?;
+            let encrypted = bare.is_none();
+            let rate = match case.how {
+                How::Paced(share) => {
+                    let most = self.measure(peers[1], &data, case, encrypted, None)?;
+                    Some(share * most.rate() / case.blocks_per_fetch as f64)
+                }
+                _ => None,
+            };
+            let mut measured = Vec::new();
+            for peer in peers.into_iter().chain(bare) {
+                let m = self
+                    .measure(peer, &data, case, encrypted, rate)
+                    .with_context(|| format!("case {number}, {}", peer.kind.name()))?;
+                print_row(number, case, peer.kind, &m);
+                measured.push(m);
+            }
+            print_ratio(&measured[0], &measured[1], "Spark's");
+            if let Some(bare) = measured.get(2) {
+                print_ratio(&measured[0], bare, "bare sendfile");
+            }
+            data.remove()?;
+        }
+        Ok(())
+    }
+
+    fn measure(
+        &self,
+        peer: &Peer,
+        data: &DataSet,
+        case: &Case,
+        encrypted: bool,
+        rate: Option<f64>,
+    ) -> Result<Measured> {
+        if case.how == How::SparkClient {
+            let (connections, per_fetch) = (case.connections, case.blocks_per_fetch);
+            return self.spark_load.run(peer, data, connections, per_fetch, self.duration);
+        }
+        let cold = case.how == How::ColdDisk;
+        if cold {
+            data.evict()?;
+        }
+        let load = Load {
+            peer,
+            data,
+            connections: case.connections,
+            per_fetch: case.blocks_per_fetch,
+            secret: encrypted.then_some(peer::SECRET),
+            rate,
+            cold,
+        };
+        // A pass over all files ends by itself.
+        load.run(if cold { Duration::from_secs(300) } else { self.duration })
+    }
+}
+
+impl How {
+    fn text(self) -> String {
+        match self {
+            How::Full => "as many requests as are answered".to_owned(),
+            How::Paced(share) => {
+                format!("{:.0} % of the requests that Spark's service can answer", share * 100.0)
+            }
+            How::ColdDisk => "every map output once, from the disk".to_owned(),
+            How::SparkClient => "from Spark's own client".to_owned(),
+        }
+    }
+}
+
+impl Measured {
+    /// Blocks a second.
+    fn rate(&self) -> f64 {
+        self.blocks as f64 / self.elapsed.as_secs_f64()
+    }
+
+    fn cpu_us_per_block(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.blocks as f64
+    }
+
+    fn ms(&self, quantile: f64) -> f64 {
+        self.latency_us.value_at_quantile(quantile) as f64 / 1e3
+    }
+}
+
+fn print_memory(what: &str, bytes: [u64; 2]) {
+    let mb = bytes.map(|bytes| bytes as f64 / 1e6);
+    println!("  {what}: {:.1} MB against {:.1} MB (1/{:.1})", mb[0], mb[1], mb[1] / mb[0]);
+}
+
+fn print_row(number: usize, case: &Case, kind: Kind, m: &Measured) {
+    let block_bytes = case.block_bytes as f64;
+    let bytes = m.blocks as f64 * block_bytes;
     println!(
-        "{:>8} {:>6} {:>5} {:>5}  {:8} {:>10.0} {:>9.1} {:>9.3} {:>9.3} {:>9.3} {:>12.2} {:>10.3}",
+        "{number:>2} {:>8} {:>6} {:>5} {:>5}  {:10} {:>10.0} {:>9.1} {:>9.3} {:>9.3} {:>9.3} {:>12.2} {:>10.3} {:>11}",
         case.block_bytes,
         case.blocks_per_fetch,
         case.connections,
         case.maps,
         kind.name(),
-        m.blocks as f64 / seconds,
-        bytes / seconds / 1e6,
-        ms(0.5),
-        ms(0.99),
-        ms(1.0),
-        m.cpu.as_secs_f64() * 1e6 / m.blocks as f64,
-        m.cpu.as_secs_f64() / (bytes / 1e9),
+        m.rate(),
+        m.rate() * block_bytes / 1e6,
+        m.ms(0.5),
+        m.ms(0.99),
+        m.ms(1.0),
+        m.cpu_us_per_block(),
+        m.cpu_us_per_block() * 1e3 / block_bytes,
+        m.client_cpu.map_or_else(String::new, |cpu| format!("{:.3}", cpu.as_secs_f64() * 1e9 / bytes)),
     );
 }
 
-fn print_ratio(ours: &Measured, theirs: &Measured) {
-    let rate = |m: &Measured| m.blocks as f64 / m.elapsed.as_secs_f64();
-    let cpu = |m: &Measured| m.cpu.as_secs_f64() / m.blocks as f64;
-    let p99 = |m: &Measured| m.latency_us.value_at_quantile(0.99) as f64;
+fn print_ratio(ours: &Measured, theirs: &Measured, name: &str) {
     println!(
-        "{:>28} throughput x{:.2}, p99 1/{:.2}, CPU per block 1/{:.1}",
-        "ours against Spark's:",
-        rate(ours) / rate(theirs),
-        p99(theirs) / p99(ours),
-        cpu(theirs) / cpu(ours)
+        "{:>37} throughput x{:.2}, p50 1/{:.2}, p99 1/{:.2}, CPU per block 1/{:.2}",
+        format!("ours against {name}:"),
+        ours.rate() / theirs.rate(),
+        theirs.ms(0.5) / ours.ms(0.5),
+        theirs.ms(0.99) / ours.ms(0.99),
+        theirs.cpu_us_per_block() / ours.cpu_us_per_block()
     );
-}
-
-/// What the kernel gives when nobody speaks a protocol, with the same client at the other end.
-fn sendfile_bound(scratch: &std::path::Path, duration: Duration) -> Result<()> {
-    for (block_bytes, connections) in [(64 << 10, 1), (64 << 10, 16), (4 << 20, 1), (4 << 20, 16)] {
-        let data = DataSet::create(scratch, "sendfile", block_bytes, 1)?;
-        let bound = sendfile::measure(&data, connections, duration)?;
-        println!(
-            "bare sendfile of {block_bytes} bytes at a time on loopback, {connections} connections: {:.1} MB/s, {:.2} CPU us/block",
-            bound.bytes_per_second / 1e6,
-            bound.cpu_us_per_block
-        );
-        data.remove()?;
-    }
-    Ok(())
-}
-
-async fn memory(peers: &[Peer; 2], scratch: &std::path::Path, idle: [u64; 2]) -> Result<()> {
-    let mut loaded = Vec::new();
-    for peer in peers {
-        let connections = load::occupy(peer, scratch, CONNECTIONS, REGISTERED).await?;
-        loaded.push(peer.resident_bytes());
-        drop(connections);
-    }
-    let mb = |bytes: u64| bytes as f64 / 1e6;
-    println!(
-        "resident memory, MB: idle {:.1} against {:.1} (1/{:.1});",
-        mb(idle[0]),
-        mb(idle[1]),
-        mb(idle[1]) / mb(idle[0])
-    );
-    println!(
-        "  after the load, {CONNECTIONS} connections open and {REGISTERED} executors registered {:.1} against {:.1} (1/{:.1})",
-        mb(loaded[0]),
-        mb(loaded[1]),
-        mb(loaded[1]) / mb(loaded[0])
-    );
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! The two services, each a process of its own, and what the kernel says that they use.
+//! The services, each a process of its own, and what the kernel says that they use.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -17,6 +17,8 @@ pub const SECRET: &str = "bench-shuffle";
 pub enum Kind {
     Bellows,
     Spark,
+    /// See [`crate::bare`].
+    Bare,
 }
 
 impl Kind {
@@ -24,6 +26,7 @@ impl Kind {
         match self {
             Kind::Bellows => "bellows",
             Kind::Spark => "spark",
+            Kind::Bare => "sendfile",
         }
     }
 }
@@ -35,10 +38,9 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub async fn start(kind: Kind, jars: &Path, scratch: &Path, encrypted: bool) -> Result<Peer> {
+    pub fn start(kind: Kind, jars: &Path, scratch: &Path, encrypted: bool) -> Result<Peer> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let work = scratch.join(format!("work-{}-{encrypted}", kind.name()));
-        fs::create_dir_all(&work)?;
+        let work = tempfile::Builder::new().prefix(kind.name()).tempdir_in(scratch)?.keep();
         let mut command = match kind {
             Kind::Bellows => {
                 let mut command = Command::new(std::env::current_exe()?);
@@ -46,15 +48,20 @@ impl Peer {
                 command
             }
             Kind::Spark => spark(jars, port, scratch, encrypted),
+            Kind::Bare => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.arg("bare").arg(port.to_string());
+                command
+            }
         };
         let log = fs::File::create(work.join("log"))?;
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         let peer = Peer { kind, address: SocketAddr::from(([127, 0, 0, 1], port)), child };
         for _ in 0..600 {
-            if tokio::net::TcpStream::connect(peer.address).await.is_ok() {
+            if std::net::TcpStream::connect(peer.address).is_ok() {
                 return Ok(peer);
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            std::thread::sleep(Duration::from_millis(100));
         }
         bail!("{} does not listen; its log is {}", kind.name(), work.join("log").display())
     }
@@ -111,7 +118,8 @@ pub fn serve(args: &[String]) -> Result<()> {
             AuthPolicy { engine: EngineVersion::V2, cipher: StreamCipher::AesGcm, ..AuthPolicy::default() };
         config.auth = Some(Auth { secrets_file, policy });
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().max_blocking_threads(32).enable_all().build()?;
     runtime.block_on(async {
         let _running = bellows_shuffle::start(config).await?;
         std::future::pending::<Result<()>>().await
