@@ -5,6 +5,7 @@ pub mod admin;
 mod blocks;
 mod checksum;
 mod config;
+mod disks;
 mod error;
 mod metrics;
 mod registry;
@@ -23,12 +24,7 @@ pub use status::{AppStatus, ExecutorRemoval, LatencyStatus, Removal, Status};
 
 /// Parsers of what others write, for the fuzz targets only.
 #[doc(hidden)]
-pub mod fuzzing {
-    /// The offsets of an index file over `data_bytes` of data, when it is sound.
-    pub fn index_offsets(raw: &[u8], data_bytes: u64) -> Option<Box<[u64]>> {
-        crate::blocks::parse_offsets(raw, data_bytes).ok()
-    }
-}
+pub mod fuzzing;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -74,11 +70,11 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let admin_socket = config.admin_socket.clone();
     let admin_listener = admin_socket.as_deref().map(admin::server::bind).transpose()?;
     tracing::info!(%local_addr, executors = registry.executor_count(), "shuffle service starts");
-    let service = Arc::new(Service::new(config, security, registry, store));
+    let service = Arc::new(Service::new(config, security, registry, (store, recovered)));
 
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     tasks.spawn(server::run(listener, service.clone(), stop.clone(), tasks.clone()));
-    tasks.spawn(upkeep::run(service.clone(), recovered.unfinished_removals, stop.clone()));
+    tasks.spawn(upkeep::run(service.clone(), stop.clone()));
     if let Some(listener) = admin_listener {
         tasks.spawn(serve_admin(listener, service.clone(), stop.clone()));
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::blocks::LocalDirs;
+use crate::blocks::{LocalDir, LocalDirs};
 use crate::metrics::Served;
 
 /// A registered executor. A registration under the same name with other directories makes a new one.
@@ -21,6 +21,8 @@ pub(crate) struct Executor {
     pub(crate) dirs: LocalDirs,
     /// The agent said that it has ended.
     pub(crate) departed: AtomicBool,
+    /// Durable; before, its registration must not be taken for answered.
+    stored: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -31,13 +33,23 @@ pub(crate) struct App {
     pub(crate) served_departed: Served,
     /// Bytes in its directories; `u64::MAX` before the first count.
     disk_bytes: AtomicU64,
-    driver: Mutex<Option<Driver>>,
+    life: Mutex<Life>,
+}
+
+/// What is known of whether an application still runs.
+#[derive(Debug)]
+struct Life {
+    /// When its driver or an executor last did something, or this service started.
+    heard: Instant,
+    driver: Option<Driver>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Driver {
     timeout: Duration,
-    heard: Instant,
+    /// Since this service started. A driver sends its heartbeats over the connection that it registered with, and
+    /// over no other: after a restart of this service its silence says nothing.
+    heard: bool,
 }
 
 impl App {
@@ -48,7 +60,7 @@ impl App {
             served: Served::default(),
             served_departed: Served::default(),
             disk_bytes: AtomicU64::new(u64::MAX),
-            driver: Mutex::default(),
+            life: Mutex::new(Life { heard: Instant::now(), driver: None }),
         }
     }
 
@@ -68,15 +80,34 @@ impl App {
         self.disk_bytes.store(bytes, Relaxed);
     }
 
-    /// The driver is there: it said so, or an executor of its application did something.
+    /// An executor of the application did something, so that its driver is there.
     pub(crate) fn heard(&self, now: Instant) {
-        if let Some(driver) = self.driver.lock().as_mut() {
-            driver.heard = now;
+        self.life.lock().heard = now;
+    }
+
+    pub(crate) fn driver_heard(&self, now: Instant) {
+        let mut life = self.life.lock();
+        life.heard = now;
+        if let Some(driver) = life.driver.as_mut() {
+            driver.heard = true;
         }
     }
 
+    fn set_driver(&self, driver: Driver) {
+        self.life.lock().driver = Some(driver);
+    }
+
     fn is_silent(&self, now: Instant) -> bool {
-        self.driver.lock().is_some_and(|d| now.saturating_duration_since(d.heard) > d.timeout)
+        let life = self.life.lock();
+        let since = now.saturating_duration_since(life.heard);
+        life.driver.is_some_and(|driver| driver.heard && since > driver.timeout)
+    }
+
+    /// For how long nothing was heard of it; nothing while its driver keeps a promise to be heard.
+    pub(crate) fn unheard_for(&self, now: Instant) -> Option<Duration> {
+        let life = self.life.lock();
+        let promised = life.driver.is_some_and(|driver| driver.heard);
+        (!promised).then(|| now.saturating_duration_since(life.heard))
     }
 }
 
@@ -92,13 +123,24 @@ pub(crate) enum Refusal {
 }
 
 const MAX_ID_BYTES: usize = 512;
+/// What the names of an executor's directories may take, on average over as many executors as may be registered.
+const DIR_BYTES_PER_EXECUTOR: usize = 1024;
 
-/// What an insertion replaced; handed back to [`Registry::undo`] when the insertion could not be made durable.
+/// What an insertion changed; handed back to [`Registry::undo`] when the insertion could not be made durable.
 #[derive(Debug)]
 pub(crate) struct Inserted {
     app: Arc<str>,
     executor: Arc<str>,
+    entry: Arc<Executor>,
     previous: Option<Arc<Executor>>,
+    /// Directories that were nobody's.
+    taken: Vec<Arc<Path>>,
+}
+
+impl Inserted {
+    pub(crate) fn stored(&self) {
+        self.entry.stored.store(true, Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -115,6 +157,8 @@ struct Inner {
     /// Which application each registered directory belongs to.
     owners: BTreeMap<Arc<Path>, Arc<str>>,
     executors: usize,
+    /// Bytes of the names of all directories above, and of those that executors hold.
+    dir_bytes: usize,
 }
 
 impl Registry {
@@ -142,22 +186,45 @@ impl Registry {
 
     pub(crate) fn set_driver(&self, app: &str, timeout: Duration, now: Instant) -> Result<(), Refusal> {
         let app = self.inner.write().app(app, self.max_apps)?;
-        *app.driver.lock() = Some(Driver { timeout, heard: now });
+        app.set_driver(Driver { timeout, heard: true });
+        app.heard(now);
         Ok(())
     }
 
-    /// Whether exactly this is registered already.
-    pub(crate) fn has(&self, app: &str, executor: &str, dirs: &LocalDirs) -> bool {
-        let found = self.app(app).and_then(|app| app.executor(executor));
-        found.is_some_and(|e| e.dirs == *dirs && !e.departed.load(Relaxed))
+    /// The driver registered before this service was restarted.
+    pub(crate) fn remember_driver(&self, app: &str, timeout: Duration) -> Result<(), Refusal> {
+        self.inner.write().app(app, usize::MAX)?.set_driver(Driver { timeout, heard: false });
+        Ok(())
     }
 
-    pub(crate) fn insert(
+    /// Whether exactly this is registered already, and durable.
+    pub(crate) fn has(&self, app: &str, executor: &str, dirs: &LocalDirs) -> bool {
+        let found = self.app(app).and_then(|app| app.executor(executor));
+        found.is_some_and(|e| e.dirs == *dirs && e.stored.load(Relaxed) && !e.departed.load(Relaxed))
+    }
+
+    pub(crate) fn insert(&self, app: &str, executor: &str, dirs: LocalDirs) -> Result<Inserted, Refusal> {
+        self.put((app, executor), dirs, false, (self.max_apps, self.max_executors))
+    }
+
+    /// What was stored was taken once; bounds that are lower now do not make it unknown.
+    pub(crate) fn restore(
         &self,
         app: &str,
         executor: &str,
         dirs: LocalDirs,
         departed: bool,
+    ) -> Result<(), Refusal> {
+        self.put((app, executor), dirs, departed, (usize::MAX, usize::MAX))?.stored();
+        Ok(())
+    }
+
+    fn put(
+        &self,
+        (app, executor): (&str, &str),
+        dirs: LocalDirs,
+        departed: bool,
+        (max_apps, max_executors): (usize, usize),
     ) -> Result<Inserted, Refusal> {
         let mut inner = self.inner.write();
         if executor.is_empty() || executor.len() > MAX_ID_BYTES {
@@ -167,31 +234,56 @@ impl Registry {
             return Err(Refusal::Taken(taken.told().to_owned()));
         }
         let known = inner.apps.get(app).is_some_and(|app| app.executor(executor).is_some());
-        if !known && inner.executors >= self.max_executors {
+        if !known && inner.executors >= max_executors {
             return Err(Refusal::Full("executors"));
         }
-        let app = inner.app(app, self.max_apps)?;
-        for dir in dirs.iter() {
-            inner.owners.insert(dir.real().clone(), app.id.clone());
+        let bytes = 2 * dirs.bytes();
+        if inner.dir_bytes + bytes > max_executors.saturating_mul(DIR_BYTES_PER_EXECUTOR) {
+            return Err(Refusal::Full("directories"));
+        }
+        let app = inner.app(app, max_apps)?;
+        let free = dirs.iter().map(LocalDir::real).filter(|dir| !inner.owners.contains_key(&***dir));
+        let taken: Vec<Arc<Path>> = free.cloned().collect();
+        for dir in &taken {
+            inner.dir_bytes += dir.as_os_str().len();
+            inner.owners.insert(dir.clone(), app.id.clone());
         }
         let serial = self.next_serial.fetch_add(1, Relaxed);
-        let entry = Arc::new(Executor { serial, dirs, departed: departed.into() });
+        inner.dir_bytes += dirs.bytes();
+        let entry =
+            Arc::new(Executor { serial, dirs, departed: departed.into(), stored: AtomicBool::new(false) });
         let executor: Arc<str> = executor.into();
-        let previous = app.executors.write().insert(executor.clone(), entry);
-        inner.executors += usize::from(previous.is_none());
-        Ok(Inserted { app: app.id.clone(), executor, previous })
+        let previous = app.executors.write().insert(executor.clone(), entry.clone());
+        match &previous {
+            Some(previous) => inner.dir_bytes -= previous.dirs.bytes(),
+            None => inner.executors += 1,
+        }
+        Ok(Inserted { app: app.id.clone(), executor, entry, previous, taken })
     }
 
-    /// Puts back what an insertion replaced. Its directories stay the application's: it may hold others there.
+    /// Takes back an insertion and all that came of it. Several are undone in the reverse of their order.
     pub(crate) fn undo(&self, inserted: Inserted) {
         let mut inner = self.inner.write();
         let Some(app) = inner.apps.get(&inserted.app).cloned() else { return };
-        match inserted.previous {
+        let mut executors = app.executors.write();
+        let undone = match inserted.previous {
             Some(previous) => {
-                app.executors.write().insert(inserted.executor, previous);
+                inner.dir_bytes += previous.dirs.bytes();
+                executors.insert(inserted.executor, previous)
             }
-            None if app.executors.write().remove(&inserted.executor).is_some() => inner.executors -= 1,
-            None => {}
+            None => {
+                let undone = executors.remove(&inserted.executor);
+                inner.executors -= usize::from(undone.is_some());
+                undone
+            }
+        };
+        inner.dir_bytes -= undone.map_or(0, |undone| undone.dirs.bytes());
+        for dir in inserted.taken {
+            inner.dir_bytes -= dir.as_os_str().len();
+            inner.owners.remove(&dir);
+        }
+        if executors.is_empty() && app.life.lock().driver.is_none() {
+            inner.apps.remove(&app.id);
         }
     }
 
@@ -200,7 +292,8 @@ impl Registry {
         let mut inner = self.inner.write();
         let app = inner.apps.remove(id)?;
         inner.executors -= app.executors.read().len();
-        let mut dirs = Vec::new();
+        inner.dir_bytes -= app.executors.read().values().map(|executor| executor.dirs.bytes()).sum::<usize>();
+        let mut dirs: Vec<PathBuf> = Vec::new();
         inner.owners.retain(|dir, owner| {
             let its_own = *owner == app.id;
             if its_own {
@@ -208,11 +301,14 @@ impl Registry {
             }
             !its_own
         });
+        inner.dir_bytes -= dirs.iter().map(|dir| dir.as_os_str().len()).sum::<usize>();
         Some((app, dirs))
     }
 
+    /// Whether the directory, or one above it, is registered.
     pub(crate) fn is_owned(&self, dir: &Path) -> bool {
-        self.inner.read().owners.contains_key(dir)
+        let inner = self.inner.read();
+        dir.ancestors().any(|ancestor| inner.owners.contains_key(ancestor))
     }
 
     /// What [`Registry::remove`] would return.
@@ -261,54 +357,75 @@ mod tests {
     #[test]
     fn a_directory_has_one_owner() {
         let registry = Registry::new(10, 10);
-        registry.insert("a", "1", dirs(&["/nonexistent/x/blockmgr-1"]), false).expect("free");
-        registry.insert("a", "2", dirs(&["/nonexistent/x/blockmgr-1"]), false).expect("its own");
+        registry.insert("a", "1", dirs(&["/nonexistent/x/blockmgr-1"])).expect("free");
+        registry.insert("a", "2", dirs(&["/nonexistent/x/blockmgr-1"])).expect("its own");
         for taken in ["/nonexistent/x/blockmgr-1", "/nonexistent/x", "/nonexistent/x/blockmgr-1/00", "/"] {
-            let refused = registry.insert("b", "1", dirs(&[taken]), false).map(|_| ());
+            let refused = registry.insert("b", "1", dirs(&[taken])).map(|_| ());
             assert_eq!(refused, Err(Refusal::Taken(taken.to_owned())));
         }
-        registry.insert("b", "1", dirs(&["/nonexistent/x/blockmgr-10"]), false).expect("only looks alike");
+        registry.insert("b", "1", dirs(&["/nonexistent/x/blockmgr-10"])).expect("only looks alike");
         registry.remove("a");
-        registry.insert("b", "2", dirs(&["/nonexistent/x/blockmgr-1"]), false).expect("free again");
+        registry.insert("b", "2", dirs(&["/nonexistent/x/blockmgr-1"])).expect("free again");
         assert_eq!(registry.executor_count(), 2);
     }
 
     #[test]
     fn an_undone_insertion_leaves_what_was_there() {
         let registry = Registry::new(10, 10);
-        registry.insert("a", "1", dirs(&["/nonexistent/1"]), false).expect("free");
+        registry.insert("a", "1", dirs(&["/nonexistent/1"])).expect("free");
         let before = registry.app("a").and_then(|a| a.executor("1")).expect("registered");
-        let again = registry.insert("a", "1", dirs(&["/nonexistent/2"]), false).expect("free");
-        let other = registry.insert("a", "2", dirs(&["/nonexistent/3"]), false).expect("free");
+        let again = registry.insert("a", "1", dirs(&["/nonexistent/2"])).expect("free");
+        let other = registry.insert("a", "2", dirs(&["/nonexistent/3"])).expect("free");
         registry.undo(other);
         registry.undo(again);
         let app = registry.app("a").expect("known");
         assert_eq!(app.executor("1").map(|e| e.serial), Some(before.serial));
         assert!(app.executor("2").is_none());
         assert_eq!(registry.executor_count(), 1);
+        assert_eq!(registry.dirs("a"), [PathBuf::from("/nonexistent/1")]);
+
+        let first = registry.insert("b", "1", dirs(&["/nonexistent/4"])).expect("free");
+        let second = registry.insert("b", "1", dirs(&["/nonexistent/4", "/nonexistent/5"])).expect("own");
+        registry.undo(second);
+        registry.undo(first);
+        assert!(registry.app("b").is_none(), "nothing of it was stored");
+        registry.insert("c", "1", dirs(&["/nonexistent/4"])).expect("free again");
+        registry.remove("a");
+        registry.remove("c");
+        assert_eq!((registry.inner.read().dir_bytes, registry.executor_count()), (0, 0));
+    }
+
+    #[test]
+    fn one_executor_that_registers_again_and_again_takes_no_more_than_its_share() {
+        let registry = Registry::new(1, 2);
+        let register = |i: usize| registry.insert("a", "1", dirs(&[&format!("/nonexistent/{i:0100}")]));
+        let refused = (0..100).find_map(|i| register(i).err());
+        assert_eq!(refused, Some(Refusal::Full("directories")));
+        registry.remove("a");
+        register(100).expect("room again");
     }
 
     #[test]
     fn bounds_hold() {
         let registry = Registry::new(1, 2);
-        registry.insert("a", "1", dirs(&["/nonexistent/1"]), false).expect("free");
+        registry.insert("a", "1", dirs(&["/nonexistent/1"])).expect("free");
         assert_eq!(
-            registry.insert("b", "1", dirs(&["/nonexistent/2"]), false).map(|_| ()),
+            registry.insert("b", "1", dirs(&["/nonexistent/2"])).map(|_| ()),
             Err(Refusal::Full("applications"))
         );
-        registry.insert("a", "2", dirs(&["/nonexistent/2"]), false).expect("free");
+        registry.insert("a", "2", dirs(&["/nonexistent/2"])).expect("free");
         assert_eq!(
-            registry.insert("a", "3", dirs(&["/nonexistent/3"]), false).map(|_| ()),
+            registry.insert("a", "3", dirs(&["/nonexistent/3"])).map(|_| ()),
             Err(Refusal::Full("executors"))
         );
-        registry.insert("a", "2", dirs(&["/nonexistent/4"]), false).expect("replaces");
-        assert_eq!(registry.insert("a", "", dirs(&["/nonexistent/5"]), false).map(|_| ()), Err(Refusal::Id));
+        registry.insert("a", "2", dirs(&["/nonexistent/4"])).expect("replaces");
+        assert_eq!(registry.insert("a", "", dirs(&["/nonexistent/5"])).map(|_| ()), Err(Refusal::Id));
     }
 
     #[test]
     fn only_a_driver_that_promised_heartbeats_can_fall_silent() {
         let (registry, start) = (Registry::new(10, 10), Instant::now());
-        registry.insert("a", "1", dirs(&["/nonexistent/1"]), false).expect("free");
+        registry.insert("a", "1", dirs(&["/nonexistent/1"])).expect("free");
         registry.set_driver("b", Duration::from_secs(10), start).expect("room");
         let silent = |after| registry.silent_apps(start + Duration::from_secs(after));
         assert!(silent(10).is_empty());
@@ -316,5 +433,9 @@ mod tests {
         registry.app("b").expect("known").heard(start + Duration::from_secs(5));
         assert!(silent(15).is_empty());
         assert_eq!(silent(16), ["b".into()]);
+        registry.remember_driver("c", Duration::from_secs(1)).expect("room");
+        assert_eq!(silent(16), ["b".into()], "not since the restart");
+        registry.app("c").expect("known").driver_heard(start + Duration::from_secs(16));
+        assert_eq!(silent(18).len(), 2);
     }
 }

@@ -1,7 +1,6 @@
 //! What the service knows and does, apart from sockets: registers executors, finds blocks, removes applications.
 //! Everything that may wait for a disk is async here and runs on the blocking threads.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,14 +16,17 @@ use crate::blocks::{
     checksum_file, is_plain_file_name, map_of_file, rdd_file,
 };
 use crate::checksum;
+use crate::disks::Disks;
 use crate::metrics::{ErrorKind, Metrics};
 use crate::registry::{App, Executor, Registry};
 use crate::security::Security;
-use crate::store::{Store, StoreError};
+use crate::store::{Recovered, Store, StoreError};
 use crate::{AppStatus, Config, ExecutorRemoval, Removal, Status, tidy};
 
 /// A driver that is told to be heard every few milliseconds is not served better by it.
 const MIN_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
+/// An application whose directories are all gone is forgotten when it has been silent for so long.
+const GONE_AFTER: Duration = Duration::from_secs(3600);
 
 /// Why a call fails; the text is what the client's exception says.
 #[derive(Debug, thiserror::Error)]
@@ -87,24 +89,43 @@ pub(crate) struct Service {
     files: BlockFiles,
     /// In KiB; see `Limits::large_requests_bytes`.
     large_requests: Arc<Semaphore>,
-    /// Errors of each root's disk.
-    disk_errors: Mutex<BTreeMap<String, u64>>,
+    disks: Disks,
+    /// Applications that were removed, and of their directories those that could not be deleted yet.
+    unfinished: Mutex<Vec<(String, Vec<PathBuf>)>>,
     /// The allowed roots without symbolic links.
     roots: Vec<PathBuf>,
 }
 
 impl Service {
-    pub(crate) fn new(config: Config, security: Security, registry: Arc<Registry>, store: Store) -> Service {
+    pub(crate) fn new(
+        config: Config,
+        security: Security,
+        registry: Arc<Registry>,
+        (store, recovered): (Store, Recovered),
+    ) -> Service {
         let files = BlockFiles::new(config.limits.index_cache_bytes, config.limits.open_files);
-        let roots = config
+        let roots: Vec<PathBuf> = config
             .allowed_roots
             .iter()
             .map(|root| root.canonicalize().unwrap_or_else(|_| root.clone()))
             .collect();
         let large_requests = Arc::new(Semaphore::new(config.limits.large_requests_bytes / 1024));
-        let disk_errors = Mutex::default();
+        let work_dir = config.work_dir.canonicalize().unwrap_or_else(|_| config.work_dir.clone());
+        let disks = Disks::new(roots.iter().cloned().chain([work_dir]).collect());
         let metrics = Metrics::default();
-        Service { config, registry, metrics, security, store, files, large_requests, disk_errors, roots }
+        let unfinished = Mutex::new(recovered.unfinished_removals);
+        Service {
+            config,
+            registry,
+            metrics,
+            security,
+            store,
+            files,
+            large_requests,
+            disks,
+            unfinished,
+            roots,
+        }
     }
 
     /// Room for a request of this size, until what is returned is dropped; nothing when there is none left.
@@ -113,20 +134,21 @@ impl Service {
         self.large_requests.clone().try_acquire_many_owned(kib).ok()
     }
 
-    /// Counts a failure of the disk that `path` is on.
-    pub(crate) fn disk_error(&self, path: &Path) {
+    /// Counts and tells a failure of the disk that `path` is on.
+    pub(crate) fn disk_error(&self, path: &Path, error: &io::Error) {
         self.metrics.error(ErrorKind::Disk);
-        let root = self.roots.iter().find(|root| path.starts_with(root));
-        let name = root.map_or_else(|| "other".to_owned(), |root| root.display().to_string());
-        *self.disk_errors.lock().entry(name).or_default() += 1;
+        let disk = self.disks.failed(path);
+        tracing::error!(disk, path = %path.display(), %error, "disk error");
     }
 
-    /// Counts a failed request.
+    /// Counts and tells a failed request.
     pub(crate) fn note(&self, error: &CallError) {
         match error {
-            CallError::Block(BlockError::Disk { path, .. }) => self.disk_error(path),
-            other => self.metrics.error(other.kind()),
+            CallError::Block(BlockError::Disk { path, source }) => return self.disk_error(path, source),
+            CallError::Store(_) => drop(self.disks.failed(self.store.path())),
+            _ => {}
         }
+        self.metrics.error(error.kind());
         tracing::warn!(%error, "request failed");
     }
 
@@ -135,6 +157,9 @@ impl Service {
             let executor = app.executor(executor)?;
             Some((app, executor))
         });
+        if let Some((app, _)) = &found {
+            app.heard(Instant::now());
+        }
         found.ok_or_else(|| CallError::NotRegistered { app: app.to_owned(), executor: executor.to_owned() })
     }
 
@@ -168,7 +193,7 @@ impl Service {
 
     pub(crate) fn heartbeat(&self, app: &str) {
         match self.registry.app(app) {
-            Some(app) => app.heard(Instant::now()),
+            Some(app) => app.driver_heard(Instant::now()),
             None => tracing::debug!(app, "heartbeat of an application that is not registered"),
         }
     }
@@ -251,8 +276,7 @@ impl Service {
                 match tidy::remove_file(&path) {
                     Ok(gone) => removed += i32::from(gone),
                     Err(error) => {
-                        service.disk_error(&path);
-                        tracing::warn!(path = %path.display(), %error, "block stays");
+                        service.disk_error(&path, &error);
                     }
                 }
             }
@@ -287,29 +311,44 @@ impl Service {
         let executors = removed.app.as_ref().map(|app| app.executors()).unwrap_or_default();
         let serials: std::collections::HashSet<u64> = executors.iter().map(|e| e.serial).collect();
         self.files.forget(|serial| serials.contains(&serial));
-        let mut removal = self.delete_dirs(removed.dirs).await?;
+        let mut removal = self.delete_dirs_of(id, removed.dirs).await?;
         removal.executors = executors.len() as u64;
-        self.store.deleted(id.to_owned()).await?;
         tracing::info!(app = id, ?removal, "application removed");
         Ok(removal)
     }
 
-    /// Takes up a removal that a stop of the service interrupted.
-    pub(crate) async fn finish_removal(
-        self: &Arc<Self>,
-        app: String,
-        dirs: Vec<PathBuf>,
-    ) -> Result<(), CallError> {
-        let removal = self.delete_dirs(dirs).await?;
-        tracing::info!(app, ?removal, "removal finished");
-        Ok(self.store.deleted(app).await?)
+    /// Takes up the removals that a stop of the service interrupted, or that a disk did not let come to an end.
+    pub(crate) async fn finish_removals(self: &Arc<Self>) -> Result<(), CallError> {
+        let unfinished = std::mem::take(&mut *self.unfinished.lock());
+        for (app, dirs) in unfinished {
+            let removal = self.delete_dirs_of(&app, dirs).await?;
+            tracing::info!(app, ?removal, "removal taken up again");
+        }
+        Ok(())
     }
 
-    async fn delete_dirs(self: &Arc<Self>, dirs: Vec<PathBuf>) -> Result<Removal, CallError> {
+    /// The duty ends when nothing is left that could still go.
+    async fn delete_dirs_of(self: &Arc<Self>, app: &str, dirs: Vec<PathBuf>) -> Result<Removal, CallError> {
+        let (removal, failed) = self.delete_dirs(dirs).await?;
+        if failed.is_empty() {
+            self.store.deleted(app.to_owned()).await?;
+        } else {
+            self.unfinished.lock().push((app.to_owned(), failed));
+        }
+        Ok(removal)
+    }
+
+    /// Also returns what a disk failed at.
+    async fn delete_dirs(self: &Arc<Self>, dirs: Vec<PathBuf>) -> Result<(Removal, Vec<PathBuf>), CallError> {
         let service = self.clone();
         blocking(move || {
-            let mut removal = Removal::default();
+            let (mut removal, mut failed) = (Removal::default(), Vec::new());
             for dir in dirs {
+                // An executor may have registered it since.
+                if service.registry.is_owned(&dir) {
+                    removal.kept.push(format!("{}: registered", dir.display()));
+                    continue;
+                }
                 match tidy::remove_block_dir(&dir, &service.roots) {
                     Ok(freed) => {
                         removal.directories += 1;
@@ -317,13 +356,15 @@ impl Service {
                         removal.bytes += freed.bytes;
                     }
                     Err(error) => {
-                        service.disk_error(&dir);
-                        tracing::warn!(dir = %dir.display(), %error, "directory stays");
                         removal.kept.push(format!("{}: {error}", dir.display()));
+                        if tidy::is_block_dir(&dir) {
+                            service.disk_error(&dir, &error);
+                            failed.push(dir);
+                        }
                     }
                 }
             }
-            removal
+            (removal, failed)
         })
         .await
     }
@@ -334,19 +375,56 @@ impl Service {
         app: &str,
         executor: &str,
     ) -> Result<ExecutorRemoval, CallError> {
-        let Ok((_, entry)) = self.find(app, executor) else { return Ok(ExecutorRemoval::default()) };
+        let entry = self.registry.app(app).and_then(|app| app.executor(executor));
+        let Some(entry) = entry else { return Ok(ExecutorRemoval::default()) };
         if !entry.departed.load(Relaxed) {
             self.store.departed(app.to_owned(), executor.to_owned()).await?;
         }
         let keep_rdd_blocks = self.config.keep_rdd_blocks;
+        let service = self.clone();
         let freed = blocking(move || {
-            let dirs = entry.dirs.iter().map(|dir| dir.real());
-            dirs.map(|dir| private_files(dir, keep_rdd_blocks))
-                .fold((0, 0), |(files, bytes), freed| (files + freed.files, bytes + freed.bytes))
+            let (mut files, mut bytes) = (0, 0);
+            for dir in entry.dirs.iter().map(|dir| dir.real()) {
+                match tidy::remove_private_files(dir, keep_rdd_blocks) {
+                    Ok(freed) => (files, bytes) = (files + freed.files, bytes + freed.bytes),
+                    Err(error) => service.disk_error(dir, &error),
+                }
+            }
+            (files, bytes)
         });
         let (files, bytes) = freed.await?;
         tracing::info!(app, executor, files, bytes, "executor departed");
         Ok(ExecutorRemoval { known: true, files, bytes })
+    }
+
+    /// Forgets applications of which nothing is left: whoever manages the cluster deleted their directories and said
+    /// nothing, or an executor registered when its application had been removed already. With `heartbeat_cleanup`,
+    /// where nobody says when applications end, also removes those of which nothing was heard, and in whose
+    /// directories nothing was written, for the age of orphans.
+    pub(crate) async fn remove_abandoned(self: &Arc<Self>, now: Instant) -> Result<(), CallError> {
+        for app in self.registry.apps() {
+            let Some(silence) = app.unheard_for(now).filter(|silence| *silence > GONE_AFTER) else {
+                continue;
+            };
+            let (service, dirs) = (self.clone(), self.registry.dirs(&app.id));
+            let age = self.config.orphan_age.filter(|age| self.config.heartbeat_cleanup && silence > *age);
+            let over = blocking(move || {
+                let look = |dir: &PathBuf| {
+                    tidy::last_change(dir).inspect_err(|error| service.disk_error(dir, error))
+                };
+                let Ok(changes) = dirs.iter().map(look).collect::<io::Result<Vec<_>>>() else { return false };
+                match (changes.into_iter().flatten().max(), age) {
+                    (None, _) => !dirs.is_empty() || age.is_some(),
+                    (Some(newest), Some(age)) => tidy::is_older(newest, age, SystemTime::now()),
+                    (Some(_), None) => false,
+                }
+            });
+            if over.await? {
+                tracing::info!(app = %app.id, ?silence, "nothing is left of the application, or it was abandoned");
+                self.remove_app(&app.id).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Deletes what applications left that nobody remembers.
@@ -360,8 +438,7 @@ impl Service {
                 match tidy::orphans(root, age, SystemTime::now(), registered) {
                     Ok(mut orphans) => found.append(&mut orphans),
                     Err(error) => {
-                        service.disk_error(root);
-                        tracing::error!(root = %root.display(), %error, "cannot look for orphans");
+                        service.disk_error(root, &error);
                     }
                 }
             }
@@ -369,7 +446,7 @@ impl Service {
         });
         let found = found.await?;
         if !found.is_empty() {
-            let removal = self.delete_dirs(found).await?;
+            let (removal, _) = self.delete_dirs(found).await?;
             tracing::info!(?removal, "orphans removed");
         }
         Ok(())
@@ -380,12 +457,17 @@ impl Service {
         self.files.close_stale();
     }
 
-    pub(crate) async fn count_disk_use(&self) {
+    pub(crate) async fn count_disk_use(self: &Arc<Self>) {
         for app in self.registry.apps() {
-            let dirs = self.registry.dirs(&app.id);
+            let (service, dirs) = (self.clone(), self.registry.dirs(&app.id));
             let counted = blocking(move || {
-                let bytes = dirs.iter().map(|dir| tidy::disk_bytes(dir).unwrap_or(0)).sum();
-                app.set_disk_bytes(bytes);
+                let count =
+                    |dir: &PathBuf| tidy::disk_bytes(dir).inspect_err(|error| service.disk_error(dir, error));
+                // A disk that cannot be read leaves the figure as it was.
+                let bytes: io::Result<u64> = dirs.iter().map(count).sum();
+                if let Ok(bytes) = bytes {
+                    app.set_disk_bytes(bytes);
+                }
             });
             drop(counted.await);
         }
@@ -410,7 +492,7 @@ impl Service {
             blocks_served: self.metrics.blocks_served.load(Relaxed),
             bytes_served: self.metrics.bytes_served.load(Relaxed),
             errors: self.metrics.errors(),
-            disk_errors: self.disk_errors.lock().clone(),
+            disk_errors: self.disks.errors(),
             latency: self.metrics.latency.status(),
         }
     }
@@ -428,13 +510,6 @@ fn app_status(app: &App) -> AppStatus {
         departed_bytes_served: app.served_departed.bytes.load(Relaxed),
         disk_bytes: app.disk_bytes(),
     }
-}
-
-fn private_files(dir: &Path, keep_rdd_blocks: bool) -> tidy::Freed {
-    tidy::remove_private_files(dir, keep_rdd_blocks).unwrap_or_else(|error| {
-        tracing::warn!(dir = %dir.display(), %error, "private files stay");
-        tidy::Freed::default()
-    })
 }
 
 /// Runs `work` where waiting for a disk holds nobody else.

@@ -61,18 +61,16 @@ pub(crate) fn orphans(
         }
         let mut newest = SystemTime::UNIX_EPOCH;
         for dir in &block_dirs {
-            if let Some(fd) = open_dir(dir)? {
-                newest = newest.max(last_change(fd, 0)?);
-            }
+            newest = last_change(dir)?.map_or(newest, |change| newest.max(change));
         }
-        if now.duration_since(newest).is_ok_and(|since| since > age) {
+        if is_older(newest, age, now) {
             orphans.extend(block_dirs);
         }
     }
     Ok(orphans)
 }
 
-fn is_block_dir(dir: &Path) -> bool {
+pub(crate) fn is_block_dir(dir: &Path) -> bool {
     dir.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(BLOCK_DIR_PREFIX))
 }
 
@@ -88,8 +86,16 @@ fn sub_dirs(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// When the directory or anything in it was last written.
-fn last_change(dir: OwnedFd, depth: usize) -> io::Result<SystemTime> {
+/// When the directory or anything in it was last written; nothing when it is gone.
+pub(crate) fn last_change(dir: &Path) -> io::Result<Option<SystemTime>> {
+    open_dir(dir)?.map(|fd| last_change_in(fd, 0)).transpose()
+}
+
+pub(crate) fn is_older(change: SystemTime, age: Duration, now: SystemTime) -> bool {
+    now.duration_since(change).is_ok_and(|since| since > age)
+}
+
+fn last_change_in(dir: OwnedFd, depth: usize) -> io::Result<SystemTime> {
     let time = |stat: rustix::fs::Stat| {
         let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -103,7 +109,7 @@ fn last_change(dir: OwnedFd, depth: usize) -> io::Result<SystemTime> {
         }
         if entry.file_type() == FileType::Directory {
             if let Some(child) = open_child(&dir, name)? {
-                newest = newest.max(last_change(child, depth + 1)?);
+                newest = newest.max(last_change_in(child, depth + 1)?);
             }
         } else if let Ok(stat) = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             newest = newest.max(time(stat));

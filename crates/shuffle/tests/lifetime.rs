@@ -3,10 +3,13 @@
 mod support;
 
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use bellows_transport::message::{ChunkId, Message};
 use bellows_transport::rpc::Rpc;
-use support::{Bench, Client, eventually, exists};
+use support::{Bench, Client, TestExecutor, eventually, exists};
 
 #[tokio::test]
 async fn an_application_goes_with_all_that_is_its_own_and_nothing_else() {
@@ -129,6 +132,34 @@ async fn a_driver_that_falls_silent_takes_its_application_along() {
     service.stop().await;
 }
 
+/// Spark's driver sends its heartbeats over the connection that it registered with, and does not notice when nobody is
+/// at the other end any more.
+#[tokio::test]
+async fn a_driver_that_only_the_service_before_heard_is_not_taken_for_dead() {
+    let bench = Bench::new();
+    let promise = |app: &str| Rpc::RegisterDriver { app: app.into(), heartbeat_timeout_ms: 1 };
+    let (before, after) = (bench.executor("before", "1"), bench.executor("after", "1"));
+    let blocks = before.map_output(0, 1, &[100]);
+    let mut config = bench.config.clone();
+    config.heartbeat_cleanup = false;
+    let service = bellows_shuffle::start(config).await.expect("starts");
+    let mut client = Client::connect(&service).await;
+    client.register(&before).await;
+    assert_eq!(client.call(&promise("before")).await, Ok(None));
+    service.stop().await;
+
+    let service = bench.start().await;
+    let mut client = Client::connect(&service).await;
+    client.register(&after).await;
+    assert_eq!(client.call(&promise("after")).await, Ok(None));
+    eventually("the other is silent for long enough", async || (!exists(&after.dirs[0])).then_some(())).await;
+    assert!(client.fetch(&before.fetch(0, &[(1, &[0])], false)).await.expect("block")[0] == blocks[0]);
+    // Heard again, its silence means something again.
+    assert_eq!(client.call(&Rpc::Heartbeat { app: "before".into() }).await, Ok(None));
+    eventually("it is silent", async || (!exists(&before.dirs[0])).then_some(())).await;
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn a_restart_forgets_nothing_and_finishes_what_was_begun() {
     let bench = Bench::new();
@@ -192,50 +223,73 @@ impl Drop for Process {
     }
 }
 
-#[tokio::test]
-async fn what_was_answered_survives_kill_9() {
-    let bench = Bench::new();
-    let work = bench.dir.path().join("killed");
-    let mut answered = Vec::new();
-    for round in 0..5 {
-        let (process, address) = Process::start(&work);
-        let mut client = Client::connect_to(address).await;
-        for (executor, blocks) in &answered {
-            let executor: &support::TestExecutor = executor;
-            let fetched =
-                client.fetch(&executor.fetch(0, &[(1, &[0])], false)).await.expect("registered before");
-            assert!(fetched[0] == blocks);
+/// Registers and fetches until the service is gone, and returns what was answered.
+async fn work_until_cut(
+    bench: Arc<Bench>,
+    address: std::net::SocketAddr,
+    name: String,
+    count: Arc<AtomicU64>,
+) -> Vec<TestExecutor> {
+    let (mut client, mut answered) = (Client::connect_to(address).await, Vec::new());
+    for i in 0.. {
+        let executor = bench.executor(&format!("app-{}", i % 3), &format!("{name}-{i}"));
+        let block = executor.map_output(0, 1, &[LENGTH]).remove(0);
+        match client.try_call(&executor.register()).await {
+            None => break,
+            Some(answer) => assert_eq!(answer, Ok(None)),
         }
-        // Others register all the while, so that the kill meets a write.
-        let noise = tokio::spawn(register_until_cut(address, round));
-        for i in 0..5 {
-            let executor = bench.executor("app", &format!("{round}-{i}"));
-            let blocks = executor.map_output(0, 1, &[100]).remove(0);
-            client.register(&executor).await;
-            answered.push((executor, blocks));
+        let fetch = executor.fetch(0, &[(1, &[0])], false);
+        answered.push(executor);
+        count.fetch_add(1, Relaxed);
+        // Fetches that the kill cuts short are no errors: the client gets a whole block or none.
+        let Some(opened) = client.try_call(&fetch).await else { break };
+        let Ok(Some(Rpc::StreamHandle { stream, .. })) = opened else { panic!("{opened:?}") };
+        let id = ChunkId { stream, chunk: 0 };
+        if client.try_send(&Message::ChunkFetchRequest(id)).await.is_none() {
+            break;
         }
-        drop(process);
-        noise.await.expect("ends with the service");
+        match client.receive().await {
+            None => break,
+            Some(Message::ChunkFetchSuccess { body, .. }) => assert!(body == block),
+            Some(other) => panic!("{other:?}"),
+        }
     }
+    answered
 }
 
-async fn register_until_cut(address: std::net::SocketAddr, round: usize) {
-    let mut client = Client::connect_to(address).await;
-    for i in 0.. {
-        let info = bellows_transport::rpc::ExecutorInfo {
-            local_dirs: vec![format!("/nonexistent/noise/blockmgr-{round}-{i}")],
-            sub_dirs_per_local_dir: 64,
-            shuffle_manager: "sort".into(),
-        };
-        let call = Rpc::RegisterExecutor { app: "noise".into(), executor: format!("{round}-{i}"), info };
-        let message = bellows_transport::Message::RpcRequest { request: i, body: call.encode() };
-        let mut out = bytes::BytesMut::new();
-        message.encode(&mut out);
-        use tokio::io::AsyncWriteExt;
-        if client.socket.write_all(&out).await.is_err() || client.receive().await.is_none() {
-            return;
+/// Goes by `sendfile`.
+const LENGTH: usize = 100_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_survives_kill_9_at_any_moment() {
+    let bench = Arc::new(Bench::new());
+    let work = bench.dir.path().join("killed");
+    let mut answered: Vec<TestExecutor> = Vec::new();
+    for round in 0..8 {
+        let (process, address) = Process::start(&work);
+        let mut client = Client::connect_to(address).await;
+        for executor in &answered {
+            let block = support::block_bytes(&executor.id, 0, 1, 0, LENGTH);
+            let fetched = client.fetch(&executor.fetch(0, &[(1, &[0])], false)).await;
+            assert!(fetched.expect("registered before") == [block]);
+        }
+        let count = Arc::new(AtomicU64::new(0));
+        let workers: Vec<_> = (0..4)
+            .map(|worker| {
+                let name = format!("{round}-{worker}");
+                tokio::spawn(work_until_cut(bench.clone(), address, name, count.clone()))
+            })
+            .collect();
+        // In the first round at once, then later and later, each time a little after some answer.
+        let enough = if round == 0 { 0 } else { 3 * round + rand::random_range(0..5) };
+        eventually("some were answered", async || (count.load(Relaxed) >= enough).then_some(())).await;
+        tokio::time::sleep(Duration::from_micros(rand::random_range(0..3000))).await;
+        drop(process);
+        for worker in workers {
+            answered.extend(worker.await.expect("ends with the service"));
         }
     }
+    assert!(answered.len() > 50);
 }
 
 #[tokio::test]
@@ -268,15 +322,7 @@ async fn metrics_are_told_over_tcp() {
     client.register(&executor).await;
     client.fetch(&executor.fetch(0, &[(1, &[0])], false)).await.expect("block");
     let address = service.metrics_addr().expect("asked for");
-    let ask = async |path: &str, method: &str| {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut socket = tokio::net::TcpStream::connect(address).await.expect("connects");
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        socket.write_all(head.as_bytes()).await.expect("writes");
-        let mut text = String::new();
-        socket.read_to_string(&mut text).await.expect("reads");
-        text
-    };
+    let ask = async |path: &str, method: &str| support::request(address, method, path).await;
     let text = ask("/metrics", "GET").await;
     for line in [
         "bellows_shuffle_registered_executors 1",
@@ -287,6 +333,10 @@ async fn metrics_are_told_over_tcp() {
         assert!(text.contains(line), "{line} is not in {text}");
     }
     assert!(ask("/v1/status", "GET").await.contains("\"bytes_served\":100"));
+    bench.admin().remove_app(&executor.app).await.expect("removed");
+    let text = ask("/metrics", "GET").await;
+    assert!(!text.contains("app="), "an application's figures go with it: {text}");
+    assert!(text.contains("bellows_shuffle_bytes_total 100"), "{text}");
     let refused = ask("/v1/apps/app", "DELETE").await;
     assert!(refused.starts_with("HTTP/1.1 404"), "{refused}");
     tokio::time::timeout(Duration::from_secs(30), service.stop()).await.expect("stops");

@@ -32,14 +32,14 @@ pub(crate) fn metrics_routes(service: Arc<Service>) -> Router {
 }
 
 async fn remove_app(State(service): Shared, Segments(app): Segments<String>) -> Response {
-    answer(service.remove_app(&app).await)
+    answer(&service, service.remove_app(&app).await)
 }
 
 async fn executor_departed(
     State(service): Shared,
     Segments((app, executor)): Segments<(String, String)>,
 ) -> Response {
-    answer(service.executor_departed(&app, &executor).await)
+    answer(&service, service.executor_departed(&app, &executor).await)
 }
 
 async fn status(State(service): Shared) -> Response {
@@ -53,10 +53,13 @@ async fn metrics(State(service): Shared) -> Response {
     }
 }
 
-fn answer<T: serde::Serialize>(result: Result<T, CallError>) -> Response {
+fn answer<T: serde::Serialize>(service: &Service, result: Result<T, CallError>) -> Response {
     match result {
         Ok(value) => Json(value).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Err(error) => {
+            service.note(&error);
+            (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
+        }
     }
 }
 

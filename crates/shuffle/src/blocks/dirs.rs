@@ -107,6 +107,14 @@ impl LocalDirs {
         self.dirs.iter()
     }
 
+    /// Bytes of their names.
+    pub(crate) fn bytes(&self) -> usize {
+        self.dirs
+            .iter()
+            .map(|dir| dir.real.as_os_str().len() + dir.told.as_ref().map_or(0, |told| told.len()))
+            .sum()
+    }
+
     pub(crate) fn sub_dirs(&self) -> u32 {
         self.sub_dirs
     }

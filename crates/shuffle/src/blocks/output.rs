@@ -94,6 +94,16 @@ pub(crate) struct MapOutput {
 impl MapOutput {
     /// Reads from disk: not for the threads that serve.
     pub(crate) fn open(dirs: &LocalDirs, shuffle: i32, map: i64) -> Result<MapOutput, BlockError> {
+        MapOutput::open_keeping(dirs, shuffle, map, MAX_KEPT_INDEX_BYTES)
+    }
+
+    /// A longer index than this is not kept.
+    pub(crate) fn open_keeping(
+        dirs: &LocalDirs,
+        shuffle: i32,
+        map: i64,
+        max_kept_bytes: u64,
+    ) -> Result<MapOutput, BlockError> {
         let index = Source::open(dirs.path(&index_file(shuffle, map)))?;
         let data = match Source::open(dirs.path(&data_file(shuffle, map))) {
             Ok(data) => Some(Arc::new(data)),
@@ -108,7 +118,7 @@ impl MapOutput {
         if index.bytes() % OFFSET_BYTES != 0 || index.bytes() < 2 * OFFSET_BYTES {
             return Err(bad(format!("{} bytes are no list of offsets", index.bytes())));
         }
-        if index.bytes() > MAX_KEPT_INDEX_BYTES {
+        if index.bytes() > max_kept_bytes {
             return Ok(MapOutput { index: Index::OnDisk { file: index }, data });
         }
         let mut raw = vec![0; index.bytes() as usize];

@@ -16,6 +16,7 @@ enum Event {
     Write(u64, Vec<u8>),
     SetLen(u64),
     Sync,
+    Created,
     /// The store answered that this application's executor is registered, or that the application is gone.
     Registered(&'static str, usize),
     Removed(&'static str),
@@ -82,11 +83,20 @@ fn dirs(app: &str, executor: usize) -> LocalDirs {
     LocalDirs::resolve(&[format!("/nonexistent/{app}/blockmgr-{executor}")], 64, &[]).expect("sound")
 }
 
+fn open(
+    disk: &Disk,
+    registry: Arc<Registry>,
+) -> Result<(Store, super::Recovered, std::thread::JoinHandle<()>), String> {
+    let disk = disk.clone();
+    let open = move || Ok(Database::builder().create_with_backend(disk.clone())?);
+    Store::with(std::path::Path::new("disk").into(), Box::new(open), registry)
+}
+
 /// A life of the service: two applications register, one is removed, the other goes on.
 fn lived() -> Vec<Event> {
     let disk = Disk::default();
-    let database = Database::builder().create_with_backend(disk.clone()).expect("new");
-    let (store, _, thread) = Store::with(database, Arc::new(Registry::new(9, 99))).expect("opens");
+    let (store, _, thread) = open(&disk, Arc::new(Registry::new(9, 99))).expect("opens");
+    disk.note(Event::Created);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
     runtime.block_on(async {
         for executor in 0..6 {
@@ -125,6 +135,63 @@ fn left_on_disk(log: &[Event], keep: &[Option<usize>]) -> Vec<u8> {
     content
 }
 
+/// Starts from what is left on the disk and compares with what was answered before the end of `log`.
+fn assert_survives(log: &[Event], keep: &[Option<usize>]) {
+    let disk = Disk::default();
+    *disk.content.lock() = left_on_disk(log, keep);
+    let registry = Arc::new(Registry::new(9, 99));
+    let (store, _, thread) = open(&disk, registry.clone()).expect("opens and loads after the cut");
+    drop(store);
+    thread.join().expect("ends");
+
+    let removed = log.iter().any(|e| matches!(e, Event::Removed(_)));
+    for event in log {
+        match *event {
+            Event::Registered("stays", executor) => {
+                assert!(registry.has("stays", &executor.to_string(), &dirs("stays", executor)));
+            }
+            Event::Removed(app) => assert!(registry.app(app).is_none()),
+            Event::Registered(app, executor) if !removed => {
+                // Its removal may have been under way.
+                let known = registry.app(app).map(|a| a.executor(&executor.to_string()).is_some());
+                assert!(known != Some(false));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// From when the database exists; that it comes into being at once is for the file system.
+fn after_creation() -> (&'static [Event], usize) {
+    static LIVED: std::sync::OnceLock<Vec<Event>> = std::sync::OnceLock::new();
+    let log = LIVED.get_or_init(lived);
+    (log, log.iter().position(|e| matches!(e, Event::Created)).expect("is made"))
+}
+
+/// Everything written reaches the disk in order, and the last write only in part: a kill, or a full disk.
+#[test]
+fn what_was_answered_survives_a_cut_in_every_write() {
+    let (log, created) = after_creation();
+    for end in created..=log.len() {
+        let log = &log[..end];
+        let Some(Event::Write(_, data)) = log.last() else {
+            assert_survives(log, &[Some(usize::MAX)]);
+            continue;
+        };
+        let since_sync = log.iter().rev().take_while(|e| !matches!(e, Event::Sync)).count();
+        for torn_after in [0, 1, data.len() / 2, data.len() - 1, data.len()] {
+            let mut keep = vec![Some(usize::MAX); since_sync];
+            keep[since_sync - 1] = Some(torn_after);
+            assert_survives(log, &keep);
+        }
+        // Only the last of what was not synced.
+        let mut keep = vec![None; since_sync];
+        keep[since_sync - 1] = Some(data.len());
+        assert_survives(log, &keep);
+        assert_survives(log, &[None]);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -133,34 +200,7 @@ proptest! {
         cut in any::<prop::sample::Index>(),
         keep in prop::collection::vec(prop::option::of(prop_oneof![Just(usize::MAX), 0usize..4096]), 1..20),
     ) {
-        static LIVED: std::sync::OnceLock<Vec<Event>> = std::sync::OnceLock::new();
-        let log = LIVED.get_or_init(lived);
-        // The power may go at any time after the file exists.
-        let first = log.iter().position(|e| matches!(e, Event::Registered(..))).expect("registers");
-        let log = &log[..first + cut.index(log.len() - first)];
-
-        let disk = Disk::default();
-        *disk.content.lock() = left_on_disk(log, &keep);
-        let database = Database::builder().create_with_backend(disk).expect("opens after the cut");
-        let registry = Arc::new(Registry::new(9, 99));
-        let (store, _, thread) = Store::with(database, registry.clone()).expect("loads after the cut");
-        drop(store);
-        thread.join().expect("ends");
-
-        let removed = log.iter().any(|e| matches!(e, Event::Removed(_)));
-        for event in log {
-            match *event {
-                Event::Registered("stays", executor) => {
-                    prop_assert!(registry.has("stays", &executor.to_string(), &dirs("stays", executor)));
-                }
-                Event::Removed(app) => prop_assert!(registry.app(app).is_none()),
-                Event::Registered(app, executor) if !removed => {
-                    // Its removal may have been under way.
-                    let known = registry.app(app).map(|a| a.executor(&executor.to_string()).is_some());
-                    prop_assert!(known != Some(false));
-                }
-                _ => {}
-            }
-        }
+        let (log, created) = after_creation();
+        assert_survives(&log[..created + cut.index(log.len() - created)], &keep);
     }
 }

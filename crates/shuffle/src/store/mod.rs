@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod crash;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,6 +26,7 @@ const DRIVERS: TableDefinition<'_, &str, u64> = TableDefinition::new("drivers");
 const REMOVALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("removals");
 
 const FILE: &str = "registrations.redb";
+const FRESH_FILE: &str = "registrations.redb.new";
 const CACHE_BYTES: usize = 1 << 20;
 /// Calls that may wait for the database; more make their connections wait.
 const QUEUE: usize = 1024;
@@ -60,6 +62,19 @@ enum Command {
     Deleted { app: String, answer: Answer<()> },
 }
 
+impl Command {
+    fn fail(self, reason: &str) {
+        let failed = StoreError::Failed(reason.to_owned());
+        match self {
+            Command::Register { answer, .. }
+            | Command::Departed { answer, .. }
+            | Command::Driver { answer, .. }
+            | Command::Deleted { answer, .. } => drop(answer.send(Err(failed))),
+            Command::Remove { answer, .. } => drop(answer.send(Err(failed))),
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct StoredExecutor {
     dirs: Vec<StoredDir>,
@@ -76,6 +91,7 @@ struct StoredDir {
 /// The way to the thread that owns the database; the thread ends with the last of these.
 #[derive(Clone)]
 pub(crate) struct Store {
+    path: Arc<Path>,
     commands: mpsc::Sender<Command>,
 }
 
@@ -94,24 +110,32 @@ impl Store {
         let failed = |reason: String| Error::Store { path: path.display().to_string(), reason };
         std::fs::create_dir_all(work_dir)
             .map_err(|source| Error::Io { what: work_dir.display().to_string(), source })?;
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(&path)
-            .map_err(|e| failed(e.to_string()))?;
-        Store::with(database, registry).map_err(failed)
+        let fresh = work_dir.join(FRESH_FILE);
+        make_database(&path, &fresh).map_err(|e| failed(e.to_string()))?;
+        let at = path.clone();
+        Store::with(path.as_path().into(), Box::new(move || Ok(builder().open(&at)?)), registry)
+            .map_err(failed)
     }
 
     fn with(
-        database: Database,
+        path: Arc<Path>,
+        open: Open,
         registry: Arc<Registry>,
     ) -> Result<(Store, Recovered, std::thread::JoinHandle<()>), String> {
+        let database = open().map_err(|e| e.to_string())?;
         let recovered = load(&database, &registry).map_err(|e| e.to_string())?;
         let (commands, inbox) = mpsc::channel(QUEUE);
+        let writer = Writer { path: path.clone(), database: Some(database), open, registry };
         let thread = std::thread::Builder::new()
             .name("registrations".into())
-            .spawn(move || Writer { database, registry }.run(inbox))
+            .spawn(move || writer.run(inbox))
             .map_err(|e| e.to_string())?;
-        Ok((Store { commands }, recovered, thread))
+        Ok((Store { path, commands }, recovered, thread))
+    }
+
+    /// The database's file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) async fn register(
@@ -147,17 +171,46 @@ impl Store {
     }
 }
 
+/// How the database is opened, at first and after its disk has failed it.
+type Open = Box<dyn Fn() -> Result<Database, redb::Error> + Send>;
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+/// Makes the database if there is none, under another name first: who is killed meanwhile leaves no half of one.
+fn make_database(path: &Path, fresh: &Path) -> Result<(), redb::Error> {
+    if path.try_exists()? {
+        return Ok(());
+    }
+    match std::fs::remove_file(fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    drop(builder().create(fresh)?);
+    std::fs::rename(fresh, path)?;
+    let dir = path.parent().expect("invariant: a file in the work directory");
+    Ok(std::fs::File::open(dir)?.sync_all()?)
+}
+
 struct Writer {
-    database: Database,
+    path: Arc<Path>,
+    /// Nothing after a failure: the database takes no more until it is opened anew.
+    database: Option<Database>,
+    open: Open,
     registry: Arc<Registry>,
 }
 
 impl Writer {
-    fn run(self, mut inbox: mpsc::Receiver<Command>) {
+    fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
         let mut batch = Vec::new();
         while let Some(first) = inbox.blocking_recv() {
             batch.push(first);
+            // A removal ends its batch: what comes after it must find the application gone.
             while batch.len() < MAX_BATCH
+                && !matches!(batch.last(), Some(Command::Remove { .. }))
                 && let Ok(next) = inbox.try_recv()
             {
                 batch.push(next);
@@ -167,22 +220,34 @@ impl Writer {
     }
 
     /// Applies the commands in their order, commits once, then answers.
-    fn commit(&self, batch: &mut Vec<Command>) {
+    fn commit(&mut self, batch: &mut Vec<Command>) {
         let mut answers: Vec<AfterCommit> = Vec::with_capacity(batch.len());
-        let committed = self.database.begin_write().map_err(|e| e.to_string()).and_then(|transaction| {
+        let committed = self.begin().and_then(|transaction| {
             for command in batch.drain(..) {
                 answers.push(self.apply(&transaction, command));
             }
-            transaction.commit().map_err(|e| e.to_string())
+            Ok(transaction.commit()?)
         });
+        let committed = committed.map_err(|e| e.to_string());
         if let Err(reason) = &committed {
-            tracing::error!(%reason, "cannot store registrations");
+            tracing::error!(path = %self.path.display(), %reason, "cannot store registrations");
+            self.database = None;
+            // Left when the transaction could not even begin.
+            batch.drain(..).for_each(|command| command.fail(reason));
+            // What was inserted last is undone first.
+            answers.reverse();
         }
-        // When the transaction could not even begin, dropping the commands tells their callers.
-        batch.clear();
         for answer in answers {
             answer(committed.clone());
         }
+    }
+
+    fn begin(&mut self) -> Result<WriteTransaction, redb::Error> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => (self.open)()?,
+        };
+        Ok(self.database.insert(database).begin_write()?)
     }
 
     /// Returns what is to be done when the outcome of the commit is known.
@@ -192,7 +257,7 @@ impl Writer {
                 let registry = self.registry.clone();
                 let written = self
                     .registry
-                    .insert(&app, &executor, dirs.clone(), false)
+                    .insert(&app, &executor, dirs.clone())
                     .map(|inserted| (inserted, put_executor(transaction, &app, &executor, &dirs, false)));
                 match written {
                     Err(refusal) => settle(answer, Err(refusal.into())),
@@ -254,10 +319,16 @@ fn finish_registration(
     answer: Answer<()>,
     committed: Result<(), String>,
 ) {
-    let result = committed.map_err(|reason| {
-        registry.undo(inserted);
-        StoreError::Failed(reason)
-    });
+    let result = match committed {
+        Ok(()) => {
+            inserted.stored();
+            Ok(())
+        }
+        Err(reason) => {
+            registry.undo(inserted);
+            Err(StoreError::Failed(reason))
+        }
+    };
     drop(answer.send(result));
 }
 
@@ -325,17 +396,15 @@ fn load(database: &Database, registry: &Registry) -> Result<Recovered, redb::Err
             let dirs = stored.dirs.into_iter().map(|d| LocalDir::stored(d.told, d.real)).collect();
             Some((LocalDirs::stored(dirs, stored.sub_dirs)?, stored.departed))
         });
-        let loaded = parts.map(|(dirs, departed)| registry.insert(app, executor, dirs, departed));
+        let loaded = parts.map(|(dirs, departed)| registry.restore(app, executor, dirs, departed));
         if !matches!(loaded, Some(Ok(_))) {
             tracing::error!(app, executor, ?loaded, "stored registration is not usable");
         }
     }
-    // Heartbeats are counted from now: what the driver sent while this service was down could not be heard.
-    let now = Instant::now();
     for entry in transaction.open_table(DRIVERS)?.iter()? {
         let (app, timeout_ms) = entry?;
         let timeout = Duration::from_millis(timeout_ms.value());
-        if let Err(refusal) = registry.set_driver(app.value(), timeout, now) {
+        if let Err(refusal) = registry.remember_driver(app.value(), timeout) {
             tracing::error!(app = app.value(), %refusal, "stored driver is not usable");
         }
     }
@@ -386,7 +455,10 @@ mod tests {
         );
         assert!(registry.has("a", "1", &dirs("/nonexistent/a/blockmgr-1")));
         assert!(!registry.has("a", "2", &dirs("/nonexistent/a/blockmgr-2")), "departed");
-        assert_eq!(registry.silent_apps(Instant::now() + Duration::from_secs(8)), ["a".into()]);
+        let later = Instant::now() + Duration::from_secs(8);
+        assert!(registry.silent_apps(later).is_empty(), "its heartbeats went to the service before");
+        registry.app("a").expect("known").driver_heard(Instant::now());
+        assert_eq!(registry.silent_apps(later), ["a".into()]);
 
         let removed = store.remove("a".into()).await.expect("removed");
         assert_eq!(removed.dirs.len(), 2);

@@ -58,6 +58,17 @@ impl Bench {
         self.config.allowed_roots[0].clone()
     }
 
+    /// A new executor whose directory is on one disk, made a root if it is not one yet.
+    pub fn executor_on(&mut self, disk: &str, app: &str, executor: &str) -> TestExecutor {
+        let root = self.dir.path().canonicalize().expect("exists").join(disk);
+        let dir = root.join(app).join(format!("blockmgr-{executor}"));
+        std::fs::create_dir_all(&dir).expect("directory");
+        if !self.config.allowed_roots.contains(&root) {
+            self.config.allowed_roots.push(root);
+        }
+        TestExecutor { app: app.to_owned(), id: executor.to_owned(), dirs: vec![dir] }
+    }
+
     /// A new executor's directories, on two "disks" of the application.
     pub fn executor(&self, app: &str, executor: &str) -> TestExecutor {
         let dirs =
@@ -173,6 +184,10 @@ impl Client {
 
     pub async fn connect_to(address: SocketAddr) -> Client {
         let socket = TcpStream::connect(address).await.expect("connects");
+        Client::over(socket)
+    }
+
+    pub fn over(socket: TcpStream) -> Client {
         socket.set_nodelay(true).expect("socket");
         Client { socket, input: BytesMut::new(), decoder: FrameDecoder::new(256 << 20), next_request: 1 }
     }
@@ -216,6 +231,24 @@ impl Client {
             Some(Message::RpcFailure { request: to, error }) if to == request => Err(error),
             other => panic!("not an answer to {call:?}: {other:?}"),
         }
+    }
+
+    /// Nothing once the service is gone.
+    pub async fn try_call(&mut self, call: &Rpc) -> Option<Result<Option<Rpc>, String>> {
+        self.try_send(&Message::RpcRequest { request: 0, body: call.encode() }).await?;
+        match self.receive().await? {
+            Message::RpcResponse { body, .. } => {
+                Some(Ok((!body.is_empty()).then(|| Rpc::decode(body).expect("an answer"))))
+            }
+            Message::RpcFailure { error, .. } => Some(Err(error)),
+            other => panic!("not an answer to {call:?}: {other:?}"),
+        }
+    }
+
+    pub async fn try_send(&mut self, message: &Message) -> Option<()> {
+        let mut out = BytesMut::new();
+        message.encode(&mut out);
+        self.socket.write_all(&out).await.ok()
     }
 
     /// Where authentication is on and this client has not gone through it.
@@ -269,4 +302,18 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
 
 pub fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
+}
+
+/// What a GET over HTTP answers, head and body.
+pub async fn get(address: SocketAddr, path: &str) -> String {
+    request(address, "GET", path).await
+}
+
+pub async fn request(address: SocketAddr, method: &str, path: &str) -> String {
+    let mut socket = TcpStream::connect(address).await.expect("connects");
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    socket.write_all(head.as_bytes()).await.expect("writes");
+    let mut text = String::new();
+    socket.read_to_string(&mut text).await.expect("reads");
+    text
 }
