@@ -74,7 +74,8 @@ impl Config {
 /// Bounds on what clients can make the service hold.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections open at once; more are closed as they arrive.
+    /// Connections open at once. For one more, that which has been silent longest is closed; where none is silent,
+    /// the new one.
     pub connections: usize,
     /// The largest request frame in bytes.
     pub request_bytes: usize,
@@ -86,7 +87,8 @@ pub struct Limits {
     pub index_cache_bytes: u64,
     /// Data files kept open.
     pub open_files: usize,
-    /// A connection that takes none of what waits for it for this long is cut.
+    /// A connection that does not, within this time, take what is being sent (of a large block 1 MiB at a time), bring
+    /// to an end a message that it began, or authenticate, is cut.
     pub stalled_after: Duration,
     /// Applications and executors that may be registered at once.
     pub applications: usize,

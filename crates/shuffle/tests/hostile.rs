@@ -8,7 +8,9 @@ use bellows_transport::message::{ChunkId, Message};
 use bellows_transport::rpc::Rpc;
 use bytes::Bytes;
 use support::{Bench, Client, TestExecutor, eventually};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const LARGE: usize = 64 << 20;
 
 async fn assert_serves(client: &mut Client, executor: &TestExecutor) {
     let expected = support::block_bytes(&executor.id, 0, 1, 0, 1000);
@@ -19,7 +21,7 @@ async fn assert_serves(client: &mut Client, executor: &TestExecutor) {
 async fn scene(bench: &Bench) -> (bellows_shuffle::Running, Client, TestExecutor) {
     let service = bench.start().await;
     let executor = bench.executor("app", "1");
-    executor.map_output(0, 1, &[1000, 64 << 20]);
+    executor.map_output(0, 1, &[1000, LARGE]);
     let mut client = Client::connect(&service).await;
     client.register(&executor).await;
     (service, client, executor)
@@ -68,17 +70,119 @@ async fn a_call_that_is_none_is_answered_with_a_failure() {
 }
 
 #[tokio::test]
-async fn more_connections_than_allowed_are_closed_until_one_ends() {
+async fn a_flood_of_connections_that_do_nothing_keeps_nobody_out() {
+    let mut bench = Bench::new();
+    bench.config.limits.connections = 4;
+    let (service, good, executor) = scene(&bench).await;
+    drop(good);
+    let mut driver = Client::connect(&service).await;
+    let promise = Rpc::RegisterDriver { app: "app".into(), heartbeat_timeout_ms: 600_000 };
+    assert_eq!(driver.call(&promise).await, Ok(None));
+    let mut reader = start_large(&service, &executor).await;
+
+    let mut flood = Vec::new();
+    for _ in 0..20 {
+        flood.push(Client::connect(&service).await);
+    }
+    let newcomer = bench.executor("app", "2");
+    Client::connect(&service).await.register(&newcomer).await;
+    assert_serves(&mut Client::connect(&service).await, &executor).await;
+    assert!(errors(&service, "limit") >= 18);
+    assert!(service.status().open_connections <= 4);
+    // Who has something to do was not cut, nor the one that would not come back.
+    let Some(Message::ChunkFetchSuccess { body, .. }) = reader.receive().await else { panic!("was cut") };
+    assert_eq!(body.len(), LARGE);
+    assert_eq!(driver.call(&Rpc::Heartbeat { app: "app".into() }).await, Ok(None));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn where_all_have_something_to_do_one_more_is_closed() {
     let mut bench = Bench::new();
     bench.config.limits.connections = 2;
     let (service, mut first, executor) = scene(&bench).await;
-    let mut second = Client::connect(&service).await;
-    assert_serves(&mut second, &executor).await;
+    let readers = [start_large(&service, &executor).await, {
+        drop(first);
+        eventually("its place is free", async || (service.status().open_connections == 1).then_some(()))
+            .await;
+        start_large(&service, &executor).await
+    }];
     assert_eq!(Client::connect(&service).await.receive().await, None);
+    drop(readers);
+    eventually("there is room again", async || (service.status().open_connections == 0).then_some(())).await;
+    first = Client::connect(&service).await;
     assert_serves(&mut first, &executor).await;
-    drop(second);
-    eventually("there is room again", async || (service.status().open_connections == 1).then_some(())).await;
-    assert_serves(&mut Client::connect(&service).await, &executor).await;
+    service.stop().await;
+}
+
+/// Asks for the large block and reads nothing of it; returns when it is being sent.
+async fn start_large(service: &bellows_shuffle::Running, executor: &TestExecutor) -> Client {
+    let before = service.status().chunks_in_flight;
+    let mut client = Client::connect(service).await;
+    request_large(&mut client, executor).await;
+    eventually("it is being sent", async || (service.status().chunks_in_flight > before).then_some(())).await;
+    client
+}
+
+async fn request_large(client: &mut Client, executor: &TestExecutor) {
+    let (stream, _) = client.open(&executor.fetch(0, &[(1, &[1])], false)).await;
+    client.send(&[Message::ChunkFetchRequest(ChunkId { stream, chunk: 0 })]).await;
+}
+
+#[tokio::test]
+async fn a_reader_that_only_trickles_is_cut() {
+    let mut bench = Bench::new();
+    bench.config.limits.stalled_after = Duration::from_millis(300);
+    let (service, mut good, executor) = scene(&bench).await;
+    // With a small buffer, so that the service gets rid of a little again and again.
+    let socket = tokio::net::TcpSocket::new_v4().expect("socket");
+    socket.set_recv_buffer_size(8 << 10).expect("socket");
+    let socket = socket.connect(service.local_addr()).await.expect("connects");
+    let mut slow = Client::over(socket);
+    request_large(&mut slow, &executor).await;
+    let (mut taken, mut some) = (0, vec![0; 4 << 10]);
+    while let Ok(read @ 1..) = slow.socket.read(&mut some).await {
+        taken += read;
+        assert!(taken < LARGE / 2, "it goes on");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(errors(&service, "stalled"), 1);
+    assert_serves(&mut good, &executor).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_only_trickles_is_given_up() {
+    let mut bench = Bench::new();
+    bench.config.limits.stalled_after = Duration::from_millis(300);
+    let (service, mut good, executor) = scene(&bench).await;
+    let mut slow = Client::connect(&service).await;
+    let mut frame = bytes::BytesMut::new();
+    Message::RpcRequest { request: 1, body: vec![0; 10_000].into() }.encode(&mut frame);
+    let mut sent = 0;
+    for byte in &frame {
+        if slow.socket.write_all(std::slice::from_ref(byte)).await.is_err() {
+            break;
+        }
+        sent += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(sent < frame.len(), "all was taken");
+    assert_eq!(errors(&service, "stalled"), 1);
+    // Many requests, each soon whole, may come without a pause between them.
+    let fetch = executor.fetch(0, &[(1, &[0])], false);
+    let mut pipelined = bytes::BytesMut::new();
+    for request in 0..100 {
+        Message::RpcRequest { request, body: fetch.encode() }.encode(&mut pipelined);
+    }
+    let part = pipelined.len() / 70 + 1;
+    for piece in pipelined.chunks(part) {
+        good.socket.write_all(piece).await.expect("taken");
+        tokio::time::sleep(Duration::from_millis(8)).await;
+    }
+    for _ in 0..100 {
+        assert!(matches!(good.receive().await, Some(Message::RpcResponse { .. })));
+    }
     service.stop().await;
 }
 

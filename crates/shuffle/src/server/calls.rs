@@ -38,6 +38,8 @@ pub(super) async fn answer(connection: &mut Connection, body: Bytes) -> Result<B
         }
         Rpc::RegisterDriver { app, heartbeat_timeout_ms } => {
             service.register_driver(app, heartbeat_timeout_ms).await?;
+            // Its driver sends heartbeats over this connection, and never makes another for them.
+            connection.place.keep();
             Ok(done())
         }
         Rpc::Heartbeat { app } => {

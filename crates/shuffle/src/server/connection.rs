@@ -15,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::calls;
+use super::places::Place;
 use super::streams::{Chunk, StreamError, Streams, parse_stream_name};
 use super::wire::{Stream, Wire};
 use crate::blocks::{BlockError, Segment};
@@ -32,6 +33,8 @@ pub(super) enum Closed {
     ByPeer,
     #[error("the service stops")]
     Stopping,
+    #[error("another needed the place")]
+    MadeRoom,
     #[error("{0}")]
     Failed(#[from] io::Error),
     #[error("{1}")]
@@ -44,6 +47,7 @@ pub(super) struct Connection {
     pub(super) streams: Streams,
     pub(super) service: Arc<Service>,
     peer: Peer,
+    pub(super) place: Place,
     /// For the request that is arriving, when it is a large one.
     room: Option<OwnedSemaphorePermit>,
     /// When the requests that wait for a flush were taken up, and how many they are.
@@ -59,7 +63,7 @@ enum Peer {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, service: Arc<Service>) -> Connection {
+    pub(super) fn new(stream: Stream, service: Arc<Service>, place: Place) -> Connection {
         let limits = &service.config.limits;
         Connection {
             wire: Wire::new(stream, limits.stalled_after),
@@ -70,6 +74,7 @@ impl Connection {
                 Some(auth) => Peer::Unproven(Box::new(auth)),
             },
             service,
+            place,
             room: None,
             batch: None,
         }
@@ -94,10 +99,10 @@ impl Connection {
             }
         };
         match closed {
-            Closed::ByPeer | Closed::Stopping => {}
+            Closed::ByPeer | Closed::Stopping | Closed::MadeRoom => {}
             Closed::Failed(error) if error.kind() == io::ErrorKind::TimedOut => {
                 self.service.metrics.error(ErrorKind::Stalled);
-                tracing::info!("connection cut: the peer took nothing for too long");
+                tracing::info!("connection cut: the peer is too slow, or takes nothing");
             }
             Closed::Failed(error) if error.kind() == io::ErrorKind::InvalidData => {
                 self.service.metrics.error(ErrorKind::Forbidden);
@@ -114,6 +119,9 @@ impl Connection {
     /// Handles the next message, or brings more bytes.
     async fn turn(&mut self, stop: &CancellationToken) -> Result<(), Closed> {
         let decoded = self.decoder.decode(&mut self.wire.input);
+        if matches!((&decoded, &self.peer), (Ok(Decoded::Message(_)), Peer::Anyone | Peer::App(_))) {
+            self.wire.message_arrived();
+        }
         match decoded.map_err(|e| Closed::Given(ErrorKind::BadMessage, e.to_string()))? {
             Decoded::Message(message) if matches!(self.peer, Peer::Unproven(_)) => {
                 Box::pin(self.authenticate(message)).await
@@ -132,11 +140,15 @@ impl Connection {
                 self.reserve(self.wire.input.len() + missing)?;
                 self.flush().await?;
                 let hurry = matches!(self.peer, Peer::Unproven(_));
+                self.place.silent();
                 let filled = tokio::select! {
                     biased;
                     filled = self.wire.fill(hurry) => filled?,
                     () = stop.cancelled() => return Err(Closed::Stopping),
                 };
+                if !self.place.busy() {
+                    return Err(Closed::MadeRoom);
+                }
                 if filled { Ok(()) } else { Err(Closed::ByPeer) }
             }
         }
@@ -276,7 +288,13 @@ impl Connection {
     /// The inner error is for the client, and nothing was written; the outer ends the connection.
     async fn send_body(&mut self, segment: &Segment) -> Result<Result<(), String>, Closed> {
         if !self.wire.copies(segment) {
-            self.wire.send_segment(segment).await?;
+            let sent = self.wire.send_segment(segment).await;
+            if let Err(error) = &sent
+                && is_of_a_disk(error)
+            {
+                self.service.disk_error(segment.source.path(), error);
+            }
+            sent?;
             self.flush().await?;
             return Ok(Ok(()));
         }
@@ -342,6 +360,15 @@ impl Connection {
         self.service.note(&error);
         Message::RpcFailure { request, error: error.to_string() }.encode(&mut self.wire.out);
     }
+}
+
+/// While a file goes to a socket, what fails may be either of them.
+fn is_of_a_disk(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
+        || matches!(
+            Errno::from_io_error(error),
+            Some(Errno::IO | Errno::UCLEAN | Errno::STALE | Errno::NODEV)
+        )
 }
 
 /// An answer that says only that it worked.

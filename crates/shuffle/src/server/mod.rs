@@ -3,6 +3,7 @@
 
 mod calls;
 mod connection;
+mod places;
 mod streams;
 mod wire;
 
@@ -12,13 +13,13 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::ErrorKind;
 use crate::service::Service;
 use connection::Connection;
+use places::Places;
 
 /// A peer whose machine went away is noticed after about a minute and a half.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -33,7 +34,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let places = Arc::new(Semaphore::new(service.config.limits.connections));
+    let places = Places::new(service.config.limits.connections);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -46,26 +47,27 @@ pub(crate) async fn run(
                 continue;
             }
         };
-        let Ok(place) = places.clone().try_acquire_owned() else {
+        let (place, other_lost) = places.take();
+        if other_lost || place.is_none() {
             service.metrics.error(ErrorKind::Limit);
-            continue;
-        };
+        }
+        let Some(place) = place else { continue };
         if let Err(error) = prepare(&socket) {
             tracing::debug!(%error, "connection went before it began");
             continue;
         }
-        let (service, stop) = (service.clone(), stop.clone());
-        tasks.spawn(async move {
-            let open = service.metrics.open_connections.enter();
+        let (service, stop, number) = (service.clone(), stop.clone(), place.number());
+        let task = tasks.spawn(async move {
+            let _open = service.metrics.open_connections.enter();
             match wire::Stream::accept(socket, &service).await {
-                Ok(stream) => Connection::new(stream, service.clone()).run(stop).await,
+                Ok(stream) => Connection::new(stream, service.clone(), place).run(stop).await,
                 Err(error) => {
                     service.metrics.error(ErrorKind::Forbidden);
                     tracing::warn!(%error, "no TLS with this peer");
                 }
             }
-            drop((open, place));
         });
+        places.seat(number, task.abort_handle());
     }
 }
 

@@ -12,6 +12,7 @@ use rustix::fs::Advice;
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use crate::blocks::{Segment, Source};
@@ -78,22 +79,24 @@ impl Stream {
         }
     }
 
-    /// `more` says that further bytes follow at once.
+    /// `more` says that further bytes follow at once. All has to be taken within the bound.
     async fn write_all(&mut self, bytes: &[u8], more: bool, stalled_after: Duration) -> io::Result<()> {
-        let mut sent = 0;
         match self {
             Stream::Plain(socket) => {
+                let mut sent = 0;
                 let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
+                let mut patience = Patience::new(stalled_after);
                 while sent < bytes.len() {
                     let send = || Ok(rustix::net::send(&*socket, &bytes[sent..], flags)?);
-                    sent += when_writable(socket, stalled_after, send).await?;
+                    sent += when_writable(socket, &mut patience, send).await?;
                 }
             }
             Stream::Tls(tls) => {
-                while sent < bytes.len() {
-                    sent += in_time(stalled_after, tls.write(&bytes[sent..])).await?;
-                }
-                in_time(stalled_after, tls.flush()).await?;
+                let written = async {
+                    tls.write_all(bytes).await?;
+                    tls.flush().await
+                };
+                in_time(stalled_after, written).await?;
             }
         }
         Ok(())
@@ -106,6 +109,8 @@ pub(super) struct Wire {
     pub(super) out: BytesMut,
     cipher: Option<Box<Encrypted>>,
     stalled_after: Duration,
+    /// For the message that is arriving.
+    patience: Patience,
 }
 
 /// What an encrypted connection needs besides.
@@ -126,7 +131,8 @@ impl Encrypted {
 
 impl Wire {
     pub(super) fn new(stream: Stream, stalled_after: Duration) -> Wire {
-        Wire { stream, input: BytesMut::new(), out: BytesMut::new(), cipher: None, stalled_after }
+        let patience = Patience::new(stalled_after);
+        Wire { stream, input: BytesMut::new(), out: BytesMut::new(), cipher: None, stalled_after, patience }
     }
 
     /// From here on, both ways; what waits for a flush must have left.
@@ -142,16 +148,21 @@ impl Wire {
         self.out.len() >= FLUSH_AT_BYTES
     }
 
-    /// Reads what is there; false at the end. In the middle of a message, and in a `hurry`, the peer has to go on
-    /// within the bound.
+    /// The next message has all the time again.
+    pub(super) fn message_arrived(&mut self) {
+        self.patience = Patience::new(self.stalled_after);
+    }
+
+    /// Reads what is there; false at the end. A message that began, and in a `hurry` whatever is waited for, has to be
+    /// there whole within the bound.
     pub(super) async fn fill(&mut self, hurry: bool) -> io::Result<bool> {
+        let begun = !self.input.is_empty();
         let raw = match &mut self.cipher {
             Some(encrypted) => &mut encrypted.input,
             None => &mut self.input,
         };
-        let bounded = hurry || !raw.is_empty();
-        let read = if bounded {
-            in_time(self.stalled_after, self.stream.read(raw)).await?
+        let read = if hurry || begun || !raw.is_empty() {
+            self.patience.bound(self.stream.read(raw)).await?
         } else {
             self.stream.read(raw).await?
         };
@@ -233,12 +244,13 @@ async fn send_file(
     stalled_after: Duration,
 ) -> io::Result<()> {
     let end = at + bytes;
+    let mut patience = Patience::new(stalled_after);
     while at < end {
         let send = || {
             let mut offset = at;
             Ok(rustix::fs::sendfile(socket, source, Some(&mut offset), (end - at) as usize)?)
         };
-        match when_writable(socket, stalled_after, send).await? {
+        match when_writable(socket, &mut patience, send).await? {
             0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter")),
             sent => at += sent as u64,
         }
@@ -284,16 +296,35 @@ fn empty(buffer: &mut BytesMut) {
     }
 }
 
-/// Tries at once, then again whenever the socket takes more; a peer that takes nothing for too long is given up.
+/// How long a peer may take for one thing. Counts from the first time that it has to be waited for, so that whoever
+/// keeps up costs no look at a clock.
+#[derive(Clone, Copy)]
+struct Patience {
+    bound: Duration,
+    ends: Option<Instant>,
+}
+
+impl Patience {
+    fn new(bound: Duration) -> Patience {
+        Patience { bound, ends: None }
+    }
+
+    async fn bound<T>(&mut self, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        let ends = *self.ends.get_or_insert_with(|| Instant::now() + self.bound);
+        tokio::time::timeout_at(ends, work).await.unwrap_or_else(|_| Err(stalled()))
+    }
+}
+
+/// Tries at once, then again whenever the socket takes more; a peer that takes too little for too long is given up.
 async fn when_writable(
     socket: &TcpStream,
-    stalled_after: Duration,
+    patience: &mut Patience,
     mut send: impl FnMut() -> io::Result<usize>,
 ) -> io::Result<usize> {
     loop {
         match socket.try_io(Interest::WRITABLE, &mut send) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                in_time(stalled_after, socket.writable()).await?;
+                patience.bound(socket.writable()).await?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             done => return done,
@@ -302,10 +333,11 @@ async fn when_writable(
 }
 
 async fn in_time<T>(bound: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    match tokio::time::timeout(bound, work).await {
-        Ok(done) => done,
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the peer stalled")),
-    }
+    Patience::new(bound).bound(work).await
+}
+
+fn stalled() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the peer stalled")
 }
 
 /// Waits, on another thread, until the window can be sent without waiting for a disk; asks for the next one early.
