@@ -1,11 +1,14 @@
-//! What the service knows and does, apart from sockets: registers executors, finds blocks, removes applications.
+//! What the service knows and does, apart from sockets: registers executors and finds blocks. What it forgets and
+//! deletes is in [`removal`].
 //! Everything that may wait for a disk is async here and runs on the blocking threads.
+
+mod removal;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bellows_transport::rpc::{CorruptionCause, ExecutorInfo};
 use parking_lot::Mutex;
@@ -18,15 +21,13 @@ use crate::blocks::{
 use crate::checksum;
 use crate::disks::Disks;
 use crate::metrics::{ErrorKind, Metrics};
-use crate::registry::{App, Executor, Registry};
+use crate::registry::{App, Executor, Refusal, Registry};
 use crate::security::Security;
 use crate::store::{Recovered, Store, StoreError};
-use crate::{AppStatus, Config, ExecutorRemoval, Removal, Status, tidy};
+use crate::{AppStatus, Config, Status, tidy};
 
 /// A driver that is told to be heard every few milliseconds is not served better by it.
 const MIN_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
-/// An application whose directories are all gone is forgotten when it has been silent for so long.
-const GONE_AFTER: Duration = Duration::from_secs(3600);
 
 /// Why a call fails; the text is what the client's exception says.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,9 @@ pub(crate) enum CallError {
     Store(String),
     #[error("java.lang.IllegalStateException: {0}")]
     Limit(String),
+    /// Told by closing the connection: Spark then tries again, where it takes any answer for final.
+    #[error("{0}")]
+    Crowded(String),
 }
 
 impl CallError {
@@ -60,7 +64,7 @@ impl CallError {
             CallError::Block(BlockError::BadIndex { .. }) => ErrorKind::BadIndex,
             CallError::Block(BlockError::Disk { .. }) => ErrorKind::Disk,
             CallError::Store(_) => ErrorKind::Store,
-            CallError::Limit(_) => ErrorKind::Limit,
+            CallError::Limit(_) | CallError::Crowded(_) => ErrorKind::Limit,
         }
     }
 }
@@ -68,6 +72,7 @@ impl CallError {
 impl From<StoreError> for CallError {
     fn from(error: StoreError) -> CallError {
         match error {
+            StoreError::Refused(full @ Refusal::Full(_)) => CallError::Limit(full.to_string()),
             StoreError::Refused(refusal) => CallError::Forbidden(refusal.to_string()),
             other => CallError::Store(other.to_string()),
         }
@@ -303,153 +308,6 @@ impl Service {
             checksum::diagnose(&algorithm, &written, reduce, &block, checksum_by_reader)
         });
         diagnosis.await.unwrap_or(CorruptionCause::UnknownIssue)
-    }
-
-    /// Forgets the application, durably, then deletes its directories. May be repeated.
-    pub(crate) async fn remove_app(self: &Arc<Self>, id: &str) -> Result<Removal, CallError> {
-        let removed = self.store.remove(id.to_owned()).await?;
-        let executors = removed.app.as_ref().map(|app| app.executors()).unwrap_or_default();
-        let serials: std::collections::HashSet<u64> = executors.iter().map(|e| e.serial).collect();
-        self.files.forget(|serial| serials.contains(&serial));
-        let mut removal = self.delete_dirs_of(id, removed.dirs).await?;
-        removal.executors = executors.len() as u64;
-        tracing::info!(app = id, ?removal, "application removed");
-        Ok(removal)
-    }
-
-    /// Takes up the removals that a stop of the service interrupted, or that a disk did not let come to an end.
-    pub(crate) async fn finish_removals(self: &Arc<Self>) -> Result<(), CallError> {
-        let unfinished = std::mem::take(&mut *self.unfinished.lock());
-        for (app, dirs) in unfinished {
-            let removal = self.delete_dirs_of(&app, dirs).await?;
-            tracing::info!(app, ?removal, "removal taken up again");
-        }
-        Ok(())
-    }
-
-    /// The duty ends when nothing is left that could still go.
-    async fn delete_dirs_of(self: &Arc<Self>, app: &str, dirs: Vec<PathBuf>) -> Result<Removal, CallError> {
-        let (removal, failed) = self.delete_dirs(dirs).await?;
-        if failed.is_empty() {
-            self.store.deleted(app.to_owned()).await?;
-        } else {
-            self.unfinished.lock().push((app.to_owned(), failed));
-        }
-        Ok(removal)
-    }
-
-    /// Also returns what a disk failed at.
-    async fn delete_dirs(self: &Arc<Self>, dirs: Vec<PathBuf>) -> Result<(Removal, Vec<PathBuf>), CallError> {
-        let service = self.clone();
-        blocking(move || {
-            let (mut removal, mut failed) = (Removal::default(), Vec::new());
-            for dir in dirs {
-                // An executor may have registered it since.
-                if service.registry.is_owned(&dir) {
-                    removal.kept.push(format!("{}: registered", dir.display()));
-                    continue;
-                }
-                match tidy::remove_block_dir(&dir, &service.roots) {
-                    Ok(freed) => {
-                        removal.directories += 1;
-                        removal.files += freed.files;
-                        removal.bytes += freed.bytes;
-                    }
-                    Err(error) => {
-                        removal.kept.push(format!("{}: {error}", dir.display()));
-                        if tidy::is_block_dir(&dir) {
-                            service.disk_error(&dir, &error);
-                            failed.push(dir);
-                        }
-                    }
-                }
-            }
-            (removal, failed)
-        })
-        .await
-    }
-
-    /// The executor has ended, says the agent.
-    pub(crate) async fn executor_departed(
-        self: &Arc<Self>,
-        app: &str,
-        executor: &str,
-    ) -> Result<ExecutorRemoval, CallError> {
-        let entry = self.registry.app(app).and_then(|app| app.executor(executor));
-        let Some(entry) = entry else { return Ok(ExecutorRemoval::default()) };
-        if !entry.departed.load(Relaxed) {
-            self.store.departed(app.to_owned(), executor.to_owned()).await?;
-        }
-        let keep_rdd_blocks = self.config.keep_rdd_blocks;
-        let service = self.clone();
-        let freed = blocking(move || {
-            let (mut files, mut bytes) = (0, 0);
-            for dir in entry.dirs.iter().map(|dir| dir.real()) {
-                match tidy::remove_private_files(dir, keep_rdd_blocks) {
-                    Ok(freed) => (files, bytes) = (files + freed.files, bytes + freed.bytes),
-                    Err(error) => service.disk_error(dir, &error),
-                }
-            }
-            (files, bytes)
-        });
-        let (files, bytes) = freed.await?;
-        tracing::info!(app, executor, files, bytes, "executor departed");
-        Ok(ExecutorRemoval { known: true, files, bytes })
-    }
-
-    /// Forgets applications of which nothing is left: whoever manages the cluster deleted their directories and said
-    /// nothing, or an executor registered when its application had been removed already. With `heartbeat_cleanup`,
-    /// where nobody says when applications end, also removes those of which nothing was heard, and in whose
-    /// directories nothing was written, for the age of orphans.
-    pub(crate) async fn remove_abandoned(self: &Arc<Self>, now: Instant) -> Result<(), CallError> {
-        for app in self.registry.apps() {
-            let Some(silence) = app.unheard_for(now).filter(|silence| *silence > GONE_AFTER) else {
-                continue;
-            };
-            let (service, dirs) = (self.clone(), self.registry.dirs(&app.id));
-            let age = self.config.orphan_age.filter(|age| self.config.heartbeat_cleanup && silence > *age);
-            let over = blocking(move || {
-                let look = |dir: &PathBuf| {
-                    tidy::last_change(dir).inspect_err(|error| service.disk_error(dir, error))
-                };
-                let Ok(changes) = dirs.iter().map(look).collect::<io::Result<Vec<_>>>() else { return false };
-                match (changes.into_iter().flatten().max(), age) {
-                    (None, _) => !dirs.is_empty() || age.is_some(),
-                    (Some(newest), Some(age)) => tidy::is_older(newest, age, SystemTime::now()),
-                    (Some(_), None) => false,
-                }
-            });
-            if over.await? {
-                tracing::info!(app = %app.id, ?silence, "nothing is left of the application, or it was abandoned");
-                self.remove_app(&app.id).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes what applications left that nobody remembers.
-    pub(crate) async fn remove_orphans(self: &Arc<Self>) -> Result<(), CallError> {
-        let Some(age) = self.config.orphan_age else { return Ok(()) };
-        let service = self.clone();
-        let found = blocking(move || {
-            let registered = |dir: &Path| service.registry.is_owned(dir);
-            let mut found = Vec::new();
-            for root in &service.roots {
-                match tidy::orphans(root, age, SystemTime::now(), registered) {
-                    Ok(mut orphans) => found.append(&mut orphans),
-                    Err(error) => {
-                        service.disk_error(root, &error);
-                    }
-                }
-            }
-            found
-        });
-        let found = found.await?;
-        if !found.is_empty() {
-            let (removal, _) = self.delete_dirs(found).await?;
-            tracing::info!(?removal, "orphans removed");
-        }
-        Ok(())
     }
 
     /// Drops what is open of files that are gone, so that their space is free.

@@ -7,10 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use bellows_shuffle::{Error, Tls};
+use bellows_shuffle::{EngineVersion, Error, StreamCipher, Tls};
 use bellows_transport::auth::{ClientAuth, ClientStep, Method};
 use bellows_transport::message::Message;
 use support::{Bench, Client};
+use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
@@ -60,6 +61,39 @@ async fn an_application_sees_its_own_only_and_new_secrets_are_taken_up() {
     // A file that went bad leaves what was good.
     std::fs::write(&secrets, "one two three\n").expect("file");
     log_in(&mut Client::connect(&service).await, "app", "s3cret").await.expect("let in");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn who_does_not_finish_what_it_began_is_cut() {
+    let mut bench = Bench::new();
+    bench.authenticate("app s3cret\n");
+    bench.config.limits.stalled_after = std::time::Duration::from_millis(500);
+    let service = bench.start().await;
+    let mut quiet = Client::connect(&service).await;
+    log_in(&mut quiet, "app", "s3cret").await.expect("let in");
+
+    let (_, body) = ClientAuth::new("app", "s3cret".to_owned(), Method::Sasl { encrypt: false });
+    let mut half_known = Client::connect(&service).await;
+    half_known.send(&[Message::RpcRequest { request: 1, body }]).await;
+    assert!(matches!(half_known.receive().await, Some(Message::RpcResponse { .. })));
+    assert_eq!(half_known.receive().await, None);
+
+    // Half a message, of which the cipher has nothing left to open.
+    let method = Method::Engine(EngineVersion::V1, StreamCipher::AesCtr);
+    let (mut auth, body) = ClientAuth::new("app", "s3cret".to_owned(), method);
+    let mut encrypted = Client::connect(&service).await;
+    encrypted.send(&[Message::RpcRequest { request: 1, body }]).await;
+    let Some(Message::RpcResponse { body, .. }) = encrypted.receive().await else { panic!("refused") };
+    let Ok(ClientStep::Established(Some(mut cipher))) = auth.receive(body) else { panic!("not established") };
+    let mut sealed = bytes::BytesMut::new();
+    cipher.encryptor.seal(&[0, 0, 0, 0, 0, 0, 0, 40, 3], &mut sealed);
+    encrypted.socket.write_all(&sealed).await.expect("taken");
+    assert_eq!(encrypted.receive().await, None);
+
+    assert_eq!(service.status().errors["stalled"], 2);
+    // Saying nothing between messages is allowed.
+    quiet.register(&bench.executor("app", "1")).await;
     service.stop().await;
 }
 

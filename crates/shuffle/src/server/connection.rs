@@ -200,6 +200,7 @@ impl Connection {
                 let start = Instant::now();
                 let answer = match calls::answer(self, body).await {
                     Ok(body) => Message::RpcResponse { request, body },
+                    Err(CallError::Crowded(reason)) => return Err(Closed::Given(ErrorKind::Limit, reason)),
                     Err(error) => {
                         self.service.note(&error);
                         Message::RpcFailure { request, error: error.to_string() }
