@@ -3,9 +3,11 @@
 //! Tests assert from the outside, over HTTP and in the file system; nothing here reaches into another crate.
 
 mod cluster;
+mod processes;
 mod spark;
 
 pub use cluster::{Cluster, ClusterOptions};
+pub use processes::Processes;
 pub use spark::{Application, Spark, kill_nine};
 
 use anyhow::{Context, Result, bail};

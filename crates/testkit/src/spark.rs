@@ -54,6 +54,18 @@ impl Application {
         settings: &[(&str, &str)],
         environment: &[(&str, &str)],
     ) -> Result<Self> {
+        let services = (cluster.master(), cluster.shuffle_port());
+        Self::submit_to(spark, services, app, settings, environment)
+    }
+
+    /// The same to a master at `host:port` whose agents have a shuffle service on the given port.
+    pub fn submit_to(
+        spark: &Spark,
+        (master, shuffle_port): (&str, u16),
+        app: &[&str],
+        settings: &[(&str, &str)],
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         let control = tempfile::tempdir()?;
         let output = File::create(control.path().join("output"))?;
         let elastic = [
@@ -70,8 +82,8 @@ impl Application {
             ("spark.ui.enabled", "false"),
         ];
         let mut command = Command::new(spark.home.join("bin/spark-submit"));
-        command.arg("--master").arg(format!("mesos://{}", cluster.master()));
-        let port = cluster.shuffle_port().to_string();
+        command.arg("--master").arg(format!("mesos://{master}"));
+        let port = shuffle_port.to_string();
         for (key, value) in elastic
             .into_iter()
             .chain([("spark.shuffle.service.port", port.as_str())])

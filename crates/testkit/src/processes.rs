@@ -1,0 +1,203 @@
+//! A cluster as it is run on machines: `bellows master`, `bellows agent` and `bellows shuffle`, each a process of its
+//! own, here all on one machine and on free ports.
+use crate::{binaries, eventually, get_json};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::{
+    fs::{self, File, OpenOptions},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+use tempfile::TempDir;
+
+pub struct Processes {
+    dir: TempDir,
+    ports: Ports,
+    /// In the order in which they were started.
+    master: Child,
+    agent: Child,
+    shuffle: Child,
+}
+
+struct Ports {
+    master: u16,
+    shuffle: u16,
+    metrics: u16,
+}
+
+impl Processes {
+    /// One agent that offers so many CPUs, with shuffle directories on two "disks"; returns when it has registered.
+    pub async fn start(cpus: u32) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let [master, shuffle, metrics] = free_ports()?;
+        let ports = Ports { master, shuffle, metrics };
+        let leader = format!("127.0.0.1:{master}");
+        let socket = dir.path().join("shuffle/admin.sock");
+        let resources = format!("cpus:{cpus};mem:8192");
+        let disks = disks(dir.path())?;
+        let begun = Self {
+            shuffle: spawn(dir.path(), "shuffle", &shuffle_arguments(dir.path(), &ports, &disks))?,
+            master: spawn(dir.path(), "master", &["--port".into(), master.to_string()])?,
+            agent: spawn(
+                dir.path(),
+                "agent",
+                &[
+                    "--port".into(),
+                    "0".into(),
+                    "--master".into(),
+                    leader,
+                    "--hostname".into(),
+                    "127.0.0.1".into(),
+                    "--resources".into(),
+                    resources,
+                    "--work-dir".into(),
+                    dir.path().join("agent").display().to_string(),
+                    "--shuffle-dirs".into(),
+                    disks,
+                    "--shuffle-socket".into(),
+                    socket.display().to_string(),
+                ],
+            )?,
+            dir,
+            ports,
+        };
+        eventually("the agent to register", Duration::from_secs(30), || async {
+            let agents = get_json(&format!("http://{}/slaves", begun.master())).await?;
+            ensure!(agents["slaves"].as_array().is_some_and(|agents| !agents.is_empty()), "{agents}");
+            Ok(())
+        })
+        .await?;
+        begun.shuffle_status().await?;
+        Ok(begun)
+    }
+
+    /// `host:port`
+    pub fn master(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.master)
+    }
+
+    pub fn shuffle_port(&self) -> u16 {
+        self.ports.shuffle
+    }
+
+    /// What the shuffle service tells over HTTP; waits for one that has just been started.
+    pub async fn shuffle_status(&self) -> Result<Value> {
+        let url = format!("http://127.0.0.1:{}/v1/status", self.ports.metrics);
+        eventually("the shuffle service to answer", Duration::from_secs(30), || get_json(&url)).await
+    }
+
+    /// With SIGKILL: it can do nothing more.
+    pub fn kill_shuffle(&mut self) -> Result<()> {
+        self.shuffle.kill()?;
+        self.shuffle.wait()?;
+        Ok(())
+    }
+
+    /// As an init system starts it again.
+    pub fn restart_shuffle(&mut self) -> Result<()> {
+        let disks = disks(self.dir.path())?;
+        self.shuffle =
+            spawn(self.dir.path(), "shuffle", &shuffle_arguments(self.dir.path(), &self.ports, &disks))?;
+        Ok(())
+    }
+
+    /// How often a text is in what the executors have logged.
+    pub fn said_by_executors(&self, text: &str) -> usize {
+        let logs = files(&self.dir.path().join("agent"), &|name| name == "stderr");
+        logs.iter().map(|log| fs::read_to_string(log).unwrap_or_default().matches(text).count()).sum()
+    }
+
+    /// The shuffle files that lie on the disks.
+    pub fn shuffle_files(&self) -> usize {
+        ["disk1", "disk2"]
+            .map(|disk| files(&self.dir.path().join(disk), &|name| name.starts_with("shuffle_")).len())
+            .iter()
+            .sum()
+    }
+
+    /// Of `master`, `agent` or `shuffle`.
+    pub fn log(&self, part: &str) -> String {
+        fs::read_to_string(self.dir.path().join(part).with_extension("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for child in [&mut self.agent, &mut self.master, &mut self.shuffle] {
+            let pid = Pid::from_raw(child.id() as i32).expect("a child has a pid");
+            if matches!(child.try_wait(), Ok(None)) {
+                let _ = kill_process(pid, Signal::TERM);
+                let _ = child.wait();
+            }
+        }
+        // An agent leaves its tasks running. Normally there are none any more.
+        let dir = self.dir.path().as_os_str().as_encoded_bytes();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+            let ours = environment.windows(dir.len()).any(|part| part == dir);
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+            if let Some(pid) = pid.filter(|_| ours) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+fn shuffle_arguments(dir: &Path, ports: &Ports, disks: &str) -> [String; 8] {
+    [
+        "--port".into(),
+        ports.shuffle.to_string(),
+        "--metrics-port".into(),
+        ports.metrics.to_string(),
+        "--work-dir".into(),
+        dir.join("shuffle").display().to_string(),
+        "--shuffle-dirs".into(),
+        disks.to_owned(),
+    ]
+}
+
+fn disks(dir: &Path) -> Result<String> {
+    let disks = ["disk1", "disk2"].map(|disk| dir.join(disk));
+    disks.iter().try_for_each(fs::create_dir_all)?;
+    Ok(disks.map(|disk| disk.display().to_string()).join(","))
+}
+
+/// `bellows PART --ip 127.0.0.1 ARGUMENTS`, its log behind what is there already.
+fn spawn(dir: &Path, part: &str, arguments: &[String]) -> Result<Child> {
+    let log: File =
+        OpenOptions::new().create(true).append(true).open(dir.join(part).with_extension("log"))?;
+    Command::new(binaries().join("bellows"))
+        .args([part, "--ip", "127.0.0.1"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .with_context(|| format!("bellows {part}"))
+}
+
+/// All at once, so that they differ. A restarted service must find its port again, so it cannot have 0.
+fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let listeners: Vec<TcpListener> =
+        (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    let ports: Vec<u16> =
+        listeners.iter().map(|l| Ok(l.local_addr()?.port())).collect::<Result<_, std::io::Error>>()?;
+    ports.try_into().or_else(|_| bail!("N ports for N listeners"))
+}
+
+fn files(dir: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => found.append(&mut files(&entry.path(), wanted)),
+            Ok(kind) if kind.is_file() && entry.file_name().to_str().is_some_and(wanted) => {
+                found.push(entry.path());
+            }
+            _ => {}
+        }
+    }
+    found
+}
