@@ -90,16 +90,22 @@ fn status_text(status: &bellows_shuffle::Status) -> String {
     }
     let mut text = table.render("no applications");
     text += &format!(
-        "\n\n{} blocks, {} served over {} requests; p50 {} µs, p99 {} µs; {} connections open",
+        "\n\n{} executors registered; {} blocks, {} served over {} requests; p50 {} µs, p99 {} µs; \
+         {} connections open, {} blocks being sent",
+        status.registered_executors,
         status.blocks_served,
         bytes(status.bytes_served),
         status.latency.requests,
         status.latency.p50_us,
         status.latency.p99_us,
-        status.open_connections
+        status.open_connections,
+        status.chunks_in_flight
     );
     for (kind, count) in &status.errors {
         text += &format!("\n{count} errors: {kind}");
+    }
+    for (disk, count) in &status.disk_errors {
+        text += &format!("\n{count} errors of the disk at {disk}");
     }
     text
 }
@@ -176,7 +182,9 @@ mod tests {
                 disk_bytes: Some(15_000_000),
             },
         );
-        status.errors.insert("unknown executor".to_owned(), 3);
+        status.registered_executors = 8;
+        status.errors.insert("not_registered".to_owned(), 3);
+        status.disk_errors.insert("/data/1".to_owned(), 2);
         insta::assert_snapshot!(status_text(&status));
         insta::assert_snapshot!("idle", status_text(&bellows_shuffle::Status::default()));
     }

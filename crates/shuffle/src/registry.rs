@@ -375,6 +375,7 @@ mod tests {
         registry.insert("a", "1", dirs(&["/nonexistent/1"])).expect("free");
         let before = registry.app("a").and_then(|a| a.executor("1")).expect("registered");
         let again = registry.insert("a", "1", dirs(&["/nonexistent/2"])).expect("free");
+        assert!(!registry.has("a", "1", &dirs(&["/nonexistent/2"])), "not stored yet");
         let other = registry.insert("a", "2", dirs(&["/nonexistent/3"])).expect("free");
         registry.undo(other);
         registry.undo(again);

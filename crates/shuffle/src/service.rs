@@ -349,7 +349,12 @@ impl Service {
             chunks_in_flight: self.metrics.chunks_in_flight.get(),
             blocks_served: self.metrics.blocks_served.load(Relaxed),
             bytes_served: self.metrics.bytes_served.load(Relaxed),
-            errors: self.metrics.errors(),
+            errors: self
+                .metrics
+                .errors()
+                .filter(|(_, n)| *n > 0)
+                .map(|(kind, n)| (kind.to_owned(), n))
+                .collect(),
             disk_errors: self.disks.errors(),
             latency: self.metrics.latency.status(),
         }

@@ -329,6 +329,7 @@ async fn metrics_are_told_over_tcp() {
         "bellows_shuffle_bytes_total 100",
         "bellows_shuffle_app_bytes_total{app=\"app-\\\"1\\\"\"} 100",
         "bellows_shuffle_request_seconds_count",
+        "bellows_shuffle_errors_total{kind=\"stalled\"} 0",
     ] {
         assert!(text.contains(line), "{line} is not in {text}");
     }

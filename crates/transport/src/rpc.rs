@@ -356,5 +356,8 @@ fn local_dirs(r: &mut Reader) -> Result<Vec<(String, Vec<String>)>> {
         }
         executors.push((id, own));
     }
+    if dirs.next().is_some() {
+        return Err(DecodeError::Invalid("local directories that are no executor's"));
+    }
     Ok(executors)
 }

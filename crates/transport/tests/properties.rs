@@ -153,6 +153,16 @@ fn counts_larger_than_the_message_are_refused_before_anything_is_reserved() {
 }
 
 #[test]
+fn directories_of_no_executor_are_refused() {
+    let executors = vec![("7".to_owned(), vec!["/a".to_owned()]), ("8".to_owned(), vec!["/b".to_owned()])];
+    let mut bytes = Rpc::LocalDirs { executors }.encode().to_vec();
+    // The second count, behind the type, two ids, the number of counts and the first count.
+    let at = 1 + 4 + 2 * (4 + 1) + 4 + 4;
+    bytes[at..at + 4].copy_from_slice(&0i32.to_be_bytes());
+    assert!(Rpc::decode(Bytes::from(bytes)).is_err());
+}
+
+#[test]
 fn frames_over_the_limit_are_refused_at_their_length() {
     for length in [u64::MAX, i64::MAX as u64, 8 + LIMIT as u64 + 1] {
         let mut input = BytesMut::from(&length.to_be_bytes()[..]);

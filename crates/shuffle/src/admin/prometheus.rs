@@ -45,7 +45,7 @@ impl Collector for View {
         counter(&mut out, "blocks", "Blocks served", status.blocks_served)?;
         counter(&mut out, "bytes", "Bytes of blocks served", status.bytes_served)?;
 
-        let errors = status.errors.iter().map(|(kind, count)| (kind.as_str(), *count));
+        let errors = self.0.metrics.errors();
         family(&mut out, MetricType::Counter, "errors", "Requests refused or failed", "kind", errors)?;
         let disks = status.disk_errors.iter().map(|(root, count)| (root.as_str(), *count));
         family(

@@ -489,6 +489,37 @@ mod tests {
         assert_eq!(executors(&registry, "b"), 0);
     }
 
+    #[tokio::test]
+    async fn what_registers_behind_a_removal_stays() {
+        let work = tempfile::tempdir().expect("directory");
+        let (store, registry, _, thread) = open(work.path());
+        for round in 0..50 {
+            let executor = round.to_string();
+            let dir = dirs(&format!("/nonexistent/blockmgr-{round}"));
+            // Sent one behind the other, so that most rounds have both in one batch.
+            let (removed, registered) = tokio::join!(
+                store.remove("a".into()),
+                store.register("a".into(), executor.clone(), dir.clone())
+            );
+            let removed = removed.expect("removed").dirs;
+            registered.expect("stored");
+            assert!(
+                registry.has("a", &executor, &dir) && !removed.iter().any(|gone| registry.is_owned(gone))
+            );
+            assert_eq!(executors(&registry, "a"), 1);
+        }
+        drop(store);
+        thread.join().expect("ends");
+        assert_eq!(executors(&open(work.path()).1, "a"), 1);
+    }
+
+    #[test]
+    fn a_database_that_was_never_finished_is_made_anew() {
+        let work = tempfile::tempdir().expect("directory");
+        std::fs::write(work.path().join(FRESH_FILE), [0; 5000]).expect("written");
+        open(work.path());
+    }
+
     #[test]
     fn a_file_that_is_no_database_is_named_in_the_error() {
         let work = tempfile::tempdir().expect("directory");
