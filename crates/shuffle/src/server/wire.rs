@@ -375,3 +375,41 @@ async fn read_cold(source: &Arc<Source>, offset: u64, bytes: usize) -> io::Resul
     });
     read.await.map_err(io::Error::other)?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socket2::SockRef;
+
+    /// The kernel would hide it behind megabytes of buffers, were they not made small here.
+    #[tokio::test]
+    async fn a_reader_that_takes_too_little_for_too_long_is_given_up() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        file.as_file().set_len(16 << 20).expect("a hole");
+        let path = file.path().canonicalize().expect("exists");
+        let segment =
+            Segment { source: Arc::new(Source::open(path).expect("opens")), offset: 0, bytes: 16 << 20 };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let reader = tokio::net::TcpSocket::new_v4().expect("socket");
+        SockRef::from(&reader).set_tcp_mss(536).expect("socket");
+        reader.set_recv_buffer_size(16 << 10).expect("socket");
+        let reader = reader.connect(listener.local_addr().expect("bound")).await.expect("connects");
+        let (socket, _) = listener.accept().await.expect("accepts");
+        SockRef::from(&socket).set_send_buffer_size(16 << 10).expect("socket");
+        let trickle = tokio::spawn(async move {
+            let mut some = [0; 1 << 10];
+            loop {
+                reader.readable().await.expect("open");
+                match reader.try_read(&mut some) {
+                    Ok(0) => return,
+                    _ => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        });
+        let mut wire = Wire::new(Stream::Plain(socket), Duration::from_secs(1));
+        let sent = wire.send_segment(&segment).await;
+        assert_eq!(sent.expect_err("given up").kind(), io::ErrorKind::TimedOut);
+        drop(wire);
+        trickle.abort();
+    }
+}

@@ -184,10 +184,6 @@ impl Client {
 
     pub async fn connect_to(address: SocketAddr) -> Client {
         let socket = TcpStream::connect(address).await.expect("connects");
-        Client::over(socket)
-    }
-
-    pub fn over(socket: TcpStream) -> Client {
         socket.set_nodelay(true).expect("socket");
         Client { socket, input: BytesMut::new(), decoder: FrameDecoder::new(256 << 20), next_request: 1 }
     }
