@@ -4,6 +4,9 @@ CACHE   := $(CURDIR)/.cache
 RELEASE := target/release
 SPARK   := $(CACHE)/spark-3.5.9
 
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?= frames calls index auth
+
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -32,6 +35,14 @@ bench: build ## what the cluster adds to a task: latencies, tasks per second, me
 bench-shuffle: spark ## the shuffle service beside Spark's own: throughput, latency, CPU per block, memory
 	cargo run --release --locked -p bellows-benches --bin bench-shuffle -- $$(echo $(SPARK)/lib/python3*/site-packages/pyspark/jars)
 
+# What is found goes below fuzz/target, and into fuzz/corpus only by hand: `cargo fuzz cmin TARGET`.
+fuzz: ## the decoders on damaged input, FUZZ_SECONDS (600) for each target
+	command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
+	cd fuzz && for target in $(FUZZ_TARGETS); do \
+		mkdir -p target/corpus/$$target && cargo +nightly fuzz run $$target target/corpus/$$target corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=768 -timeout=5 -max_len=4096 -print_final_stats=1 || exit 1; \
+	done
+
 lint: ## rustfmt and clippy, as a change must pass them
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -49,4 +60,4 @@ needs:
 		echo "The tests need: $$missing (Debian and Ubuntu: sudo apt install $$missing)" >&2; exit 1; \
 	fi
 
-.PHONY: bench bench-shuffle help build demo test spark lint needs
+.PHONY: bench bench-shuffle help build demo fuzz test spark lint needs
