@@ -28,7 +28,8 @@ pub struct Config {
     /// `spark.shuffle.service.fetch.rdd.enabled`. They are served in any case, as long as they are there.
     pub keep_rdd_blocks: bool,
     /// Directories below a root that belong to no registered application are deleted when nothing was written in
-    /// them for so long. Nothing means never.
+    /// them for so long; with `heartbeat_cleanup` also a registered application of which nothing was heard either,
+    /// unless its driver keeps sending heartbeats. Nothing means never.
     pub orphan_age: Option<Duration>,
     /// When set, every connection has to prove that it knows its application's secret.
     pub auth: Option<Auth>,
