@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use bellows_shuffle::{Auth, AuthPolicy, Config, EngineVersion, StreamCipher};
+use bellows_shuffle::{Auth, AuthPolicy, Config};
 
 /// Of this measurement only; it protects nothing.
 pub const SECRET: &str = "bench-shuffle";
@@ -114,9 +114,7 @@ pub fn serve(args: &[String]) -> Result<()> {
         let secrets_file = Path::new(work).join("secrets");
         fs::write(&secrets_file, SECRET)?;
         fs::set_permissions(&secrets_file, fs::Permissions::from_mode(0o600))?;
-        let policy =
-            AuthPolicy { engine: EngineVersion::V2, cipher: StreamCipher::AesGcm, ..AuthPolicy::default() };
-        config.auth = Some(Auth { secrets_file, policy });
+        config.auth = Some(Auth { secrets_file, policy: AuthPolicy::default() });
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().max_blocking_threads(32).enable_all().build()?;

@@ -17,7 +17,7 @@ mod store;
 mod tidy;
 mod upkeep;
 
-pub use bellows_transport::auth::{AuthPolicy, EngineVersion, StreamCipher};
+pub use bellows_transport::auth::AuthPolicy;
 pub use config::{Auth, Config, DEFAULT_PORT, Limits, Tls};
 pub use error::Error;
 pub use status::{AppStatus, ExecutorRemoval, LatencyStatus, Removal, Status};

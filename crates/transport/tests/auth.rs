@@ -6,6 +6,7 @@ use bellows_transport::auth::{
     AuthPolicy, ClientAuth, ClientStep, EngineVersion, Method, Refused, SecretStore, SecretsError,
     ServerAuth, SessionCipher, Step, StreamCipher,
 };
+use bellows_transport::message::Message;
 use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -22,15 +23,12 @@ const METHODS: [Method; 6] = [
     Method::Sasl { encrypt: false },
 ];
 
-fn policy(method: Method) -> AuthPolicy {
-    match method {
-        Method::Engine(engine, cipher) => AuthPolicy { engine, cipher, ..AuthPolicy::default() },
-        Method::Sasl { .. } => AuthPolicy::default(),
-    }
-}
-
 fn server(secrets: &[u8], policy: AuthPolicy) -> ServerAuth {
     ServerAuth::new(Arc::new(SecretStore::parse(secrets).expect("secrets")), policy)
+}
+
+fn lenient(secrets: &[u8]) -> ServerAuth {
+    server(secrets, AuthPolicy::default())
 }
 
 type Ciphers = Option<(SessionCipher, SessionCipher)>;
@@ -56,17 +54,27 @@ fn shake_hands(mut server: ServerAuth, app: &str, secret: &str, method: Method) 
     }
 }
 
+/// As the handshake leaves them: the server has seen nothing yet of what the client speaks.
+fn fresh(method: Method) -> (SessionCipher, SessionCipher) {
+    shake_hands(lenient(SECRET.as_bytes()), APP, SECRET, method).expect("let in").expect("encrypts")
+}
+
+/// After the client's first call.
 fn ciphers(method: Method) -> (SessionCipher, SessionCipher) {
-    shake_hands(server(SECRET.as_bytes(), policy(method)), APP, SECRET, method)
-        .expect("let in")
-        .expect("encrypts")
+    let (mut client, mut server) = fresh(method);
+    let (mut call, mut sealed, mut plain) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
+    Message::RpcRequest { request: 1, body: Bytes::from_static(b"call") }.encode(&mut call);
+    client.encryptor.seal(&call, &mut sealed);
+    server.open(&mut sealed, &mut plain).expect("genuine");
+    assert_eq!(plain, call);
+    (client, server)
 }
 
 #[test]
 fn who_knows_the_secret_is_let_in_and_nobody_else() {
     let file = b"# cluster\n\napp-1 s3cret\n app-2\tother\n";
     for method in METHODS {
-        let enter = |app, secret| shake_hands(server(file, policy(method)), app, secret, method);
+        let enter = |app, secret| shake_hands(lenient(file), app, secret, method);
         let established = enter("app-1", "s3cret").expect("let in");
         assert_eq!(established.is_some(), method != Method::Sasl { encrypt: false });
         assert!(enter("app-2", "other").is_ok());
@@ -82,7 +90,7 @@ fn who_knows_the_secret_is_let_in_and_nobody_else() {
 fn the_secret_for_all_yields_to_an_own_one() {
     let file = b"everyone\napp-1 s3cret";
     let method = METHODS[0];
-    let enter = |app, secret| shake_hands(server(file, policy(method)), app, secret, method);
+    let enter = |app, secret| shake_hands(lenient(file), app, secret, method);
     assert!(enter("app-1", "s3cret").is_ok());
     assert!(enter("app-1", "everyone").is_err());
     assert!(enter("app-9", "everyone").is_ok());
@@ -123,7 +131,7 @@ fn a_replayed_challenge_makes_other_keys() {
     let method = METHODS[3];
     let (mut client, challenge) = ClientAuth::new(APP, SECRET.to_owned(), method);
     let mut established = [0, 1].map(|_| {
-        let mut server = server(SECRET.as_bytes(), policy(method));
+        let mut server = lenient(SECRET.as_bytes());
         match server.receive(challenge.clone()).expect("genuine") {
             Step::Established { reply, cipher, .. } => (reply, cipher.expect("encrypts")),
             Step::Reply(_) => panic!("the engine takes one message"),
@@ -135,7 +143,7 @@ fn a_replayed_challenge_makes_other_keys() {
     };
     let mut sealed = BytesMut::new();
     ours.encryptor.seal(b"hello", &mut sealed);
-    assert!(established[1].1.decryptor.open(&mut sealed, &mut BytesMut::new()).is_err());
+    assert!(established[1].1.open(&mut sealed, &mut BytesMut::new()).is_err());
 }
 
 #[test]
@@ -161,7 +169,7 @@ fn no_secret_is_ever_printed() {
     let printed = format!("{:?}", SecretStore::parse(b"hush\na silence\na silence"));
     assert!(!printed.contains("hush") && !printed.contains("silence"), "{printed}");
     for method in METHODS {
-        let server = server(SECRET.as_bytes(), policy(method));
+        let server = lenient(SECRET.as_bytes());
         let mut printed = format!("{server:?}");
         printed += &format!("{:?}", shake_hands(server, APP, SECRET, method));
         assert!(!printed.contains(SECRET), "{printed}");
@@ -176,7 +184,7 @@ fn opened_in_pieces(cipher: &mut SessionCipher, sealed: &[u8], sizes: &[usize]) 
         let (now, later) = rest.split_at(rest.len().min(*sizes.next().expect("cycles")));
         rest = later;
         input.extend_from_slice(now);
-        if cipher.decryptor.open(&mut input, &mut plain).is_err() {
+        if cipher.open(&mut input, &mut plain).is_err() {
             return (plain, false);
         }
     }
@@ -226,16 +234,43 @@ proptest! {
         }
     }
 
+    /// Whichever the client speaks, its first call shows it, in whatever pieces it and what follows arrive.
+    #[test]
+    fn a_server_follows_its_client(
+        method in 0..5usize,
+        one_way in any::<bool>(),
+        body in vec(any::<u8>(), 8..300),
+        then in message(),
+        sizes in vec(1usize..40, 1..8),
+    ) {
+        let (mut client, mut server) = fresh(METHODS[method]);
+        let (mut call, body) = (BytesMut::new(), Bytes::from(body));
+        match one_way {
+            true => Message::OneWay { body }.encode(&mut call),
+            false => Message::RpcRequest { request: -1, body }.encode(&mut call),
+        }
+        let mut sealed = BytesMut::new();
+        client.encryptor.seal(&call, &mut sealed);
+        client.encryptor.seal(&then, &mut sealed);
+        let (plain, whole) = opened_in_pieces(&mut server, &sealed, &sizes);
+        prop_assert!(whole && plain == [&call[..], &then].concat()[..]);
+        let (mut answer, mut back) = (BytesMut::new(), BytesMut::new());
+        server.encryptor.seal(b"answer", &mut answer);
+        client.open(&mut answer, &mut back).expect("genuine");
+        prop_assert_eq!(&back[..], b"answer");
+    }
+
     /// What comes out before the damage is genuine; the damage itself never comes out.
     #[test]
     fn altered_bytes_never_come_out(
         method in prop_oneof![Just(1usize), Just(3), Just(4)],
         messages in vec(vec(any::<u8>(), 1..300), 1..4),
+        first in any::<bool>(),
         at in any::<prop::sample::Index>(),
         flip in 1..=255u8,
         sizes in vec(1usize..400, 1..4),
     ) {
-        let (mut client, mut server) = ciphers(METHODS[method]);
+        let (mut client, mut server) = if first { fresh(METHODS[method]) } else { ciphers(METHODS[method]) };
         let mut sealed = BytesMut::new();
         messages.iter().for_each(|message| client.encryptor.seal(message, &mut sealed));
         let at = at.index(sealed.len());
@@ -265,13 +300,22 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_harm_a_decryptor(method in 0..5usize, bytes in vec(any::<u8>(), 0..2000), zeros in 0..8usize) {
-        let (_, mut server) = ciphers(METHODS[method]);
+    fn no_bytes_harm_a_decryptor(
+        method in 0..5usize,
+        first in any::<bool>(),
+        mut bytes in vec(any::<u8>(), 0..2000),
+        zeros in 0..8usize,
+        header in prop_oneof![Just(24u8), Just(40), any::<u8>()],
+    ) {
+        let (_, mut server) = if first { fresh(METHODS[method]) } else { ciphers(METHODS[method]) };
         // Lengths that are plausible get further in.
         let mut input = BytesMut::zeroed(zeros);
+        if let Some(byte) = bytes.get_mut(8 - zeros) {
+            *byte = header;
+        }
         input.extend_from_slice(&bytes);
         let (arrived, mut plain) = (input.len(), BytesMut::new());
-        let _ = server.decryptor.open(&mut input, &mut plain);
+        let _ = server.open(&mut input, &mut plain);
         prop_assert!(plain.len() + input.len() <= arrived);
     }
 
@@ -345,7 +389,7 @@ fn announced_lengths_that_cannot_be_are_refused_at_once() {
         for length in lengths {
             let (_, mut server) = ciphers(method);
             let mut input = BytesMut::from(&length.to_be_bytes()[..]);
-            assert!(server.decryptor.open(&mut input, &mut BytesMut::new()).is_err(), "{method:?} {length}");
+            assert!(server.open(&mut input, &mut BytesMut::new()).is_err(), "{method:?} {length}");
         }
     }
 }

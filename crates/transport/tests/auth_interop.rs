@@ -37,7 +37,7 @@ fn engine_settings(version: u8, cipher: &str) -> String {
 
 fn policies() -> [(String, AuthPolicy, Method); 6] {
     let engine = |version, cipher| {
-        let policy = AuthPolicy { engine: version, cipher, sasl_fallback: false, ..AuthPolicy::default() };
+        let policy = AuthPolicy { sasl_fallback: false, ..AuthPolicy::default() };
         let number = if version == EngineVersion::V1 { 1 } else { 2 };
         let name = if cipher == StreamCipher::AesCtr { CTR } else { GCM };
         (engine_settings(number, name), policy, Method::Engine(version, cipher))
@@ -244,7 +244,7 @@ impl Wire {
             match &mut self.cipher {
                 None => self.plain.unsplit(self.arrived.split()),
                 Some(cipher) => {
-                    let opened = cipher.decryptor.open(&mut self.arrived, &mut self.plain);
+                    let opened = cipher.open(&mut self.arrived, &mut self.plain);
                     opened.map_err(io::Error::other)?;
                 }
             }

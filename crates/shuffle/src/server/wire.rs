@@ -124,7 +124,7 @@ struct Encrypted {
 
 impl Encrypted {
     fn open(&mut self, plain: &mut BytesMut) -> io::Result<()> {
-        let opened = self.cipher.decryptor.open(&mut self.input, plain);
+        let opened = self.cipher.open(&mut self.input, plain);
         opened.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
     }
 }

@@ -3,13 +3,12 @@
 use bytes::{Bytes, BytesMut};
 use zeroize::Zeroizing;
 
-use super::cipher::{SessionCipher, Side};
-use super::engine::Challenge;
+use super::cipher::{SessionCipher, Side, StreamCipher};
+use super::engine::{Challenge, EngineVersion};
 use super::message::{AuthMessage, SaslMessage};
 use super::sasl::DigestClient;
-use super::server::{EngineVersion, StreamCipher};
 
-/// How a client proves itself; its server must be set to the same.
+/// How a client proves itself, and what it speaks then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     Engine(EngineVersion, StreamCipher),
@@ -68,8 +67,8 @@ impl ClientAuth {
         match state {
             State::Engine(challenge, version, cipher) => {
                 let response = AuthMessage::decode(body).ok()?;
-                let keys = challenge.finish(version, &self.secret, &response).ok()?;
-                let cipher = SessionCipher::engine(cipher, &keys, Side::Client);
+                let keys = challenge.finish(&self.secret, &response).ok()?;
+                let cipher = SessionCipher::engine(version, cipher, &keys, Side::Client);
                 Some(ClientStep::Established(Some(Box::new(cipher))))
             }
             State::SaslStart { encrypt } => {

@@ -8,9 +8,9 @@ use bytes::{Bytes, BytesMut};
 use zeroize::Zeroizing;
 
 use super::message::AuthMessage;
-use super::server::EngineVersion;
 
 const KEY_BYTES: usize = 16;
+const AGREED_BYTES: usize = 32;
 const TAG_BYTES: usize = 16;
 const PUBLIC_KEY_BYTES: usize = 32;
 
@@ -18,13 +18,41 @@ const PUBLIC_KEY_BYTES: usize = 32;
 #[derive(Debug)]
 pub(super) struct NotProven;
 
-/// What keys the two directions of a session.
+/// `spark.network.crypto.authEngineVersion`; 1 unless set, in Spark 3.5 as in Spark 4. Both have the same handshake, and
+/// make another key of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineVersion {
+    V1,
+    V2,
+}
+
+/// What keys the two directions of a session, in either version.
 pub(super) struct SessionKeys {
-    /// 16 bytes, or 32 with version 1, which takes the agreed secret as it is.
-    pub(super) key: Zeroizing<Vec<u8>>,
+    /// Version 1 takes what was agreed as it is.
+    pub(super) agreed: Zeroizing<[u8; AGREED_BYTES]>,
+    pub(super) derived: Zeroizing<[u8; KEY_BYTES]>,
     /// For what the server sends; Spark derives it under the name of the client's input.
     pub(super) from_server: [u8; KEY_BYTES],
     pub(super) from_client: [u8; KEY_BYTES],
+}
+
+impl SessionKeys {
+    pub(super) fn key(&self, version: EngineVersion) -> &[u8] {
+        match version {
+            EngineVersion::V1 => &*self.agreed,
+            EngineVersion::V2 => &*self.derived,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn random() -> SessionKeys {
+        SessionKeys {
+            agreed: Zeroizing::new(random()),
+            derived: Zeroizing::new(random()),
+            from_server: random(),
+            from_client: random(),
+        }
+    }
 }
 
 /// The client's side between its challenge and the server's response.
@@ -34,18 +62,14 @@ pub(super) struct Challenge {
 }
 
 /// Answers a client's challenge; the response proves this side to the client.
-pub(super) fn respond(
-    version: EngineVersion,
-    secret: &str,
-    challenge: &AuthMessage,
-) -> Result<(Bytes, SessionKeys), NotProven> {
+pub(super) fn respond(secret: &str, challenge: &AuthMessage) -> Result<(Bytes, SessionKeys), NotProven> {
     let client_key = open_key(secret, challenge, &[])?;
     let private_key = generate();
     let mut transcript = encoded(challenge);
     let response = seal_key(secret, &challenge.app, &private_key, &transcript);
     let response_bytes = encoded(&response).freeze();
     transcript.extend_from_slice(&response_bytes);
-    let keys = session_keys(version, &private_key, &client_key, &transcript)?;
+    let keys = session_keys(&private_key, &client_key, &transcript)?;
     Ok((response_bytes, keys))
 }
 
@@ -61,19 +85,14 @@ impl Challenge {
     }
 
     /// Checks the server's response.
-    pub(super) fn finish(
-        &self,
-        version: EngineVersion,
-        secret: &str,
-        response: &AuthMessage,
-    ) -> Result<SessionKeys, NotProven> {
+    pub(super) fn finish(&self, secret: &str, response: &AuthMessage) -> Result<SessionKeys, NotProven> {
         if response.app != self.sent.app {
             return Err(NotProven);
         }
         let mut transcript = encoded(&self.sent);
         let server_key = open_key(secret, response, &transcript)?;
         response.encode(&mut transcript);
-        session_keys(version, &self.private_key, &server_key, &transcript)
+        session_keys(&self.private_key, &server_key, &transcript)
     }
 }
 
@@ -118,21 +137,19 @@ fn open_key(
 }
 
 fn session_keys(
-    version: EngineVersion,
     private_key: &PrivateKey,
     peer_key: &[u8],
     transcript: &[u8],
 ) -> Result<SessionKeys, NotProven> {
     agree(private_key, UnparsedPublicKey::new(&X25519, peer_key), NotProven, |shared| {
         let mut keys = SessionKeys {
-            key: Zeroizing::new(shared.to_vec()),
+            agreed: Zeroizing::new([0; AGREED_BYTES]),
+            derived: Zeroizing::new([0; KEY_BYTES]),
             from_server: [0; KEY_BYTES],
             from_client: [0; KEY_BYTES],
         };
-        if version == EngineVersion::V2 {
-            keys.key = Zeroizing::new(vec![0; KEY_BYTES]);
-            derive(shared, transcript, b"derivedKey", &mut keys.key);
-        }
+        keys.agreed.copy_from_slice(shared);
+        derive(shared, transcript, b"derivedKey", &mut *keys.derived);
         derive(shared, transcript, b"inputIv", &mut keys.from_server);
         derive(shared, transcript, b"outputIv", &mut keys.from_client);
         Ok(keys)
@@ -189,8 +206,8 @@ mod tests {
             let private_key = PrivateKey::from_private_key(&X25519, &bytes("private")).expect("a key");
             let sent = AuthMessage::decode(bytes("challenge")).expect("decodes");
             let response = AuthMessage::decode(bytes("response")).expect("decodes");
-            let keys = Challenge { private_key, sent }.finish(version, "s3cret", &response).expect("proven");
-            assert_eq!(keys.key[..], bytes("key")[..]);
+            let keys = Challenge { private_key, sent }.finish("s3cret", &response).expect("proven");
+            assert_eq!(keys.key(version), &bytes("key")[..]);
             assert_eq!(keys.from_server[..], bytes("client-in")[..]);
             assert_eq!(keys.from_client[..], bytes("client-out")[..]);
         }
@@ -204,14 +221,14 @@ mod tests {
             let mut altered = sent.to_vec();
             altered[at] ^= 1;
             let Ok(altered) = AuthMessage::decode(altered.into()) else { continue };
-            assert!(respond(EngineVersion::V2, "s3cret", &altered).is_err(), "byte {at}");
+            assert!(respond("s3cret", &altered).is_err(), "byte {at}");
         }
-        let (response, _) = respond(EngineVersion::V2, "s3cret", &challenge.sent).expect("proven");
+        let (response, _) = respond("s3cret", &challenge.sent).expect("proven");
         for at in 0..response.len() {
             let mut altered = response.to_vec();
             altered[at] ^= 1;
             let Ok(altered) = AuthMessage::decode(altered.into()) else { continue };
-            assert!(challenge.finish(EngineVersion::V2, "s3cret", &altered).is_err(), "byte {at}");
+            assert!(challenge.finish("s3cret", &altered).is_err(), "byte {at}");
         }
     }
 }

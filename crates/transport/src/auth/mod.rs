@@ -11,7 +11,8 @@ mod server;
 #[cfg(test)]
 mod vectors;
 
-pub use cipher::{CipherError, Decryptor, Encryptor, SessionCipher};
+pub use cipher::{CipherError, Decryptor, Encryptor, SessionCipher, StreamCipher};
 pub use client::{ClientAuth, ClientStep, Method, ServerNotProven};
+pub use engine::EngineVersion;
 pub use secrets::{SecretStore, SecretsError};
-pub use server::{AuthPolicy, EngineVersion, Refused, ServerAuth, Step, StreamCipher};
+pub use server::{AuthPolicy, Refused, ServerAuth, Step};

@@ -12,25 +12,10 @@ use super::message::{AuthMessage, SaslMessage};
 use super::sasl::DigestServer;
 use super::secrets::SecretStore;
 
-/// `spark.network.crypto.authEngineVersion`; 1 unless set, in Spark 3.5 as in Spark 4.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EngineVersion {
-    V1,
-    V2,
-}
-
-/// `spark.network.crypto.cipher`: what the auth engine's sessions speak; AES-CTR unless set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StreamCipher {
-    AesCtr,
-    AesGcm,
-}
-
-/// Spark's settings of the same meaning. The first two must be those of the clients: nothing on the wire tells them.
+/// What is asked of clients. Which version of the auth engine they have and which cipher they speak is not: the server
+/// follows them, and every one of these sessions is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AuthPolicy {
-    pub engine: EngineVersion,
-    pub cipher: StreamCipher,
     /// `spark.network.crypto.saslFallback`: clients without `spark.network.crypto.enabled` are taken too.
     pub sasl_fallback: bool,
     /// `spark.network.sasl.serverAlwaysEncrypt`: of those, only ones that encrypt.
@@ -40,12 +25,7 @@ pub struct AuthPolicy {
 /// What Spark does where nothing is set.
 impl Default for AuthPolicy {
     fn default() -> AuthPolicy {
-        AuthPolicy {
-            engine: EngineVersion::V1,
-            cipher: StreamCipher::AesCtr,
-            sasl_fallback: true,
-            sasl_always_encrypt: false,
-        }
+        AuthPolicy { sasl_fallback: true, sasl_always_encrypt: false }
     }
 }
 
@@ -102,10 +82,10 @@ impl ServerAuth {
 
     fn respond(&self, challenge: AuthMessage) -> Result<Step, Refused> {
         let secret = self.secrets.secret(&challenge.app);
-        let answer = secret.and_then(|secret| engine::respond(self.policy.engine, secret, &challenge).ok());
+        let answer = secret.and_then(|secret| engine::respond(secret, &challenge).ok());
         let app = challenge.app;
         let Some((reply, keys)) = answer else { return Err(Refused::Failed { app }) };
-        let cipher = Box::new(SessionCipher::engine(self.policy.cipher, &keys, Side::Server));
+        let cipher = Box::new(SessionCipher::undecided(keys));
         Ok(Step::Established { reply, app, cipher: Some(cipher) })
     }
 

@@ -17,6 +17,17 @@ const TAG_BYTES: usize = 16;
 const SEGMENT_BYTES: usize = 32 * 1024;
 const PLAIN_SEGMENT_BYTES: usize = SEGMENT_BYTES - TAG_BYTES;
 
+/// Whether a stream that begins so may be of messages under a key of this length. Requests have less than 4 GiB.
+pub(super) fn begins_message(key_bytes: usize, head: &[u8]) -> bool {
+    head.len() > LENGTH_BYTES
+        && head[..4] == [0; 4]
+        && usize::from(head[LENGTH_BYTES]) == header_bytes(key_bytes)
+}
+
+fn header_bytes(key_bytes: usize) -> usize {
+    1 + key_bytes + PREFIX_BYTES
+}
+
 /// The session's key; no message is encrypted with it directly.
 pub(super) struct GcmKey(Zeroizing<Vec<u8>>);
 
@@ -91,7 +102,7 @@ impl GcmKey {
     }
 
     fn header_bytes(&self) -> usize {
-        1 + self.0.len() + PREFIX_BYTES
+        header_bytes(self.0.len())
     }
 
     fn message_key(&self, salt: &[u8], length: &[u8; LENGTH_BYTES]) -> LessSafeKey {

@@ -1,6 +1,7 @@
 //! What both sides speak once authenticated: a cipher over the whole byte stream, below Spark's frames.
 
 mod ctr;
+mod detect;
 mod gcm;
 mod sasl;
 
@@ -9,8 +10,7 @@ use std::io;
 
 use bytes::BytesMut;
 
-use super::engine::SessionKeys;
-use super::server::StreamCipher;
+use super::engine::{EngineVersion, SessionKeys};
 use ctr::Ctr;
 use gcm::{GcmKey, GcmOpener};
 pub(super) use sasl::{SaslCipher, SaslKeys};
@@ -26,9 +26,19 @@ pub enum CipherError {
     Altered,
     #[error("an encrypted message of {0} bytes cannot be")]
     Length(u64),
+    #[error("the first encrypted bytes are of no cipher that is known")]
+    Unknown,
 }
 
-/// One connection's two directions. They share no state: a reader and a writer may own them apart.
+/// `spark.network.crypto.cipher`: what the auth engine's sessions speak; AES-CTR unless set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamCipher {
+    AesCtr,
+    AesGcm,
+}
+
+/// One connection's two directions. A server's may be told apart only by what the client sends first: it opens with
+/// [`SessionCipher::open`], and seals nothing before something came out. Everybody else may own the two apart.
 #[derive(Debug)]
 pub struct SessionCipher {
     pub encryptor: Encryptor,
@@ -42,17 +52,40 @@ pub(super) enum Side {
 }
 
 impl SessionCipher {
-    pub(super) fn engine(cipher: StreamCipher, keys: &SessionKeys, side: Side) -> SessionCipher {
+    /// A server's, whose client will show which version and cipher it speaks.
+    pub(super) fn undecided(keys: SessionKeys) -> SessionCipher {
+        SessionCipher {
+            encryptor: Encryptor(Sealer::Undecided),
+            decryptor: Decryptor(Opener::Undecided(Box::new(keys))),
+        }
+    }
+
+    /// [`Decryptor::open`], which every later call comes down to once the client has shown its cipher.
+    pub fn open(&mut self, input: &mut BytesMut, plain: &mut BytesMut) -> Result<(), CipherError> {
+        if let Opener::Undecided(keys) = &self.decryptor.0 {
+            match detect::detect(keys, input)? {
+                Some(decided) => *self = decided,
+                None => return Ok(()),
+            }
+        }
+        self.decryptor.open(input, plain)
+    }
+
+    pub(super) fn engine(
+        version: EngineVersion,
+        cipher: StreamCipher,
+        keys: &SessionKeys,
+        side: Side,
+    ) -> SessionCipher {
+        let key = keys.key(version);
         let (sent, received) = match side {
             Side::Client => (keys.from_client, keys.from_server),
             Side::Server => (keys.from_server, keys.from_client),
         };
         let (sealer, opener) = match cipher {
-            StreamCipher::AesCtr => {
-                (Sealer::Ctr(Ctr::new(&keys.key, sent)), Opener::Ctr(Ctr::new(&keys.key, received)))
-            }
+            StreamCipher::AesCtr => (Sealer::Ctr(Ctr::new(key, sent)), Opener::Ctr(Ctr::new(key, received))),
             StreamCipher::AesGcm => {
-                (Sealer::Gcm(GcmKey::new(&keys.key)), Opener::Gcm(GcmOpener::new(GcmKey::new(&keys.key))))
+                (Sealer::Gcm(GcmKey::new(key)), Opener::Gcm(GcmOpener::new(GcmKey::new(key))))
             }
         };
         SessionCipher { encryptor: Encryptor(sealer), decryptor: Decryptor(opener) }
@@ -74,7 +107,10 @@ enum Sealer {
     Ctr(Ctr),
     Gcm(GcmKey),
     Sasl(SaslSealer),
+    Undecided,
 }
+
+const UNDECIDED: &str = "a server answers what it has read, and has read with a cipher that is decided";
 
 impl Encryptor {
     /// Appends `plain`, encrypted, to `out`. Many small frames in one call cost less than one call each.
@@ -93,6 +129,7 @@ impl Encryptor {
                 });
                 filled.expect("memory does not fail");
             }
+            Sealer::Undecided => panic!("{UNDECIDED}"),
         }
     }
 
@@ -127,6 +164,7 @@ impl Encryptor {
             Sealer::Sasl(sasl) => {
                 sasl.seal(bytes, out, |all| all.chunks_mut(PART_BYTES).try_for_each(&mut fill))
             }
+            Sealer::Undecided => panic!("{UNDECIDED}"),
         }
     }
 }
@@ -138,6 +176,7 @@ enum Opener {
     Ctr(Ctr),
     Gcm(GcmOpener),
     Sasl(SaslOpener),
+    Undecided(Box<SessionKeys>),
 }
 
 impl Decryptor {
@@ -154,6 +193,7 @@ impl Decryptor {
             }
             Opener::Gcm(gcm) => gcm.open(input, plain),
             Opener::Sasl(sasl) => sasl.open(input, plain),
+            Opener::Undecided(_) => panic!("{UNDECIDED}"),
         }
     }
 }
@@ -164,6 +204,7 @@ impl fmt::Debug for Encryptor {
             Sealer::Ctr(_) => "Encryptor(AES-CTR)",
             Sealer::Gcm(_) => "Encryptor(AES-GCM)",
             Sealer::Sasl(_) => "Encryptor(SASL)",
+            Sealer::Undecided => "Encryptor(undecided)",
         })
     }
 }
@@ -174,6 +215,7 @@ impl fmt::Debug for Decryptor {
             Opener::Ctr(_) => "Decryptor(AES-CTR)",
             Opener::Gcm(_) => "Decryptor(AES-GCM)",
             Opener::Sasl(_) => "Decryptor(SASL)",
+            Opener::Undecided(_) => "Decryptor(undecided)",
         })
     }
 }
@@ -184,17 +226,23 @@ mod tests {
     use crate::auth::vectors;
     use zeroize::Zeroizing;
 
-    fn keys(version: &str) -> SessionKeys {
-        let bytes = |field: &str| vectors::bytes(&format!("engine-{version}-{field}"));
-        SessionKeys {
-            key: Zeroizing::new(bytes("key").to_vec()),
-            from_server: bytes("client-in")[..].try_into().expect("16 bytes"),
-            from_client: bytes("client-out")[..].try_into().expect("16 bytes"),
+    const VERSIONS: [(&str, EngineVersion); 2] = [("v1", EngineVersion::V1), ("v2", EngineVersion::V2)];
+
+    /// Of a handshake of this version; the other one's key is not known.
+    fn session(name: &str, version: EngineVersion, cipher: StreamCipher, side: Side) -> SessionCipher {
+        let bytes = |field: &str| vectors::bytes(&format!("engine-{name}-{field}"));
+        let iv = |field: &str| bytes(field)[..].try_into().expect("16 bytes");
+        let mut keys = SessionKeys::random();
+        (keys.from_server, keys.from_client) = (iv("client-in"), iv("client-out"));
+        match version {
+            EngineVersion::V1 => keys.agreed.copy_from_slice(&bytes("key")),
+            EngineVersion::V2 => keys.derived.copy_from_slice(&bytes("key")),
         }
+        SessionCipher::engine(version, cipher, &keys, side)
     }
 
-    fn opened(cipher: StreamCipher, version: &str, sealed: &[u8]) -> BytesMut {
-        let mut server = SessionCipher::engine(cipher, &keys(version), Side::Server);
+    fn opened(cipher: StreamCipher, (name, version): (&str, EngineVersion), sealed: &[u8]) -> BytesMut {
+        let mut server = session(name, version, cipher, Side::Server);
         let mut plain = BytesMut::new();
         server.decryptor.open(&mut BytesMut::from(sealed), &mut plain).expect("genuine");
         plain
@@ -202,11 +250,11 @@ mod tests {
 
     #[test]
     fn ctr_is_that_of_spark() {
-        for version in ["v1", "v2"] {
-            let sealed = vectors::bytes(&format!("ctr-{version}"));
+        for (name, version) in VERSIONS {
+            let sealed = vectors::bytes(&format!("ctr-{name}"));
             let plain = [3, 100, 64].map(vectors::plain).concat();
-            assert_eq!(opened(StreamCipher::AesCtr, version, &sealed), plain[..]);
-            let mut client = SessionCipher::engine(StreamCipher::AesCtr, &keys(version), Side::Client);
+            assert_eq!(opened(StreamCipher::AesCtr, (name, version), &sealed), plain[..]);
+            let mut client = session(name, version, StreamCipher::AesCtr, Side::Client);
             let mut out = BytesMut::new();
             plain.chunks(7).for_each(|part| client.encryptor.seal(part, &mut out));
             assert_eq!(out, sealed);
@@ -215,12 +263,10 @@ mod tests {
 
     #[test]
     fn gcm_is_that_of_spark() {
-        for (version, sizes) in [("v1", [5, 100]), ("v2", [5, 33_000])] {
-            let sealed = vectors::bytes(&format!("gcm-{version}"));
-            assert_eq!(
-                opened(StreamCipher::AesGcm, version, &sealed),
-                sizes.map(vectors::plain).concat()[..]
-            );
+        for (version, sizes) in VERSIONS.into_iter().zip([[5, 100], [5, 33_000]]) {
+            let sealed = vectors::bytes(&format!("gcm-{}", version.0));
+            let plain = sizes.map(vectors::plain).concat();
+            assert_eq!(opened(StreamCipher::AesGcm, version, &sealed), plain[..]);
         }
     }
 
@@ -230,9 +276,9 @@ mod tests {
         let sasl_keys = SaslKeys { cipher: SaslCipher::TripleDes, session: Zeroizing::new([7; 16]) };
         for mut pair in [
             [Side::Server, Side::Client]
-                .map(|side| SessionCipher::engine(StreamCipher::AesCtr, &keys("v1"), side)),
+                .map(|side| session("v1", EngineVersion::V1, StreamCipher::AesCtr, side)),
             [Side::Server, Side::Client]
-                .map(|side| SessionCipher::engine(StreamCipher::AesGcm, &keys("v2"), side)),
+                .map(|side| session("v2", EngineVersion::V2, StreamCipher::AesGcm, side)),
             [Side::Server, Side::Client].map(|side| SessionCipher::sasl(&sasl_keys, side)),
         ] {
             let [server, client] = &mut pair;
