@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -55,6 +56,8 @@ pub struct UpArgs {
     pub size: SizeArgs,
     #[command(flatten)]
     pub listen: ListenArgs,
+    #[command(flatten)]
+    pub clients: ShuffleClientArgs,
     /// Where everything is kept [default: $XDG_STATE_HOME/bellows, else ~/.local/state/bellows]
     #[arg(long, value_name = "DIR", env = "BELLOWS_WORK_DIR")]
     pub work_dir: Option<PathBuf>,
@@ -237,6 +240,26 @@ pub struct ShuffleArgs {
 pub enum ShuffleCommand {
     /// Print the essentials of a service on this machine
     Status(ShuffleStatusArgs),
+    /// Forget an application and delete its files, where nobody else tells the service that it has ended
+    Remove(ShuffleRemoveArgs),
+}
+
+/// What the shuffle service asks of its clients, and keeps for them.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ShuffleClientArgs {
+    /// Serve only clients that prove to know their application's secret, as with spark.authenticate. A secret a line:
+    /// SECRET for all applications, or APPLICATION SECRET; read again when it changes. Only its owner may access it
+    #[arg(long, value_name = "FILE", env = "BELLOWS_SECRETS_FILE")]
+    pub secrets_file: Option<PathBuf>,
+    /// Of these, refuse those that do not encrypt, as with spark.network.sasl.serverAlwaysEncrypt
+    #[arg(long, env = "BELLOWS_ALWAYS_ENCRYPT")]
+    pub always_encrypt: bool,
+    /// Of these, refuse those without spark.network.crypto.enabled, as with spark.network.crypto.saslFallback=false
+    #[arg(long, env = "BELLOWS_NO_SASL_FALLBACK")]
+    pub no_sasl_fallback: bool,
+    /// Keep an executor's cached RDD blocks on disk when it goes, for spark.shuffle.service.fetch.rdd.enabled
+    #[arg(long, env = "BELLOWS_KEEP_RDD_BLOCKS")]
+    pub keep_rdd_blocks: bool,
 }
 
 #[derive(Debug, Args)]
@@ -249,7 +272,8 @@ pub struct ShuffleServeArgs {
     /// Where registrations are kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/bellows/shuffle", env = "BELLOWS_WORK_DIR")]
     pub work_dir: PathBuf,
-    /// The admin socket, for the agent and `shuffle status` [default: admin.sock in the work directory]
+    /// The admin socket, for the agent, `shuffle status` and `shuffle remove` [default: admin.sock in the work
+    /// directory]
     #[arg(long, value_name = "PATH", env = "BELLOWS_SHUFFLE_SOCKET")]
     pub socket: Option<PathBuf>,
     /// Serve files below these directories only
@@ -258,13 +282,29 @@ pub struct ShuffleServeArgs {
     /// Serve /metrics and /v1/status on this port
     #[arg(long, value_name = "PORT", env = "BELLOWS_METRICS_PORT")]
     pub metrics_port: Option<u16>,
-    /// Delete an application's files when its driver falls silent: for clusters without Bellows' agents
-    #[arg(long)]
+    /// Delete an application's files when its driver falls silent: for Mesos clusters without Bellows' agents
+    #[arg(long, env = "BELLOWS_HEARTBEAT_CLEANUP")]
     pub heartbeat_cleanup: bool,
+    /// Delete what nobody remembers below --shuffle-dirs when nothing was written there for so long, as in 36h or 7d
+    /// (or never)
+    #[arg(long, value_name = "AGE", default_value = "7d", value_parser = age, env = "BELLOWS_ORPHAN_AGE")]
+    pub orphan_age: Age,
+    /// Connections that may be open at once
+    #[arg(long, value_name = "N", default_value_t = 16384, value_parser = clap::value_parser!(u32).range(1..),
+        env = "BELLOWS_MAX_CONNECTIONS")]
+    pub max_connections: u32,
+    #[command(flatten)]
+    pub clients: ShuffleClientArgs,
+    /// Speak TLS (Spark 4's spark.ssl.rpc.enabled) with this certificate, followed by those that vouch for it (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_key", env = "BELLOWS_TLS_CERTIFICATE")]
+    pub tls_certificate: Option<PathBuf>,
+    /// The certificate's private key, not encrypted (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_certificate", env = "BELLOWS_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
 }
 
-#[derive(Debug, Args)]
-pub struct ShuffleStatusArgs {
+#[derive(Debug, Clone, Args)]
+pub struct ShuffleSocketArg {
     /// The service's admin socket
     #[arg(
         long,
@@ -273,6 +313,20 @@ pub struct ShuffleStatusArgs {
         env = "BELLOWS_SHUFFLE_SOCKET"
     )]
     pub socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ShuffleRemoveArgs {
+    #[command(flatten)]
+    pub address: ShuffleSocketArg,
+    /// The application's id, as `shuffle status` shows it
+    pub application: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ShuffleStatusArgs {
+    #[command(flatten)]
+    pub address: ShuffleSocketArg,
     /// JSON instead of a table
     #[arg(long)]
     pub json: bool,
@@ -282,6 +336,29 @@ fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
         _ => Err("must be a number above 0".to_owned()),
+    }
+}
+
+/// How old something may become; nothing where it may stay for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Age(pub Option<Duration>);
+
+/// Spark's way to write a time, without the units that make no sense for an age.
+fn age(text: &str) -> Result<Age, String> {
+    if text == "never" {
+        return Ok(Age(None));
+    }
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_seconds = match &text[number.len()..] {
+        "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => 0,
+    };
+    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_seconds)) {
+        Some(seconds) if seconds > 0 => Ok(Age(Some(Duration::from_secs(seconds)))),
+        _ => Err("a number above 0 with a unit (s, m, h, d), or never".to_owned()),
     }
 }
 
@@ -326,17 +403,38 @@ mod tests {
         };
         assert!(shuffle.command.is_none());
         assert_eq!(shuffle.serve.shuffle_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
-        assert!(matches!(
-            parse("shuffle status --json"),
-            Ok(Command::Shuffle(ShuffleArgs { command: Some(_), .. }))
-        ));
+        for line in ["shuffle status --json", "shuffle remove app-1 --socket /a"] {
+            assert!(
+                matches!(parse(line), Ok(Command::Shuffle(ShuffleArgs { command: Some(_), .. }))),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_age_has_a_unit() {
+        let hours = |hours: u64| Ok(Age(Some(Duration::from_secs(hours * 3600))));
+        assert_eq!([age("36h"), age("7d"), age("60m")], [hours(36), hours(7 * 24), hours(1)]);
+        assert_eq!(age("never"), Ok(Age(None)));
+        for nonsense in ["", "7", "d", "0d", "-1d", "1.5d", "7 d", "1w", "99999999999999999d"] {
+            assert!(age(nonsense).is_err(), "{nonsense}");
+        }
     }
 
     #[test]
     fn nonsense_is_refused() {
-        for line in
-            ["up --agents 0", "up --cpus -1", "up --mem NaN", "submit", "kill", "demo --keep --fetch-only"]
-        {
+        for line in [
+            "up --agents 0",
+            "up --cpus -1",
+            "up --mem NaN",
+            "submit",
+            "kill",
+            "demo --keep --fetch-only",
+            "shuffle --tls-key k",
+            "shuffle --tls-certificate c",
+            "shuffle --max-connections 0",
+            "shuffle remove",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

@@ -9,9 +9,9 @@ use bellows_election::{MasterAddress, detect};
 use bellows_wire::v1::FrameworkId;
 use futures::future::{join_all, select_all};
 
-use crate::args::{ListenArgs, SizeArgs};
+use crate::args::{ListenArgs, ShuffleClientArgs, SizeArgs};
 use crate::error::Error;
-use crate::{rows, serve, spark, submit};
+use crate::{rows, serve, shuffle, spark, submit};
 
 /// Longer than a task's grace period between TERM and KILL.
 const END_LIMIT: Duration = Duration::from_secs(15);
@@ -22,6 +22,7 @@ const REGISTRATION_LIMIT: Duration = Duration::from_secs(10);
 pub struct Options {
     pub size: SizeArgs,
     pub listen: ListenArgs,
+    pub clients: ShuffleClientArgs,
     /// Absolute, and there.
     pub work_dir: PathBuf,
 }
@@ -35,7 +36,7 @@ pub struct Embedded {
 
 impl Embedded {
     pub async fn start(options: &Options) -> Result<Self, Error> {
-        let Options { size, listen, work_dir } = options;
+        let Options { size, listen, clients, work_dir } = options;
         let shuffle_root = work_dir.join("shuffle-files");
         let socket = work_dir.join("shuffle.sock");
 
@@ -44,7 +45,8 @@ impl Embedded {
         config.admin_socket = Some(socket.clone());
         config.allowed_roots = vec![shuffle_root.clone()];
         config.heartbeat_cleanup = false;
-        let shuffle = serve::start_shuffle(config).await?;
+        shuffle::ask_of_clients(&mut config, clients)?;
+        let shuffle = shuffle::start(config).await?;
 
         let config = bellows_master::Config::new(SocketAddr::new(listen.ip, listen.port));
         let master = serve::start_master(config).await?;

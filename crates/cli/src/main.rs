@@ -14,6 +14,7 @@ mod operator;
 mod output;
 mod rows;
 mod serve;
+mod shuffle;
 mod spark;
 mod submit;
 mod up;
@@ -55,8 +56,9 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Master(args) => serve(serve::master(args)),
         Command::Agent(args) => serve(serve::agent(args)),
         Command::Shuffle(args) => match args.command {
-            Some(ShuffleCommand::Status(args)) => call(serve::shuffle_status(args)),
-            None => serve(serve::shuffle(args.serve)),
+            Some(ShuffleCommand::Status(args)) => call(shuffle::status(args)),
+            Some(ShuffleCommand::Remove(args)) => call(shuffle::remove(args)),
+            None => serve(shuffle::run(args.serve)),
         },
     }
 }

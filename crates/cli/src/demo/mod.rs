@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::args::DemoArgs;
+use crate::args::{DemoArgs, ShuffleClientArgs};
 use crate::embedded::{Embedded, Options};
 use crate::error::Error;
 use crate::fetch::{self, Fetched};
@@ -81,8 +81,12 @@ pub fn run(args: DemoArgs) -> Result<(), Error> {
 }
 
 async fn serve(args: DemoArgs, fetched: Fetched, library: PathBuf, work_dir: PathBuf) -> Result<(), Error> {
-    let options =
-        Options { size: args.size.clone(), listen: args.listen.clone(), work_dir: work_dir.clone() };
+    let options = Options {
+        size: args.size.clone(),
+        listen: args.listen.clone(),
+        clients: ShuffleClientArgs::default(),
+        work_dir: work_dir.clone(),
+    };
     let cluster = Embedded::start(&options).await?;
     let page = cluster.page();
     out!(

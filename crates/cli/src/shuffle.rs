@@ -1,0 +1,215 @@
+//! `bellows shuffle`: the shuffle service as a process of its own, and what an operator asks of one that runs.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+
+use bellows_runtime::{LogFormat, init_logging};
+use bellows_shuffle::admin::Client;
+use bellows_shuffle::{Auth, AuthPolicy, Config, Error as ServiceError, Removal, Running, Status, Tls};
+
+use crate::args::{
+    ShuffleClientArgs, ShuffleRemoveArgs, ShuffleServeArgs, ShuffleSocketArg, ShuffleStatusArgs,
+};
+use crate::error::Error;
+use crate::output::{Table, bytes, out};
+use crate::serve::until_told;
+
+const SOCKET: &str = "admin.sock";
+const SECRETS_HINT: &str = "\
+one secret a line: SECRET for all applications, or APPLICATION SECRET; then chmod 600
+Spark's side of it is spark.authenticate=true with the same spark.authenticate.secret";
+const TLS_HINT: &str = "\
+both files are PEM and the key is not encrypted; from a Java keystore:
+keytool -importkeystore -srckeystore KEYSTORE -destkeystore k.p12 -deststoretype PKCS12
+openssl pkcs12 -in k.p12 -nokeys -out certificate.pem; openssl pkcs12 -in k.p12 -nocerts -nodes -out key.pem";
+
+pub async fn run(args: ShuffleServeArgs) -> Result<(), Error> {
+    init_logging("info", LogFormat::Text);
+    let shuffle = start(configure(args)?).await?;
+    until_told().await?;
+    shuffle.stop().await;
+    Ok(())
+}
+
+fn configure(args: ShuffleServeArgs) -> Result<Config, Error> {
+    let socket = args.socket.unwrap_or_else(|| args.work_dir.join(SOCKET));
+    let mut config = Config::new(args.work_dir);
+    config.listen = SocketAddr::new(args.ip, args.port);
+    config.admin_socket = Some(socket);
+    config.metrics_listen = args.metrics_port.map(|port| SocketAddr::new(args.ip, port));
+    config.allowed_roots = args.shuffle_dirs;
+    config.heartbeat_cleanup = args.heartbeat_cleanup;
+    config.orphan_age = args.orphan_age.0;
+    config.limits.connections = args.max_connections as usize;
+    ask_of_clients(&mut config, &args.clients)?;
+    config.tls = args
+        .tls_certificate
+        .zip(args.tls_key)
+        .map(|(certificate_chain, private_key)| Tls { certificate_chain, private_key });
+    Ok(config)
+}
+
+/// What clients have to prove, and what is kept for them.
+pub fn ask_of_clients(config: &mut Config, args: &ShuffleClientArgs) -> Result<(), Error> {
+    config.keep_rdd_blocks = args.keep_rdd_blocks;
+    let policy =
+        AuthPolicy { sasl_fallback: !args.no_sasl_fallback, sasl_always_encrypt: args.always_encrypt };
+    config.auth = args.secrets_file.clone().map(|secrets_file| Auth { secrets_file, policy });
+    // Who asks for encryption must not get a service that lets everybody in.
+    if config.auth.is_none() && policy != AuthPolicy::default() {
+        return Err(Error::usage(
+            "--always-encrypt and --no-sasl-fallback are about clients that have a secret",
+            "name the secrets with --secrets-file",
+        ));
+    }
+    Ok(())
+}
+
+pub async fn start(config: Config) -> Result<Running, Error> {
+    let address = config.listen;
+    bellows_shuffle::start(config).await.map_err(|error| match &error {
+        ServiceError::Bind { source, .. } if source.kind() == ErrorKind::AddrInUse => {
+            Error::AddressInUse { what: "shuffle service", address, flag: "--shuffle-port or --port" }
+        }
+        _ => {
+            let hint = match &error {
+                ServiceError::Secrets { .. } => SECRETS_HINT,
+                ServiceError::Tls { .. } => TLS_HINT,
+                _ => "",
+            };
+            Error::failed(format!("the shuffle service does not start: {error}"), hint)
+        }
+    })
+}
+
+pub async fn status(args: ShuffleStatusArgs) -> Result<(), Error> {
+    let status = Client::new(&args.address.socket).status().await;
+    let status = status.map_err(|error| no_answer(&args.address, &error))?;
+    if args.json {
+        out!("{}", serde_json::to_string_pretty(&status).expect("invariant: plain values are JSON"));
+    } else {
+        out!("{}", status_text(&status));
+    }
+    Ok(())
+}
+
+pub async fn remove(args: ShuffleRemoveArgs) -> Result<(), Error> {
+    let app = &args.application;
+    let removal = Client::new(&args.address.socket).remove_app(app).await;
+    let removal = removal.map_err(|error| no_answer(&args.address, &error))?;
+    if removal == Removal::default() {
+        return Err(Error::NotFound(format!("the shuffle service knows no application {app}")));
+    }
+    out!(
+        "{app}: {} executors forgotten; {} files, {} deleted",
+        removal.executors,
+        removal.files,
+        bytes(removal.bytes)
+    );
+    match removal.kept.is_empty() {
+        true => Ok(()),
+        false => Err(Error::failed(
+            format!("not deleted: {}", removal.kept.join("; ")),
+            "the service tries again every hour where a disk failed; delete by hand what is left otherwise",
+        )),
+    }
+}
+
+fn no_answer(address: &ShuffleSocketArg, error: &ServiceError) -> Error {
+    if let ServiceError::Refused { .. } = error {
+        return Error::failed(error.to_string(), "");
+    }
+    Error::failed(
+        format!("no shuffle service answers at {}: {error}", address.socket.display()),
+        "name its admin socket with --socket; `bellows up` has it as shuffle.sock in its work directory",
+    )
+}
+
+fn status_text(status: &Status) -> String {
+    let mut table =
+        Table::new(&["APPLICATION", "EXECUTORS", "DEPARTED", "BLOCKS", "BYTES", "FOR DEPARTED", "ON DISK"]);
+    for (id, app) in &status.applications {
+        table.row([
+            id.clone(),
+            app.executors.to_string(),
+            app.departed_executors.to_string(),
+            app.blocks_served.to_string(),
+            bytes(app.bytes_served),
+            bytes(app.departed_bytes_served),
+            app.disk_bytes.map_or_else(|| "-".to_owned(), bytes),
+        ]);
+    }
+    let mut text = table.render("no applications");
+    text += &format!(
+        "\n\n{} executors registered; {} blocks, {} served over {} requests; p50 {} µs, p99 {} µs; \
+         {} connections open, {} blocks being sent",
+        status.registered_executors,
+        status.blocks_served,
+        bytes(status.bytes_served),
+        status.latency.requests,
+        status.latency.p50_us,
+        status.latency.p99_us,
+        status.open_connections,
+        status.chunks_in_flight
+    );
+    for (kind, count) in &status.errors {
+        text += &format!("\n{count} errors: {kind}");
+    }
+    for (disk, count) in &status.disk_errors {
+        text += &format!("\n{count} errors of the disk at {disk}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_essentials_of_a_shuffle_service() {
+        let mut status = Status { blocks_served: 300, bytes_served: 20_000_000, ..Default::default() };
+        status.applications.insert(
+            "m-0001".to_owned(),
+            bellows_shuffle::AppStatus {
+                executors: 2,
+                departed_executors: 6,
+                blocks_served: 300,
+                bytes_served: 20_000_000,
+                departed_blocks_served: 288,
+                departed_bytes_served: 14_400_000,
+                disk_bytes: Some(15_000_000),
+            },
+        );
+        status.registered_executors = 8;
+        status.errors.insert("not_registered".to_owned(), 3);
+        status.disk_errors.insert("/data/1".to_owned(), 2);
+        insta::assert_snapshot!(status_text(&status));
+        insta::assert_snapshot!("idle", status_text(&Status::default()));
+    }
+
+    #[test]
+    fn encryption_is_not_asked_of_clients_without_secrets() {
+        let mut config = Config::new("/nonexistent");
+        let mut args = ShuffleClientArgs { always_encrypt: true, ..Default::default() };
+        assert!(matches!(ask_of_clients(&mut config, &args), Err(Error::Usage { .. })));
+        args.secrets_file = Some("/nonexistent/secrets".into());
+        ask_of_clients(&mut config, &args).expect("meant");
+        let policy = config.auth.expect("asked for").policy;
+        assert!(policy.sasl_always_encrypt && policy.sasl_fallback);
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_file_is_said_with_a_hint() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let mut config = Config::new(directory.path().join("work"));
+        let missing = directory.path().join("none");
+        let args = ShuffleClientArgs { secrets_file: Some(missing.clone()), ..Default::default() };
+        ask_of_clients(&mut config, &args).expect("meant");
+        let error = start(config.clone()).await.map(|_| ()).expect_err("no secrets");
+        assert!(error.to_string().contains("none") && error.hint().is_some_and(|hint| hint.contains("600")));
+        config.auth = None;
+        config.tls = Some(Tls { certificate_chain: missing.clone(), private_key: missing });
+        let error = start(config).await.map(|_| ()).expect_err("no certificate");
+        assert!(error.to_string().contains("none") && error.hint().is_some_and(|hint| hint.contains("PEM")));
+    }
+}
