@@ -3,6 +3,8 @@
 CACHE   := $(CURDIR)/.cache
 RELEASE := target/release
 SPARK   := $(CACHE)/spark-3.5.9
+# Only the tests need it: the shuffle service of a Spark without Mesos.
+SPARK_4 := $(CACHE)/spark-4.3.0
 
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?= frames calls index auth
@@ -22,12 +24,19 @@ build: ## the release binary `bellows` and `libmesos.so`, in target/release/
 demo: build ## a real PySpark application on an elastic cluster of three agents, on this machine
 	$(RELEASE)/bellows demo --cache-dir $(CACHE)
 
-test: needs spark ## all tests, those with real Spark included
+test: needs spark $(SPARK_4) ## all tests, those with real Spark included
 	cargo test --workspace --locked
 
 spark: ## Spark and the demo's data under .cache/, as the demo and the tests use them
 	cargo build --quiet --locked -p bellows
 	target/debug/bellows demo --cache-dir $(CACHE) --fetch-only
+
+# As the demo fetches its own: whole, or not there.
+$(SPARK_4): | needs
+	rm -rf $@.partial
+	python3 -m venv $@.partial
+	$@.partial/bin/python3 -m pip --disable-pip-version-check install --no-input pyspark==4.3.0
+	mv $@.partial $@
 
 bench: build ## what the cluster adds to a task: latencies, tasks per second, memory when idle
 	cargo run --release --locked -p bellows-benches --bin bench-cluster -- $(RELEASE)/bellows

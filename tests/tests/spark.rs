@@ -1,6 +1,8 @@
 //! Unmodified Spark on the embedded cluster, asserted from the outside: over HTTP, in /proc and on disk.
 use anyhow::{Context, Result, ensure};
-use bellows_testkit::{Application, Cluster, ClusterOptions, Spark, eventually, kill_nine, repository};
+use bellows_testkit::{
+    Application, Cluster, ClusterOptions, Spark, eventually, kill_nine, repository, write_private,
+};
 use serde_json::Value;
 use std::{process::Command, time::Duration};
 use tokio::sync::{Mutex, MutexGuard};
@@ -78,6 +80,87 @@ async fn executors_come_and_go_and_what_they_shuffled_stays() -> Result<()> {
     ensure!(second["mapped"] == 120_000, "map tasks ran again: {second}");
     application.finish(LONG).await?;
     nothing_left(&cluster, &framework, Duration::from_secs(30)).await?;
+    cluster.stop()
+}
+
+/// Executors get their secret from the environment that Spark's own scripts read, so it is on no command line and in no
+/// message to the master.
+#[tokio::test]
+async fn authenticated_and_encrypted() -> Result<()> {
+    const SECRET: &str = "S3cret-of-the-cluster-tests";
+    let _turn = turn().await;
+    let conf = tempfile::tempdir()?;
+    let (path, secrets) = (conf.path().to_string_lossy(), conf.path().join("secrets"));
+    let defaults = format!("spark.authenticate true\nspark.authenticate.secret {SECRET}\n");
+    write_private(&conf.path().join("spark-defaults.conf"), &defaults)?;
+    // Spark's Mesos backend tells its executors neither of the two.
+    let executors_know = format!(
+        "_SPARK_AUTH_SECRET={SECRET}\nSPARK_EXECUTOR_OPTS=\"$SPARK_EXECUTOR_OPTS -Dspark.authenticate=true\"\n"
+    );
+    write_private(&conf.path().join("spark-env.sh"), &executors_know)?;
+    write_private(&secrets, SECRET)?;
+    let secrets = secrets.to_string_lossy();
+    let spark = Spark::find();
+    let gcm = [
+        ("spark.network.crypto.enabled", "true"),
+        ("spark.network.crypto.authEngineVersion", "2"),
+        ("spark.network.crypto.cipher", "AES/GCM/NoPadding"),
+    ];
+    for (settings, flags) in [(&[][..], &[][..]), (&gcm, &["--no-sasl-fallback"])] {
+        let flags = [&["--secrets-file", &secrets], flags].concat();
+        let cluster = Cluster::start_with(ClusterOptions { agents: 1, cpus: 2 }, &flags)?;
+        let common = [
+            ("spark.executorEnv.SPARK_CONF_DIR", path.as_ref()),
+            ("spark.cores.max", "2"),
+            ("spark.dynamicAllocation.initialExecutors", "2"),
+            ("spark.dynamicAllocation.executorIdleTimeout", "2s"),
+            ("spark.shuffle.readHostLocalDisk", "false"),
+        ];
+        let settings = [&common, settings].concat();
+        let environment = [("SPARK_CONF_DIR", path.as_ref())];
+        let mut application =
+            Application::submit(&spark, &cluster, &[&app("elastic.py")], &settings, &environment)?;
+        let framework = started(&mut application).await?;
+        application.event("first", LONG).await?;
+        ensure!(!on_a_command_line(SECRET), "the secret is in the process list");
+        let state = cluster.get("/state").await?.to_string();
+        ensure!(state.contains(&framework) && !state.contains(SECRET), "the secret is in /state");
+        executors(&cluster, &framework, "no executor after the idle timeout", |count| count == 0).await?;
+        application.go()?;
+        let second = application.event("second", LONG).await?;
+        ensure!(second["correct"] == true && second["mapped"] == 120_000, "{second}");
+        application.finish(LONG).await?;
+        nothing_left(&cluster, &framework, Duration::from_secs(30)).await?;
+        cluster.stop()?;
+    }
+    Ok(())
+}
+
+fn on_a_command_line(word: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut lines = processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    lines.any(|line| String::from_utf8_lossy(&line).contains(word))
+}
+
+#[tokio::test]
+async fn cached_blocks_on_disk_outlive_their_executor() -> Result<()> {
+    let _turn = turn().await;
+    let options = ClusterOptions { agents: 1, cpus: 2 };
+    let (spark, cluster) = (Spark::find(), Cluster::start_with(options, &["--keep-rdd-blocks"])?);
+    let settings = [
+        ("spark.shuffle.service.fetch.rdd.enabled", "true"),
+        ("spark.cores.max", "1"),
+        ("spark.dynamicAllocation.initialExecutors", "1"),
+        ("spark.dynamicAllocation.executorIdleTimeout", "2s"),
+    ];
+    let mut application = Application::submit(&spark, &cluster, &[&app("persisted.py")], &settings, &[])?;
+    let framework = started(&mut application).await?;
+    application.event("first", LONG).await?;
+    executors(&cluster, &framework, "no executor after the idle timeout", |count| count == 0).await?;
+    application.go()?;
+    let second = application.event("second", LONG).await?;
+    ensure!(second["correct"] == true && second["computed"] == 20_000, "{second}");
+    application.finish(LONG).await?;
     cluster.stop()
 }
 

@@ -34,6 +34,11 @@ pub struct Cluster {
 impl Cluster {
     /// Starts it and reads the addresses from what it prints, as a user would.
     pub fn start(options: ClusterOptions) -> Result<Self> {
+        Self::start_with(options, &[])
+    }
+
+    /// With `flags` of `bellows up` besides.
+    pub fn start_with(options: ClusterOptions, flags: &[&str]) -> Result<Self> {
         let work_dir = tempfile::tempdir()?;
         let mut child = Command::new(binaries().join("bellows"))
             .arg("up")
@@ -48,6 +53,7 @@ impl Cluster {
             .args(["--port", "0", "--agent-port", "0", "--shuffle-port", "0"])
             .arg("--work-dir")
             .arg(work_dir.path().join("state"))
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(work_dir.path().join("log"))?)

@@ -4,11 +4,15 @@
 
 mod cluster;
 mod processes;
+mod shuffle;
 mod spark;
+mod standalone;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use processes::Processes;
+pub use shuffle::{ShuffleService, write_private};
 pub use spark::{Application, Spark, kill_nine};
+pub use standalone::Standalone;
 
 use anyhow::{Context, Result, bail};
 use std::{

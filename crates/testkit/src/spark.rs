@@ -4,6 +4,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -18,8 +19,19 @@ pub struct Spark {
 impl Spark {
     /// `SPARK_HOME`, else what `make spark` put under `.cache/`. Panics without: a test that needs Spark fails then.
     pub fn find() -> Self {
-        let home = std::env::var_os("SPARK_HOME").map(PathBuf::from).or_else(cached).unwrap_or_default();
-        assert!(home.join("bin/spark-submit").exists(), "no Spark: set SPARK_HOME, or run `make spark`");
+        let home = std::env::var_os("SPARK_HOME").map(PathBuf::from).or_else(|| cached("spark-3.5.9"));
+        Self::at(home.unwrap_or_default())
+    }
+
+    /// Spark 4, which has no Mesos backend: `SPARK_4_HOME`, else what `make test` put under `.cache/`.
+    pub fn find_4() -> Self {
+        let home = std::env::var_os("SPARK_4_HOME").map(PathBuf::from).or_else(|| cached("spark-4.3.0"));
+        Self::at(home.unwrap_or_default())
+    }
+
+    fn at(home: PathBuf) -> Self {
+        let there = home.join("bin/spark-submit").exists();
+        assert!(there, "no Spark: set SPARK_HOME and SPARK_4_HOME, or let `make test` fetch them");
         Self { home }
     }
 
@@ -33,8 +45,8 @@ impl Spark {
 }
 
 /// In the virtual environment, below the version of its Python.
-fn cached() -> Option<PathBuf> {
-    let pythons = fs::read_dir(repository().join(".cache/spark-3.5.9/lib")).ok()?;
+fn cached(name: &str) -> Option<PathBuf> {
+    let pythons = fs::read_dir(repository().join(".cache").join(name).join("lib")).ok()?;
     pythons.flatten().map(|python| python.path().join("site-packages/pyspark")).find(|home| home.is_dir())
 }
 
@@ -66,9 +78,9 @@ impl Application {
         settings: &[(&str, &str)],
         environment: &[(&str, &str)],
     ) -> Result<Self> {
-        let control = tempfile::tempdir()?;
-        let output = File::create(control.path().join("output"))?;
+        let (master, port) = (format!("mesos://{master}"), shuffle_port.to_string());
         let elastic = [
+            ("spark.master", master.as_str()),
             ("spark.scheduler.mode", "FAIR"),
             ("spark.cores.max", "6"),
             ("spark.executor.cores", "1"),
@@ -80,24 +92,36 @@ impl Application {
             // All agents are one host: see `bellows submit`, which sets it on one machine too.
             ("spark.locality.wait", "0s"),
             ("spark.ui.enabled", "false"),
+            ("spark.shuffle.service.port", port.as_str()),
         ];
-        let mut command = Command::new(spark.home.join("bin/spark-submit"));
-        command.arg("--master").arg(format!("mesos://{master}"));
-        let port = shuffle_port.to_string();
-        for (key, value) in elastic
+        let settings: Vec<_> = elastic.iter().chain(settings).copied().collect();
+        let library = binaries().join("libmesos.so");
+        let environment: Vec<_> = [("MESOS_NATIVE_JAVA_LIBRARY", library.as_os_str())]
             .into_iter()
-            .chain([("spark.shuffle.service.port", port.as_str())])
-            .chain(settings.iter().copied())
-        {
+            .chain(environment.iter().map(|&(name, value)| (name, OsStr::new(value))))
+            .collect();
+        Self::launch(&spark.home, &settings, app, &environment)
+    }
+
+    /// Runs `app` with these settings and no others. They are on its command line: no place for a secret.
+    pub(crate) fn launch(
+        home: &Path,
+        settings: &[(&str, &str)],
+        app: &[&str],
+        environment: &[(&str, &OsStr)],
+    ) -> Result<Self> {
+        let control = tempfile::tempdir()?;
+        let output = File::create(control.path().join("output"))?;
+        let mut command = Command::new(home.join("bin/spark-submit"));
+        for (key, value) in settings {
             command.arg("--conf").arg(format!("{key}={value}"));
         }
         command
             .args(app)
             .arg(control.path())
             .envs(environment.iter().copied())
-            .env("SPARK_HOME", &spark.home)
+            .env("SPARK_HOME", home)
             .env("SPARK_LOCAL_IP", "127.0.0.1")
-            .env("MESOS_NATIVE_JAVA_LIBRARY", binaries().join("libmesos.so"))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output);

@@ -1,0 +1,152 @@
+//! Spark's own cluster manager: a master, and workers without the shuffle service that they could run, so that
+//! `bellows shuffle` takes its place.
+use crate::{Application, Spark, eventually, get_json, shuffle::end, write_private};
+use anyhow::{Context, Result, bail, ensure};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+use tempfile::TempDir;
+
+/// For JVMs that end before what a better compiler makes would pay.
+const SHORT_LIVED: &str = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC";
+/// One daemon's JVM on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(150);
+
+pub struct Standalone {
+    home: PathBuf,
+    dir: TempDir,
+    disk: PathBuf,
+    /// Workers first: what a worker says at its end has somebody to go to.
+    workers: Vec<Child>,
+    master: Child,
+    address: String,
+    page: String,
+}
+
+impl Standalone {
+    /// A master and one worker of two cores, whose executors write below `disk`. `settings` go into the
+    /// `spark-defaults.conf` of all, applications included: that is where a secret belongs.
+    pub async fn start(spark: &Spark, disk: &Path, settings: &[(&str, &str)]) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        fs::create_dir(dir.path().join("conf"))?;
+        let lines = settings.iter().map(|(key, value)| format!("{key} {value}\n")).collect::<String>();
+        write_private(&dir.path().join("conf/spark-defaults.conf"), &lines)?;
+        let log = dir.path().join("master");
+        let mut master = daemon(spark.home(), &dir, disk)
+            .args(["org.apache.spark.deploy.master.Master", "--host", "127.0.0.1", "--port", "0"])
+            .args(["--webui-port", "0"])
+            .env("SPARK_MASTER_OPTS", "-Dspark.master.rest.enabled=false")
+            .stderr(File::create(&log)?)
+            .spawn()?;
+        let said = eventually("Spark's master", START_LIMIT, || {
+            let (ended, log) = (master.try_wait(), fs::read_to_string(&log).unwrap_or_default());
+            async move {
+                let after = |key: &str| Some(log.split(key).nth(1)?.split_whitespace().next()?.to_owned());
+                let address = after("Starting Spark master at ");
+                let said = address.zip(after("MasterWebUI to 127.0.0.1, and started at "));
+                said.filter(|_| log.contains("ALIVE")).with_context(|| format!("{ended:?}: {log}"))
+            }
+        });
+        let (address, page) = match said.await {
+            Ok(said) => said,
+            Err(error) => {
+                end(&mut master);
+                return Err(error);
+            }
+        };
+        let (home, disk) = (spark.home().to_owned(), disk.to_owned());
+        let mut cluster = Self { home, dir, disk, workers: Vec::new(), master, address, page };
+        cluster.add_worker("127.0.0.1", 2).await?;
+        Ok(cluster)
+    }
+
+    /// Another "machine" of this one: any address of the loopback is.
+    pub async fn add_worker(&mut self, host: &str, cores: u32) -> Result<()> {
+        let log = self.dir.path().join(format!("worker-{}", self.workers.len()));
+        let worker = daemon(&self.home, &self.dir, &self.disk)
+            .args(["org.apache.spark.deploy.worker.Worker", "--host", host, "--webui-port", "0"])
+            .args(["--cores", &cores.to_string(), "--memory", "2g", "--work-dir"])
+            .arg(self.dir.path().join("work"))
+            .arg(&self.address)
+            .env("SPARK_LOCAL_IP", host)
+            .stderr(File::create(&log)?)
+            .spawn()?;
+        self.workers.push(worker);
+        eventually("the worker to register", START_LIMIT, || async {
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            ensure!(log.contains("Successfully registered with master"), "{log}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Runs a Python application whose executors come and go, one at a time, with a shuffle service on this port of
+    /// their hosts. `settings` are no secret.
+    pub fn submit(&self, app: &str, shuffle_port: u16, settings: &[(&str, &str)]) -> Result<Application> {
+        let port = shuffle_port.to_string();
+        let elastic = [
+            ("spark.master", self.address.as_str()),
+            ("spark.cores.max", "2"),
+            ("spark.executor.cores", "2"),
+            ("spark.executor.memory", "512m"),
+            ("spark.dynamicAllocation.enabled", "true"),
+            ("spark.dynamicAllocation.initialExecutors", "1"),
+            ("spark.dynamicAllocation.executorIdleTimeout", "2s"),
+            ("spark.shuffle.service.enabled", "true"),
+            ("spark.shuffle.service.port", port.as_str()),
+            ("spark.ui.enabled", "false"),
+            ("spark.driver.extraJavaOptions", SHORT_LIVED),
+            ("spark.executor.extraJavaOptions", SHORT_LIVED),
+        ];
+        let settings: Vec<_> = elastic.iter().chain(settings).copied().collect();
+        let conf = self.dir.path().join("conf");
+        Application::launch(&self.home, &settings, &[app], &[("SPARK_CONF_DIR", conf.as_os_str())])
+    }
+
+    /// Cores that executors hold now, of all applications.
+    pub async fn cores_used(&self) -> Result<u64> {
+        let state = get_json(&format!("{}/json/", self.page)).await?;
+        state["coresused"].as_u64().with_context(|| format!("no coresused in {state}"))
+    }
+
+    /// Waits until no executor is left: the worker has told the master of each one's end.
+    pub async fn executors_gone(&self, limit: Duration) -> Result<()> {
+        eventually("all executors to go", limit, || async {
+            match self.cores_used().await? {
+                0 => Ok(()),
+                cores => bail!("{cores} cores are held"),
+            }
+        })
+        .await
+    }
+
+    /// What the daemons said.
+    pub fn log(&self) -> String {
+        let logs = fs::read_dir(self.dir.path()).into_iter().flatten().flatten();
+        logs.filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect()
+    }
+}
+
+impl Drop for Standalone {
+    fn drop(&mut self) {
+        self.workers.iter_mut().for_each(end);
+        end(&mut self.master);
+    }
+}
+
+fn daemon(home: &Path, dir: &TempDir, disk: &Path) -> Command {
+    let mut command = Command::new(home.join("bin/spark-class"));
+    command
+        .env("SPARK_HOME", home)
+        .env("SPARK_CONF_DIR", dir.path().join("conf"))
+        .env("SPARK_LOCAL_IP", "127.0.0.1")
+        .env("SPARK_LOCAL_DIRS", disk)
+        .env("SPARK_DAEMON_MEMORY", "256m")
+        .env("SPARK_DAEMON_JAVA_OPTS", SHORT_LIVED)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command
+}
