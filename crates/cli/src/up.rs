@@ -10,6 +10,12 @@ use crate::error::Error;
 use crate::output::out;
 use crate::{serve, spark, submit};
 
+/// Spark's Mesos backend hands neither of the two on to its executors.
+const SECRET_NOTE: &str = "\
+The shuffle service asks for a secret. In conf/spark-defaults.conf: spark.authenticate true, spark.authenticate.secret S
+In conf/spark-env.sh, for executors: _SPARK_AUTH_SECRET=S
+                                     SPARK_EXECUTOR_OPTS=\"$SPARK_EXECUTOR_OPTS -Dspark.authenticate=true\"";
+
 pub fn run(args: UpArgs) -> Result<(), Error> {
     // Agents of this process lose their master only at its end.
     init_logging("warn,bellows_master::ingress::link=error", LogFormat::Text);
@@ -40,6 +46,9 @@ async fn until_told(options: Options) -> Result<(), Error> {
         Ok(library) => out!("{} \\\n  YOUR_APPLICATION", submit::example(&cluster.for_submit(), &library)),
         // The cluster serves frameworks of other kinds, too.
         Err(error) => out!("{}", crate::error::Shown(&error)),
+    }
+    if options.clients.secrets_file.is_some() {
+        out!("\n{SECRET_NOTE}");
     }
     out!("\nCtrl-C ends the cluster and everything on it.");
     let outcome = tokio::select! {
