@@ -5,30 +5,26 @@ use crate::{
     Isolator, Owner, Usage,
     isolator::MARKER,
     process::{self, Identity},
-    shim::{self, Ended, Instruction, Record, Register, Report, Started, State},
+    shim::{self, Ended, Instruction, Record, Register, Report, Started, State, Zygote},
 };
 use bellows_model::{ContainerId, EnvironmentVariable};
 use parking_lot::Mutex;
-use rustix::{
-    fs::{MemfdFlags, memfd_create},
-    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid},
-};
+use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 use std::{
     collections::HashMap,
-    fs::{self, File},
-    io::{self, Seek, Write},
+    fs,
+    io::{self, Read, Write},
+    net::Shutdown,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{fs::DirBuilderExt, process::CommandExt},
+        unix::{fs::DirBuilderExt, net::UnixStream},
     },
     path::PathBuf,
-    process::{Command, Stdio},
     sync::Arc,
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, unix::AsyncFd},
-    net::unix::pipe,
+    io::unix::AsyncFd,
     sync::{Semaphore, mpsc},
 };
 
@@ -139,6 +135,8 @@ struct Inner {
     register: Register,
     containers: Mutex<Containers>,
     exits: mpsc::Sender<ExitEvent>,
+    /// From the first launch on.
+    zygote: Mutex<Option<Zygote>>,
     /// Forking is bound to the processor: more at once only makes each one slower.
     launches: Semaphore,
 }
@@ -196,7 +194,8 @@ impl Containerizer {
             }
         }
         let containers = Mutex::new(containers);
-        let inner = Inner { config, boot_id, register_path, register, containers, exits, launches };
+        let zygote = Mutex::new(None);
+        let inner = Inner { config, boot_id, register_path, register, containers, exits, zygote, launches };
         Ok((Self(Arc::new(inner)), receiver))
     }
 
@@ -213,16 +212,7 @@ impl Containerizer {
         id.validate().map_err(|why| LaunchError::Command(format!("container id: {why}")))?;
         let slot = self.0.containers.lock().take_slot(&id)?;
         let inner = self.0.clone();
-        let started = match blocking(move || inner.spawn_shim(&spec, slot)).await {
-            Ok((handle, report)) => match read_report(report).await {
-                Ok(started) => Ok((handle, started)),
-                Err(why) => {
-                    blocking(move || reap(&handle)).await;
-                    Err(why)
-                }
-            },
-            Err(why) => Err(why),
-        };
+        let started = blocking(move || inner.start(&spec, slot)).await;
         drop(permit);
         let (handle, Started { shim, task, .. }) = match started {
             Ok(started) => started,
@@ -317,41 +307,62 @@ impl Containerizer {
 
 /// What blocks; runs on threads of its own.
 impl Inner {
-    /// Starts the shim. The handle is the shim's, the pipe brings its report.
-    fn spawn_shim(&self, spec: &LaunchSpec, slot: u32) -> Result<(OwnedFd, OwnedFd), LaunchError> {
+    /// Returns once the command has been executed or could not be. The handle is the shim's.
+    fn start(&self, spec: &LaunchSpec, slot: u32) -> Result<(OwnedFd, Started), LaunchError> {
         let record = Record { container_id: spec.container_id.to_string(), state: State::Starting };
         self.register
             .update(slot, |_| Some(record))
             .map_err(|source| LaunchError::Io { what: self.register_path.display().to_string(), source })?;
-        let instruction = self.instruction(spec, slot).map_err(at("cannot write the shim's instruction"))?;
-        let (reader, writer) = io::pipe().map_err(at("cannot make a pipe"))?;
         let exe = &self.config.shim_exe;
-        let mut child = Command::new(exe)
-            .arg0("bellows")
-            .arg("shim")
-            .arg(spec.container_id.as_str())
-            .env_clear()
-            .stdin(instruction)
-            .stdout(writer)
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|source| LaunchError::Io { what: format!("{}", exe.display()), source })?;
-        // Not reaped yet, so the pid is its own; the handle is what it is waited for by.
-        let pid = Pid::from_raw(child.id() as i32).expect("invariant: a child has a pid");
-        match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(handle) => Ok((handle, reader.into())),
+        let (handle, conversation) = self
+            .fork_shim()
+            .map_err(|source| LaunchError::Io { what: format!("the shim {}", exe.display()), source })?;
+        match self.instruct(conversation, spec, slot) {
+            Ok(started) => Ok((handle, started)),
             Err(why) => {
-                let _ = child.kill().and_then(|()| child.wait());
-                Err(at("cannot open a process handle")(why.into()))
+                reap(&handle);
+                Err(why)
             }
         }
     }
 
-    fn instruction(&self, spec: &LaunchSpec, slot: u32) -> io::Result<File> {
+    /// From the zygote, which is started when there is none, or none that answers.
+    fn fork_shim(&self) -> io::Result<(OwnedFd, UnixStream)> {
+        let mut zygote = self.zygote.lock();
+        if let Some(Ok(shim)) = zygote.as_ref().map(Zygote::fork) {
+            return Ok(shim);
+        }
+        zygote.insert(Zygote::start(&self.config.shim_exe)?).fork()
+    }
+
+    fn instruct(
+        &self,
+        mut conversation: UnixStream,
+        spec: &LaunchSpec,
+        slot: u32,
+    ) -> Result<Started, LaunchError> {
+        let instruction = serde_json::to_vec(&self.instruction(spec, slot)).map_err(io::Error::from);
+        // A shim that died says nothing; that is noticed below.
+        let _ = conversation
+            .write_all(&instruction.map_err(at("cannot write the shim's instruction"))?)
+            .and_then(|()| conversation.shutdown(Shutdown::Write));
+        let mut report = Vec::new();
+        conversation
+            .take(REPORT_LIMIT_BYTES)
+            .read_to_end(&mut report)
+            .map_err(at("cannot read the shim's report"))?;
+        match serde_json::from_slice(&report) {
+            Ok(Report::Started(started)) => Ok(started),
+            Ok(Report::Failed(why)) => Err(LaunchError::Command(why)),
+            Err(_) => Err(LaunchError::Command("the shim died before it started the command".into())),
+        }
+    }
+
+    fn instruction(&self, spec: &LaunchSpec, slot: u32) -> Instruction {
         let variables =
             spec.environment.iter().map(|variable| (variable.name.clone(), variable.value.clone()));
         let marker = (MARKER.to_owned(), spec.container_id.to_string());
-        let instruction = Instruction {
+        Instruction {
             boot_id: self.boot_id.clone(),
             register: self.register_path.clone(),
             slot,
@@ -362,11 +373,7 @@ impl Inner {
             arguments: spec.arguments.clone(),
             environment: variables.chain([marker]).collect(),
             user: spec.user.clone(),
-        };
-        let mut file = File::from(memfd_create("bellows-instruction", MemfdFlags::CLOEXEC)?);
-        file.write_all(&serde_json::to_vec(&instruction)?)?;
-        file.rewind()?;
-        Ok(file)
+        }
     }
 
     fn find(&self, container_id: &ContainerId, slot: u32) -> io::Result<Found> {
@@ -427,20 +434,6 @@ impl From<Ended> for Exit {
             Ended::Signaled(signal) => Self { status: ExitStatus::Signaled(signal), reason: None },
             Ended::Failed(why) => Self::lost(&why),
         }
-    }
-}
-
-async fn read_report(pipe: OwnedFd) -> Result<Started, LaunchError> {
-    let read = async {
-        let mut text = Vec::new();
-        pipe::Receiver::from_owned_fd(pipe)?.take(REPORT_LIMIT_BYTES).read_to_end(&mut text).await?;
-        Ok(text)
-    };
-    let text = read.await.map_err(at("cannot read the shim's report"))?;
-    match serde_json::from_slice(&text) {
-        Ok(Report::Started(started)) => Ok(started),
-        Ok(Report::Failed(why)) => Err(LaunchError::Command(why)),
-        Err(_) => Err(LaunchError::Command("the shim died before it started the command".into())),
     }
 }
 

@@ -4,9 +4,15 @@ use bellows_containment::{
     RecoveredState,
 };
 use bellows_model::{ContainerId, EnvironmentVariable};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    recv, sendmsg, socketpair,
+};
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, IoSlice, Read, Write},
+    mem::MaybeUninit,
+    os::{fd::AsFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -107,6 +113,19 @@ fn shim_of(pid: u32) -> u32 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("runs");
     let (_, rest) = stat.rsplit_once(')').expect("well formed");
     rest.split_whitespace().nth(1).and_then(|parent| parent.parse().ok()).expect("parent")
+}
+
+/// The zygote that was started from this very file.
+fn zygote_of(exe: &Path) -> u32 {
+    let pids = fs::read_dir("/proc")
+        .expect("/proc")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let is_it = |pid: &u32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name.trim() == "bellows-zygote"
+            && fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path == exe)
+    };
+    pids.into_iter().find(is_it).expect("there is one")
 }
 
 fn kill_dash_nine(pid: u32) {
@@ -370,6 +389,22 @@ async fn a_shim_killed_while_no_agent_ran_is_noticed() {
     assert!(!lives(pid) && !lives(grandchild));
 }
 
+#[tokio::test]
+async fn a_zygote_that_is_killed_is_replaced_and_harms_no_task() {
+    let place = Place::new();
+    let exe = place.dir.path().canonicalize().expect("exists").join("shim");
+    fs::copy(EXE, &exe).expect("copied");
+    let config = Config { shim_exe: exe.clone(), ..Config::new(place.meta_root()) };
+    let (agent, mut exits) = Containerizer::new(config).expect("meta root");
+    agent.launch(place.shell("first", "while ! [ -e go ]; do sleep 0.01; done")).await.expect("launched");
+    kill_dash_nine(zygote_of(&exe));
+    agent.launch(place.shell("second", "touch go; exit 3")).await.expect("launched");
+    let ended = [exits.recv().await.expect("event"), exits.recv().await.expect("event")];
+    let of =
+        |id: &str| ended.iter().find(|event| event.container_id == id.into()).map(|event| event.exit.clone());
+    assert_eq!((of("first"), of("second")), (Some(exited(0)), Some(exited(3))));
+}
+
 /// What `recover` says of a container with this state in the register.
 async fn recover_state(state: &str) -> Exit {
     let place = Place::new();
@@ -430,11 +465,25 @@ async fn a_shim_that_comes_too_late_starts_nothing() {
         register.display(),
         place.sandbox().display()
     );
-    let input = place.dir.path().join("instruction");
-    fs::write(&input, instruction).expect("written");
-    let shim = Command::new(EXE).args(["shim", "late"]).stdin(fs::File::open(input).expect("open")).output();
-    let report = String::from_utf8(shim.expect("ran").stdout).expect("text");
+    let (channel, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("sockets");
+    let mut zygote = Command::new(EXE).arg("shim").stdin(theirs).spawn().expect("spawned");
+    let (mut conversation, shims_end) = UnixStream::pair().expect("sockets");
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut rights = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [shims_end.as_fd()];
+    rights.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(&channel, &[IoSlice::new(b"!")], &mut rights, SendFlags::empty()).expect("sent");
+    drop(shims_end);
+    let (length, _) = recv(&channel, &mut [0; 8], RecvFlags::empty()).expect("answered");
+    assert_eq!(length, 4, "its pid");
+    conversation.write_all(instruction.as_bytes()).expect("written");
+    conversation.shutdown(std::net::Shutdown::Write).expect("shut down");
+    let mut report = String::new();
+    conversation.read_to_string(&mut report).expect("text");
     assert!(report.contains("given the container up"), "{report}");
+    drop(channel);
+    assert!(zygote.wait().expect("waited").success(), "it ends with its agent");
     assert!(!place.sandbox().join("ran").exists());
 }
 

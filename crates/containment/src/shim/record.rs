@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Comes in on the shim's stdin, an anonymous file: an environment with secrets never reaches a disk.
+/// Reaches the shim through a socket: an environment with secrets never reaches a disk.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Instruction {
     pub(crate) boot_id: String,
@@ -35,7 +35,7 @@ pub(crate) struct Instruction {
     pub(crate) user: Option<Owner>,
 }
 
-/// Goes out on the shim's stdout, to the agent process that started it.
+/// Goes back through the same socket, to the agent process that started it.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Report {
     Started(Started),

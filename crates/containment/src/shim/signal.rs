@@ -67,13 +67,17 @@ pub(super) fn block_all() -> io::Result<()> {
     set_mask(true)
 }
 
-/// As a program expects to find it: no signal blocked, none ignored.
-pub(super) fn reset_all() -> io::Result<()> {
+/// As a program expects to find it.
+pub(super) fn unblock_all() -> io::Result<()> {
+    set_mask(false)
+}
+
+/// No signal is ignored from here on, whoever started the agent.
+pub(super) fn default_all() {
     for number in 1..=64 {
         // SAFETY: restores a default disposition; numbers that cannot be changed are refused, which is harmless.
         unsafe { libc::signal(number, libc::SIG_DFL) };
     }
-    set_mask(false)
 }
 
 fn set_mask(full: bool) -> io::Result<()> {

@@ -64,7 +64,7 @@ fn execute(instruction: &Instruction, slot: &Slot) -> Result<std::convert::Infal
     rustix::process::chdir(&instruction.sandbox).map_err(|why| format!("{sandbox}: {why}"))?;
     let stdout = open_output("stdout").map_err(|why| format!("{sandbox}/stdout: {why}"))?;
     let stderr = open_output("stderr").map_err(|why| format!("{sandbox}/stderr: {why}"))?;
-    signal::reset_all().map_err(|why| format!("cannot reset signals: {why}"))?;
+    signal::unblock_all().map_err(|why| format!("cannot unblock signals: {why}"))?;
     close_on_exec().map_err(|why| format!("cannot close files: {why}"))?;
 
     let mut command = if instruction.shell {
