@@ -10,7 +10,7 @@ use bellows_wire::v1::{
 use hdrhistogram::Histogram;
 use std::{
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -23,11 +23,26 @@ const WINDOW: usize = 64;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let bellows = std::env::args_os().nth(1).map(PathBuf::from).context("usage: cluster PATH-OF-BELLOWS")?;
-    idle_memory(&bellows).await?;
-    freed_to_offer(&bellows).await?;
-    accept_to_running(&bellows).await?;
-    storm(&bellows).await
+    let mut arguments = std::env::args().skip(1);
+    let bellows = arguments.next().context("usage: bench-cluster PATH-OF-BELLOWS [PART]")?;
+    let (bellows, part) = (Path::new(&bellows), arguments.next());
+    let wanted = |name: &str| part.as_deref().is_none_or(|part| part == name);
+    if wanted("idle") {
+        idle_memory(bellows).await?;
+    }
+    if wanted("revive") {
+        freed_to_offer(bellows).await?;
+    }
+    if wanted("launch") {
+        accept_to_running(bellows).await?;
+    }
+    if wanted("kill") {
+        kill_to_offer(bellows).await?;
+    }
+    if wanted("storm") {
+        storm(bellows).await?;
+    }
+    Ok(())
 }
 
 /// The embedded cluster in a process of its own.
@@ -63,6 +78,52 @@ impl Cluster {
             rollup.lines().find(|line| line.starts_with(name))?.split_whitespace().nth(1)?.parse().ok()
         };
         Ok((field("Rss:").context("Rss")?, field("Private_Dirty:").context("Private_Dirty")?))
+    }
+}
+
+/// Processor time in ms.
+#[derive(Clone, Copy, Default)]
+struct Cpu {
+    /// Of the processes themselves.
+    own: f64,
+    /// Of all children that they have waited for.
+    reaped: f64,
+}
+
+impl Cpu {
+    /// Fields 14 to 17 of `/proc/PID/stat`.
+    fn of(stat: &str) -> Option<Self> {
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let ticks = |first: usize| {
+            Some(fields.get(first - 3)?.parse::<f64>().ok()? + fields.get(first - 2)?.parse::<f64>().ok()?)
+        };
+        let tick_ms = 1e3 / rustix::param::clock_ticks_per_second() as f64;
+        Some(Self { own: ticks(14)? * tick_ms, reaped: ticks(16)? * tick_ms })
+    }
+
+    fn total(self) -> f64 {
+        self.own + self.reaped
+    }
+}
+
+fn stat_of(pid: u32) -> Result<String> {
+    Ok(std::fs::read_to_string(format!("/proc/{pid}/stat"))?)
+}
+
+impl Cluster {
+    /// Of master and agent in one process; `reaped` is that of what they have started, whether it still runs or not.
+    fn cpu(&self) -> Result<Cpu> {
+        let mut sum = Cpu::of(&stat_of(self.child.id())?).context("its stat")?;
+        let parent = self.child.id().to_string();
+        for entry in std::fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let Ok(stat) = stat_of(pid) else { continue };
+            let fields = stat.rsplit_once(')').map(|(_, fields)| fields).unwrap_or_default();
+            if fields.split_whitespace().nth(1) == Some(&parent) {
+                sum.reaped += Cpu::of(&stat).map_or(0.0, Cpu::total);
+            }
+        }
+        Ok(sum)
     }
 }
 
@@ -125,6 +186,26 @@ impl Framework {
                 {
                     bail!("{:?}", update.status);
                 }
+            }
+        }
+    }
+
+    /// An offer of both processors, which comes only when no task holds any; of less, it wants nothing.
+    async fn whole_agent(&mut self) -> Result<Offer> {
+        loop {
+            let event = self.event().await?;
+            if let Some(update) = &event.update {
+                self.acknowledge(&update.status).await?;
+            }
+            for offer in event.offers.map(|offers| offers.offers).unwrap_or_default() {
+                if offer
+                    .resources
+                    .iter()
+                    .any(|r| r.name == "cpus" && r.scalar.is_some_and(|s| s.value == 2.0))
+                {
+                    return Ok(offer);
+                }
+                self.decline(&offer).await?;
             }
         }
     }
@@ -235,34 +316,41 @@ async fn freed_to_offer(bellows: &Path) -> Result<()> {
 async fn accept_to_running(bellows: &Path) -> Result<()> {
     let cluster = Cluster::start(bellows, 1, 2)?;
     let mut framework = Framework::subscribe(&cluster.master).await?;
-    let (mut running, mut offered) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
-    let mut offer = framework.offer().await?;
+    let mut times = Histogram::<u64>::new(3)?;
     for round in 0..ROUNDS / 5 {
+        let offer = framework.whole_agent().await?;
         let begin = Instant::now();
-        // The whole agent, so that the next offer comes only when the task has ended.
         framework.launch(&offer, vec![task(round, &offer.agent_id, 2.0)]).await?;
         framework.update(TaskState::TaskRunning).await?;
-        running.record(begin.elapsed().as_micros() as u64)?;
-        let mut ended = None;
-        offer = loop {
-            let event = framework.event().await?;
-            if let Some(update) = &event.update {
-                framework.acknowledge(&update.status).await?;
-                ended = Some(Instant::now());
-            }
-            let whole = |offer: &Offer| {
-                offer.resources.iter().any(|r| r.name == "cpus" && r.scalar.is_some_and(|s| s.value == 2.0))
-            };
-            match event.offers.and_then(|offers| offers.offers.into_iter().next()) {
-                Some(offer) if whole(&offer) => break offer,
-                Some(part) => framework.decline(&part).await?,
-                None => {}
-            }
-        };
-        offered.record(ended.map_or(0, |ended| ended.elapsed().as_micros() as u64))?;
+        times.record(begin.elapsed().as_micros() as u64)?;
     }
-    show("ACCEPT -> TASK_RUNNING of /bin/true", &running);
-    show("TASK_FINISHED -> offer of what it held", &offered);
+    show("ACCEPT -> TASK_RUNNING of /bin/true", &times);
+    Ok(())
+}
+
+/// From the call to the offer of what the killed task held: the signal, its end, the checkpoint, the allocation.
+async fn kill_to_offer(bellows: &Path) -> Result<()> {
+    let cluster = Cluster::start(bellows, 1, 2)?;
+    let mut framework = Framework::subscribe(&cluster.master).await?;
+    let mut times = Histogram::<u64>::new(3)?;
+    let mut offer = framework.whole_agent().await?;
+    for round in 0..ROUNDS / 5 {
+        let mut sleeper = task(round, &offer.agent_id, 2.0);
+        sleeper.command = Some(CommandInfo {
+            shell: Some(false),
+            value: Some("/bin/sleep".into()),
+            arguments: vec!["sleep".into(), "1000".into()],
+            ..Default::default()
+        });
+        let kill = scheduler::call::Kill { task_id: sleeper.task_id.clone(), ..Default::default() };
+        framework.launch(&offer, vec![sleeper]).await?;
+        framework.update(TaskState::TaskRunning).await?;
+        let begin = Instant::now();
+        framework.call(scheduler::call::Type::Kill, |call| call.kill = Some(kill)).await?;
+        offer = framework.whole_agent().await?;
+        times.record(begin.elapsed().as_micros() as u64)?;
+    }
+    show("KILL -> offer of what the task held", &times);
     Ok(())
 }
 
@@ -270,7 +358,7 @@ async fn storm(bellows: &Path) -> Result<()> {
     let cluster = Cluster::start(bellows, 1, WINDOW as u32)?;
     let mut framework = Framework::subscribe(&cluster.master).await?;
     let (mut launched, mut finished) = (0, 0);
-    let begin = Instant::now();
+    let (begin, cluster_before, client_before) = (Instant::now(), cluster.cpu()?, own_cpu()?);
     while finished < STORM {
         let event = framework.event().await?;
         if let Some(update) = event.update {
@@ -290,10 +378,34 @@ async fn storm(bellows: &Path) -> Result<()> {
         }
     }
     let seconds = begin.elapsed().as_secs_f64();
+    let (cluster_after, client_after) = (cluster.cpu()?, own_cpu()?);
+    let per_task = |ms: f64| ms / STORM as f64;
     println!(
         "{:<52} {:.0} tasks/s ({STORM} of /bin/true in {seconds:.1} s, {WINDOW} at once)",
         "short tasks through one agent",
         STORM as f64 / seconds
     );
+    println!(
+        "{:<52} {:.2} ms master and agent, {:.2} ms shims and tasks, {:.2} ms this client; {:.2} ms a bare /bin/true",
+        format!("  processor time a task, on {} processors", std::thread::available_parallelism()?),
+        per_task(cluster_after.own - cluster_before.own),
+        per_task(cluster_after.reaped - cluster_before.reaped),
+        per_task(client_after.own - client_before.own),
+        bare_task()?
+    );
     Ok(())
+}
+
+fn own_cpu() -> Result<Cpu> {
+    Cpu::of(&stat_of(std::process::id())?).context("own stat")
+}
+
+/// What the program of the storm costs by itself, in ms of processor time: no cluster can do with less.
+fn bare_task() -> Result<f64> {
+    const RUNS: usize = 500;
+    let before = own_cpu()?;
+    for _ in 0..RUNS {
+        Command::new("/bin/true").status()?;
+    }
+    Ok((own_cpu()?.total() - before.total()) / RUNS as f64)
 }
