@@ -38,7 +38,8 @@ pub(crate) struct Containment {
     pub(crate) sandboxes: Sandboxes,
     pub(crate) shuffle_dirs: Arc<ShuffleDirs>,
     pub(crate) environment: Environment,
-    pub(crate) switch_user: bool,
+    /// The user that the agent runs as; `None`: tasks run as that one, whomever they name.
+    pub(crate) switch_from: Option<String>,
 }
 
 impl Effects {

@@ -12,7 +12,7 @@ use crate::{
     store::Store,
     work_dir::WorkDir,
 };
-use bellows_containment::{Containerizer, Fetcher, FetcherConfig, RecoveredState, Sandboxes};
+use bellows_containment::{Containerizer, Fetcher, FetcherConfig, Owner, RecoveredState, Sandboxes};
 use bellows_kernel::agent::{Config as KernelConfig, Event, RecoveredContainer, State, recover};
 use bellows_model::{AgentId, AgentInfo, ContainerId};
 use bellows_runtime::Server;
@@ -71,7 +71,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         sandboxes: sandboxes.clone(),
         shuffle_dirs: Arc::clone(&shuffle_dirs),
         environment: Environment::new(&config, address),
-        switch_user: config.switch_user,
+        switch_from: config.switch_user.then(Owner::own_name),
     });
     let mut effects = Effects {
         store,

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::Notify;
 
@@ -19,6 +19,8 @@ use tokio::sync::Notify;
 const MAX_PENDING: usize = 1 << 18;
 /// What only spares repetition after a crash may wait so long for company: half of all fsyncs would be for it.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// From the beginning of one commit to that of the next: under load they carry more records, and cost less in all.
+const PACE: Duration = Duration::from_millis(3);
 /// Of a store that could not write, until it tries again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -147,7 +149,7 @@ impl Writer {
         let mut told = WriteId(0);
         while let Some(stopping) = self.fill(&mut batch) {
             let Some((upto, _)) = batch.last() else { continue };
-            let upto = *upto;
+            let (upto, begin) = (*upto, Instant::now());
             match self.write(&batch) {
                 Ok(()) => {
                     batch.clear();
@@ -164,6 +166,9 @@ impl Writer {
                 }
             }
             told = told.max(upto);
+            if !stopping {
+                std::thread::sleep(PACE.saturating_sub(begin.elapsed()));
+            }
         }
     }
 

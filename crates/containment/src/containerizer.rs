@@ -296,8 +296,14 @@ impl Containerizer {
             if watched.handle.readable().await.is_err() {
                 return;
             }
-            let (at_work, container_id) = (inner.clone(), id.clone());
-            let exit = blocking(move || at_work.take_exit(&container_id, &watched)).await;
+            reap(watched.handle.get_ref());
+            let exit = match inner.said_exit(&id) {
+                Some(exit) => exit,
+                None => {
+                    let (at_work, container_id, task) = (inner.clone(), id.clone(), watched.task);
+                    blocking(move || at_work.end_without_shim(&container_id, task)).await
+                }
+            };
             inner.containers.lock().running.remove(&id);
             let _ = inner.exits.send(ExitEvent { container_id: id, exit }).await;
         });
@@ -390,28 +396,30 @@ impl Inner {
             }
             Some(State::Running(Started { shim, task, .. })) => match shim.open() {
                 Ok(handle) => Found::Running { handle, shim, task },
-                Err(_) => Found::Ended(self.exit_without_shim(container_id, task)),
+                Err(_) => Found::Ended(
+                    self.said_exit(container_id).unwrap_or_else(|| self.end_without_shim(container_id, task)),
+                ),
             },
             Some(State::Ended(ended)) => Found::Ended(ended.into()),
             Some(State::Starting) | None => Found::Ended(Exit::lost("its record cannot be read")),
         })
     }
 
-    fn take_exit(&self, container_id: &ContainerId, shim: &Shim) -> Exit {
-        reap(shim.handle.get_ref());
-        self.exit_without_shim(container_id, shim.task)
+    /// What the shim said before it ended. It has just been written: reading it waits for no disk, and its lock for
+    /// nobody.
+    fn said_exit(&self, container_id: &ContainerId) -> Option<Exit> {
+        let slot = self.containers.lock().slots.get(container_id).copied()?;
+        match self.register.read(slot).ok()??.state {
+            State::Ended(ended) => Some(ended.into()),
+            _ => None,
+        }
     }
 
-    /// The shim is gone: it said how its task ended, or was killed and left processes behind.
-    fn exit_without_shim(&self, container_id: &ContainerId, task: Identity) -> Exit {
-        let slot = self.containers.lock().slots.get(container_id).copied();
-        let record = slot.and_then(|slot| self.register.read(slot).ok().flatten());
-        match record.map(|record| record.state) {
-            Some(State::Ended(ended)) => ended.into(),
-            _ if self.config.isolator.destroy(container_id, (task.pid, task.start)) => {
-                Exit::lost("its shim was killed; so were its processes then")
-            }
-            _ => Exit::lost("its shim was killed; some of its processes could not be killed yet"),
+    /// The shim was killed, and may have left processes behind.
+    fn end_without_shim(&self, container_id: &ContainerId, task: Identity) -> Exit {
+        match self.config.isolator.destroy(container_id, (task.pid, task.start)) {
+            true => Exit::lost("its shim was killed; so were its processes then"),
+            false => Exit::lost("its shim was killed; some of its processes could not be killed yet"),
         }
     }
 }

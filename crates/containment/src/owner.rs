@@ -39,6 +39,11 @@ impl Owner {
         }
     }
 
+    /// Who runs this process. May block on the name service.
+    pub fn own_name() -> String {
+        user_name(geteuid().as_raw())
+    }
+
     /// For good: there is no way back to root. Only the calling thread changes (the system calls work on threads).
     pub(crate) fn assume_on_this_thread(&self) -> rustix::io::Result<()> {
         let groups: Vec<Gid> = self.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();

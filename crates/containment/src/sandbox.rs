@@ -75,10 +75,17 @@ impl Sandboxes {
             if let Some(owner) = owner {
                 chown(&sandbox, Some(owner.uid), Some(owner.gid))?;
             }
-            // Replaced in one step; relative, so that it holds wherever the work directory is seen.
-            let next = runs.join(format!(".latest.{}", run.container_id));
-            symlink(run.container_id.as_str(), &next)?;
-            fs::rename(&next, runs.join(LATEST))
+            // Relative, so that it holds wherever the work directory is seen.
+            let (target, latest) = (run.container_id.as_str(), runs.join(LATEST));
+            match symlink(target, &latest) {
+                // Replaced in one step.
+                Err(why) if why.kind() == io::ErrorKind::AlreadyExists => {
+                    let next = runs.join(format!(".latest.{target}"));
+                    symlink(target, &next)?;
+                    fs::rename(&next, latest)
+                }
+                made => made,
+            }
         };
         give().map_err(|source| {
             let _ = remove_tree(&sandbox);

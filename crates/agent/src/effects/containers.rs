@@ -21,7 +21,8 @@ impl Containment {
         let uris = job.task.command.as_ref().map(|command| command.uris.clone()).unwrap_or_default();
         let fetcher = self.fetcher.clone();
         let (sandbox, owner) = blocking(move || {
-            let owner = self.owner(&job)?;
+            let user = self.other_user(&job);
+            let owner = user.map(Owner::resolve).transpose().map_err(text)?.flatten();
             let sandbox = self.sandboxes.create(&run_of(&job), owner.as_ref()).map_err(text)?;
             self.shuffle_dirs.create(&job.framework_id, owner.as_ref()).map_err(text)?;
             Ok((sandbox, owner))
@@ -36,7 +37,11 @@ impl Containment {
     pub(super) async fn launch(self: Arc<Self>, job: Job, driver: Handle) {
         let container_id = job.container_id.clone();
         let containerizer = self.containerizer.clone();
-        let launched = match blocking(move || self.spec(job)).await {
+        let owner = match self.other_user(&job).map(str::to_owned) {
+            Some(user) => blocking(move || Owner::resolve(&user).map_err(text)).await,
+            None => Ok(None),
+        };
+        let launched = match owner.and_then(|owner| self.spec(job, owner)) {
             Ok(spec) => containerizer.launch(spec).await.map_err(text),
             Err(message) => Err(message),
         };
@@ -47,8 +52,7 @@ impl Containment {
         let _ = driver.tell(event).await;
     }
 
-    fn spec(&self, job: Job) -> Result<LaunchSpec, String> {
-        let owner = self.owner(&job)?;
+    fn spec(&self, job: Job, owner: Option<Owner>) -> Result<LaunchSpec, String> {
         let sandbox = self.sandboxes.path(&run_of(&job)).map_err(text)?;
         let place = Place {
             agent_id: &job.task.agent_id,
@@ -69,14 +73,12 @@ impl Containment {
         })
     }
 
-    /// Whom the task runs as: its command's user, else its framework's; `None`: as the agent does.
-    fn owner(&self, job: &Job) -> Result<Option<Owner>, String> {
+    /// Whom the task runs as, its command's user or else its framework's, when that is not who runs the agent.
+    fn other_user<'a>(&self, job: &'a Job) -> Option<&'a str> {
         let own = job.task.command.as_ref().and_then(|command| command.user.as_deref());
         let user = own.unwrap_or(&job.framework.user);
-        if !self.switch_user || user.is_empty() {
-            return Ok(None);
-        }
-        Owner::resolve(user).map_err(text)
+        let agent = self.switch_from.as_deref()?;
+        Some(user).filter(|user| !user.is_empty() && *user != agent)
     }
 
     pub(super) fn forget(&self, container_id: ContainerId) {
