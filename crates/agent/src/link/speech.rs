@@ -30,10 +30,11 @@ fn running_task(task: &RegisteredTask) -> link::RunningTask {
 
 pub(super) fn to_master(message: AgentMessage) -> link::AgentMessage {
     let message = match message {
-        AgentMessage::StatusUpdate { framework_id, status } => {
+        AgentMessage::StatusUpdate { framework_id, status, latest_state } => {
             agent_message::Message::StatusUpdate(link::StatusUpdate {
                 framework_id: (&framework_id).into(),
                 status: (&status).into(),
+                latest_state: Some(v1::TaskState::from(latest_state).into()),
             })
         }
         AgentMessage::ExecutorTerminated { framework_id, executor_id, status } => {

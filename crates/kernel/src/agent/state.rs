@@ -249,6 +249,11 @@ impl Task {
         self.statuses.last().map_or(TaskState::Staging, |status| status.state)
     }
 
+    /// The oldest status that is not acknowledged, of one that is stored; and the newest stored state.
+    pub(super) fn to_send(&self) -> (TaskStatus, TaskState) {
+        (self.statuses[self.acknowledged].clone(), self.statuses[self.stored - 1].state)
+    }
+
     pub fn unacknowledged(&self) -> &[TaskStatus] {
         &self.statuses[self.acknowledged..]
     }

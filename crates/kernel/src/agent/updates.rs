@@ -83,10 +83,11 @@ impl Step<'_> {
         }
         let due = now + interval;
         task.in_flight = Some(InFlight { due, interval });
-        let (status, container_id) = (task.statuses[task.acknowledged].clone(), task.container_id.clone());
+        let (status, latest_state) = task.to_send();
+        let container_id = task.container_id.clone();
         self.state.timers.insert((due, Timer::Resend(container_id)));
         self.state.counters.statuses_sent += 1;
-        let message = AgentMessage::StatusUpdate { framework_id: key.0.clone(), status };
+        let message = AgentMessage::StatusUpdate { framework_id: key.0.clone(), status, latest_state };
         self.actions.push(Action::Send { link, message });
     }
 
@@ -99,10 +100,10 @@ impl Step<'_> {
         in_flight.interval = (in_flight.interval * 2).min(longest);
         in_flight.due = now + in_flight.interval;
         let due = in_flight.due;
-        let status = task.statuses[task.acknowledged].clone();
+        let (status, latest_state) = task.to_send();
         self.state.timers.insert((due, Timer::Resend(container_id.clone())));
         self.state.counters.statuses_resent += 1;
-        let message = AgentMessage::StatusUpdate { framework_id: key.0, status };
+        let message = AgentMessage::StatusUpdate { framework_id: key.0, status, latest_state };
         self.actions.push(Action::Send { link, message });
     }
 

@@ -264,8 +264,8 @@ impl Step<'_> {
     pub(super) fn agent_message(&mut self, link: LinkId, message: AgentMessage) {
         let Some(agent_id) = self.state.links.get(&link).cloned() else { return };
         match message {
-            AgentMessage::StatusUpdate { framework_id, status } => {
-                self.status_update(&agent_id, &framework_id, status);
+            AgentMessage::StatusUpdate { framework_id, status, latest_state } => {
+                self.status_update(&agent_id, &framework_id, status, latest_state);
             }
             AgentMessage::ExecutorTerminated { framework_id, executor_id, status } => {
                 self.executor_terminated(&agent_id, &framework_id, executor_id, status);

@@ -103,8 +103,23 @@ pub struct AgentTask {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum AgentMessage {
-    StatusUpdate { framework_id: FrameworkId, status: TaskStatus },
-    ExecutorTerminated { framework_id: FrameworkId, executor_id: ExecutorId, status: i32 },
-    ExecutorMessage { framework_id: FrameworkId, executor_id: ExecutorId, data: Vec<u8> },
-    Pong { seq: u64 },
+    /// `latest_state`: the newest that the agent has stored; `status` may be behind it.
+    StatusUpdate {
+        framework_id: FrameworkId,
+        status: TaskStatus,
+        latest_state: TaskState,
+    },
+    ExecutorTerminated {
+        framework_id: FrameworkId,
+        executor_id: ExecutorId,
+        status: i32,
+    },
+    ExecutorMessage {
+        framework_id: FrameworkId,
+        executor_id: ExecutorId,
+        data: Vec<u8>,
+    },
+    Pong {
+        seq: u64,
+    },
 }

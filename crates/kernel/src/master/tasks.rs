@@ -71,12 +71,14 @@ impl Step<'_> {
     }
 
     /// An update from the agent: recorded, and forwarded to the framework, whose acknowledgement ends the agent's
-    /// resending. What the framework needs not hear any more is acknowledged in its place.
+    /// resending. What the framework needs not hear any more is acknowledged in its place. A task whose end waits
+    /// behind this update holds nothing from now on, as in Mesos: the framework may take long to acknowledge.
     pub(super) fn status_update(
         &mut self,
         agent_id: &AgentId,
         framework_id: &FrameworkId,
         mut status: TaskStatus,
+        latest_state: TaskState,
     ) {
         status.agent_id = Some(agent_id.clone());
         let Some(framework) = self.state.frameworks.get(framework_id) else {
@@ -96,8 +98,10 @@ impl Step<'_> {
         let given_up = status.state.is_terminal() && status.source == Source::Agent;
         let executor = task.and_then(|task| task.info.executor.as_ref()).filter(|_| given_up);
         let executor_id = executor.map(|executor| executor.executor_id.clone());
+        let task_id = status.task_id.clone();
         self.send(framework_id, SchedulerEvent::Update(status.clone()));
         self.update_task(framework_id, status);
+        self.set_task_state(framework_id, &task_id, latest_state);
         if let Some(executor_id) = executor_id {
             self.remove_unused_executor(framework_id, agent_id, &executor_id);
         }

@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bellows_kernel::master::{AgentCommand, AgentMessage, AgentRegistration, AgentTask, Event, LinkId};
-use bellows_model::{FrameworkInfo, TaskInfo, TaskState};
+use bellows_model::{FrameworkInfo, TaskInfo, TaskState, TaskStatus};
 use bellows_runtime::Disconnect;
 use bellows_wire::{
     convert::{ConvertError, agent_from_wire},
@@ -128,10 +128,15 @@ impl Reader {
         };
         let message = match message {
             Message::Register(_) => return Err(LinkError::OutOfOrder),
-            Message::StatusUpdate(update) => AgentMessage::StatusUpdate {
-                framework_id: update.framework_id.try_into()?,
-                status: update.status.try_into()?,
-            },
+            Message::StatusUpdate(update) => {
+                let latest_state = update.latest_state.map(task_state).transpose()?;
+                let status = TaskStatus::try_from(update.status)?;
+                AgentMessage::StatusUpdate {
+                    framework_id: update.framework_id.try_into()?,
+                    latest_state: latest_state.unwrap_or(status.state),
+                    status,
+                }
+            }
             Message::Pong(pong) => AgentMessage::Pong { seq: pong.seq },
             Message::ExecutorTerminated(ended) => AgentMessage::ExecutorTerminated {
                 framework_id: ended.framework_id.try_into()?,
@@ -159,11 +164,14 @@ fn registration(register: link::Register, peer: SocketAddr) -> Result<AgentRegis
 }
 
 fn agent_task(task: link::RunningTask) -> Result<AgentTask, LinkError> {
-    let state = bellows_wire::v1::TaskState::try_from(task.latest_state)
-        .map_err(|_| LinkError::TaskState(task.latest_state))?;
     Ok(AgentTask {
         framework_id: task.framework_id.try_into()?,
         info: TaskInfo::try_from(task.task_info)?,
-        latest_state: TaskState::from(state),
+        latest_state: task_state(task.latest_state)?,
     })
+}
+
+fn task_state(number: i32) -> Result<TaskState, LinkError> {
+    let state = bellows_wire::v1::TaskState::try_from(number).map_err(|_| LinkError::TaskState(number))?;
+    Ok(TaskState::from(state))
 }

@@ -141,6 +141,11 @@ impl Agent {
             ..Default::default()
         };
         let framework_id = v1::FrameworkId { value: framework_id.to_owned() };
-        self.say(agent_message::Message::StatusUpdate(StatusUpdate { framework_id, status })).await;
+        self.say(agent_message::Message::StatusUpdate(StatusUpdate {
+            framework_id,
+            status,
+            latest_state: None,
+        }))
+        .await;
     }
 }

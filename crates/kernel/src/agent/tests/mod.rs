@@ -62,6 +62,34 @@ fn a_task_runs_and_each_status_waits_for_the_acknowledgement_of_the_one_before()
 }
 
 #[test]
+fn every_update_says_the_newest_state_that_is_durable() {
+    let mut world = World::registered();
+    let container_id = run(&mut world, "F", "t");
+    let said = |world: &mut World| {
+        let status = last(world, "F", "t");
+        let from = world.log.len();
+        world.acknowledge(&key("F", "t"), status.uuid.expect("to be acknowledged"));
+        world.log[from..].iter().find_map(|action| match action {
+            Action::Send { message: AgentMessage::StatusUpdate { status, latest_state, .. }, .. } => {
+                Some((status.state, *latest_state))
+            }
+            _ => None,
+        })
+    };
+    world.exit(container_id, Exit::Exited(0));
+    assert_eq!(said(&mut world), Some((TaskState::Running, TaskState::Running)), "the end is not stored yet");
+    world.write_all();
+    world.now = world.state.next_deadline().expect("a resend");
+    let resent = world.step(Event::Tick);
+    let [Action::Send { message: AgentMessage::StatusUpdate { status, latest_state, .. }, .. }] = &resent[..]
+    else {
+        panic!("{resent:?}")
+    };
+    assert_eq!((status.state, *latest_state), (TaskState::Running, TaskState::Finished));
+    assert_eq!(said(&mut world), Some((TaskState::Finished, TaskState::Finished)));
+}
+
+#[test]
 fn nothing_is_launched_or_sent_before_it_is_durable() {
     let mut world = World::registered();
     world.launch("F", task("t"));

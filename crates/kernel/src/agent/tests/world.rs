@@ -268,7 +268,7 @@ impl World {
                     self.removing.insert(framework_id);
                 }
                 Action::Register { registration, .. } => self.master_hears(&registration),
-                Action::Send { message: AgentMessage::StatusUpdate { framework_id, status }, .. } => {
+                Action::Send { message: AgentMessage::StatusUpdate { framework_id, status, .. }, .. } => {
                     let key = (framework_id, status.task_id.clone());
                     let seen = self.seen.entry(key).or_default();
                     if seen.iter().all(|known| known.uuid != status.uuid) {

@@ -54,6 +54,28 @@ fn updates_wait_at_the_agent_while_the_framework_is_away_but_resources_do_not() 
 }
 
 #[test]
+fn an_end_behind_an_unacknowledged_update_frees_resources_before_the_framework_hears_of_it() {
+    let (mut master, framework, agent, link) = Master::running(framework_info("f"));
+    let outcome =
+        master.update_behind(link, &framework, status("t", TaskState::Running, 2), TaskState::Finished);
+    assert_eq!(outcome.the_update().state, TaskState::Running);
+    assert_eq!(master.state.agents[&agent].used, resources(""));
+    let known = master.call(&framework, reconcile(&[("t", None)])).the_update().state;
+    assert_eq!(known, TaskState::Running, "what the framework was told");
+    let acknowledge = |uuid| Call::Acknowledge {
+        agent_id: agent.clone(),
+        task_id: "t".into(),
+        uuid: StatusUuid([uuid; 16]),
+    };
+    master.call(&framework, acknowledge(2));
+    assert!(master.state.frameworks[&framework].tasks.contains_key("t"), "its end is still to come");
+    let outcome = master.update(link, &framework, status("t", TaskState::Finished, 3));
+    assert_eq!(outcome.the_update().state, TaskState::Finished);
+    master.call(&framework, acknowledge(3));
+    assert!(master.state.frameworks[&framework].tasks.is_empty());
+}
+
+#[test]
 fn statuses_are_kept_one_a_state_without_data() {
     let (mut master, framework, _, link) = Master::running(framework_info("f"));
     for uuid in 2..40 {

@@ -246,8 +246,21 @@ impl Master {
     }
 
     pub(super) fn update(&mut self, link: LinkId, framework: &FrameworkId, status: TaskStatus) -> Outcome {
+        let latest_state = status.state;
+        self.update_behind(link, framework, status, latest_state)
+    }
+
+    /// An update of a task that has come further since.
+    pub(super) fn update_behind(
+        &mut self,
+        link: LinkId,
+        framework: &FrameworkId,
+        status: TaskStatus,
+        latest_state: TaskState,
+    ) -> Outcome {
         let framework_id = framework.clone();
-        self.step(Event::Agent { link, message: AgentMessage::StatusUpdate { framework_id, status } })
+        let message = AgentMessage::StatusUpdate { framework_id, status, latest_state };
+        self.step(Event::Agent { link, message })
     }
 
     /// One agent of 4 CPUs and 4 GB, one framework, and the offer that it has.
