@@ -41,6 +41,9 @@ impl Summary<'_> {
             Some(format!("only {} of {} executors ever came", self.timeline.peak(), self.static_executors))
         } else if held != Some(0) {
             Some(format!("{} executors stayed in the pause", held.unwrap_or(self.timeline.peak())))
+        } else if self.back() == 0 {
+            // How many come depends on Spark, which may have refused offers for long, and on how slow the machine is.
+            Some("no executor came back for the second burst".to_owned())
         } else if second.stages_skipped == 0 || self.facts.stages_retried > 0 {
             Some(format!(
                 "the second burst computed again what the first had shuffled: {} stages skipped, {} run again",
@@ -51,6 +54,11 @@ impl Summary<'_> {
         } else {
             None
         }
+    }
+
+    /// The most that were held in the second burst.
+    fn back(&self) -> u32 {
+        self.timeline.most_in(SECOND).unwrap_or(0)
     }
 
     pub fn text(&self) -> String {
@@ -64,9 +72,10 @@ impl Summary<'_> {
             (
                 "executors",
                 format!(
-                    "{} at the peak, {} in the pause",
+                    "{} at the peak, {} in the pause, {} in the second burst",
                     timeline.peak(),
-                    timeline.least_in(PAUSE).unwrap_or(0)
+                    timeline.least_in(PAUSE).unwrap_or(0),
+                    self.back()
                 ),
             ),
             (
@@ -172,6 +181,9 @@ mod tests {
         assert!(shortcoming(&stubborn, &Facts::with_bursts(4, 8)).contains("6 executors stayed"));
 
         stubborn.push(Sample { at_ms: 30, held: 0, ready: 0, served_bytes: 5, departed_bytes: 0 });
+        assert!(shortcoming(&stubborn, &Facts::with_bursts(4, 8)).contains("no executor came back"));
+        stubborn.enter(40, SECOND);
+        stubborn.push(Sample { at_ms: 50, held: 1, ready: 0, served_bytes: 5, departed_bytes: 0 });
         assert!(shortcoming(&stubborn, &Facts::with_bursts(4, 8)).contains("no shuffle was served"));
         assert!(shortcoming(&Timeline::default(), &Facts::default()).contains("0 of 6"));
     }

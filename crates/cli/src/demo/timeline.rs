@@ -60,10 +60,19 @@ impl Timeline {
 
     /// The least that was held in a phase, once it had begun.
     pub fn least_in(&self, phase: &str) -> Option<u32> {
-        let begin = self.phases.iter().position(|p| p.name == phase)?;
-        let from = self.phases[begin].from_ms;
-        let to = self.phases.get(begin + 1).map_or(u64::MAX, |next| next.from_ms);
-        self.samples.iter().filter(|s| (from..to).contains(&s.at_ms)).map(|s| s.held).min()
+        self.held_in(phase).min()
+    }
+
+    pub fn most_in(&self, phase: &str) -> Option<u32> {
+        self.held_in(phase).max()
+    }
+
+    fn held_in(&self, phase: &str) -> impl Iterator<Item = u32> {
+        let begin = self.phases.iter().position(|p| p.name == phase);
+        let from = begin.map_or(u64::MAX, |begin| self.phases[begin].from_ms);
+        let next = begin.and_then(|begin| self.phases.get(begin + 1));
+        let to = next.map_or(u64::MAX, |next| next.from_ms);
+        self.samples.iter().filter(move |s| (from..to).contains(&s.at_ms)).map(|s| s.held)
     }
 
     /// Executors held times the seconds they were held.
@@ -144,7 +153,8 @@ pub mod tests {
         let timeline = breathing();
         assert_eq!(timeline.peak(), 6);
         assert_eq!(timeline.least_in("pause"), Some(0));
-        assert_eq!(timeline.least_in("never"), None);
+        assert_eq!(timeline.most_in("second burst"), Some(6));
+        assert_eq!((timeline.least_in("never"), timeline.most_in("never")), (None, None));
         assert_eq!(timeline.executor_seconds(), f64::from(6 * 26 + 3 * 2 + 6 * 14));
         assert_eq!(timeline.allocated_seconds(), 55.0);
     }
