@@ -2,7 +2,7 @@
 use crate::random::Random;
 use bellows_kernel::master::{Call, SchedulerEvent};
 use bellows_model::{
-    AgentId, Capability, CommandInfo, Filters, FrameworkId, FrameworkInfo, Offer, Operation, Reason,
+    AgentId, Capability, CommandInfo, Filters, FrameworkId, FrameworkInfo, Offer, OfferId, Operation, Reason,
     Resources, Source, StatusUuid, TaskId, TaskInfo, TaskState, TaskStatus,
 };
 use std::{
@@ -20,12 +20,15 @@ pub(crate) struct Scheduler {
     pub(crate) mortal: bool,
     pub(crate) tasks: BTreeMap<TaskId, Known>,
     held: Vec<Offer>,
+    /// Offers that it was told are no more.
+    rescinded: BTreeSet<OfferId>,
     last_task: u64,
 }
 
 /// What it knows of a task that it wanted launched.
 pub(crate) struct Known {
     agent_id: AgentId,
+    offer_id: OfferId,
     /// The terminal state that it was told, and how many masters there had been by then.
     pub(crate) end: Option<(TaskState, u64)>,
     seen: BTreeSet<StatusUuid>,
@@ -40,6 +43,14 @@ pub(crate) struct Mood {
     pub(crate) settled: bool,
     /// How many masters there were.
     pub(crate) masters: u64,
+    /// Nothing ever breaks.
+    pub(crate) faultless: bool,
+}
+
+/// States of tasks whose fate nobody saw, or that never began.
+fn is_given_up(state: TaskState) -> bool {
+    use TaskState::*;
+    matches!(state, Lost | Dropped | Gone | GoneByOperator | Unreachable | Unknown)
 }
 
 fn stage(state: TaskState) -> u8 {
@@ -85,6 +96,7 @@ impl Scheduler {
             mortal: random.percent(10),
             tasks: BTreeMap::new(),
             held: Vec::new(),
+            rescinded: BTreeSet::new(),
             last_task: 0,
         }
     }
@@ -118,6 +130,7 @@ impl Scheduler {
             }
             SchedulerEvent::Rescind(id) => {
                 self.held.retain(|offer| offer.id != id);
+                self.rescinded.insert(id);
                 Vec::new()
             }
             SchedulerEvent::Update(status) => self.on_update(&status, mood, random),
@@ -163,8 +176,13 @@ impl Scheduler {
         let tasks = (0..count).map(|_| {
             self.last_task += 1;
             let task_id = TaskId::new(format!("t{}", self.last_task));
-            let known =
-                Known { agent_id: offer.agent_id.clone(), end: None, seen: BTreeSet::new(), furthest: 0 };
+            let known = Known {
+                agent_id: offer.agent_id.clone(),
+                offer_id: offer.id.clone(),
+                end: None,
+                seen: BTreeSet::new(),
+                furthest: 0,
+            };
             self.tasks.insert(task_id.clone(), known);
             task(task_id, offer, random)
         });
@@ -178,6 +196,15 @@ impl Scheduler {
         };
         // A new master may still learn of a task that it says is unknown.
         let answer = status.source == Source::Master && status.reason == Some(Reason::Reconciliation);
+        if mood.faultless && is_given_up(status.state) {
+            // The one way: the ACCEPT crossed the end of its offer, of which the scheduler was told before. Besides, it
+            // may have asked about a task that was refused before it heard so.
+            let crossed =
+                status.reason == Some(Reason::InvalidOffers) && self.rescinded.contains(&known.offer_id);
+            let late = answer && known.end.is_some();
+            let by_master = status.source == Source::Master;
+            assert!(by_master && (crossed || late), "given up for no reason: {status:?}");
+        }
         let terminal = status.state.is_terminal() || answer && status.state == TaskState::Unknown;
         if let Some((end, masters)) = known.end
             && masters == mood.masters

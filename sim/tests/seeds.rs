@@ -67,7 +67,7 @@ fn clusters_where_everything_goes_wrong() {
 #[test]
 fn clusters_where_nothing_goes_wrong() {
     let sum = run_all(2, |_| Settings { faults: false, ..Settings::default() });
-    // A launch may cross the end of its offer on the way, and is then dropped (or lost, in the older tongue).
+    // The schedulers check that what is dropped (or lost, in the older tongue) crossed the end of its offer.
     for state in [TaskState::Gone, TaskState::Unreachable, TaskState::Unknown] {
         assert!(!sum.ended.contains_key(&state), "{state:?} in {sum:?}");
     }

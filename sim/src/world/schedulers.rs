@@ -21,7 +21,12 @@ impl World {
     }
 
     pub(super) fn mood(&self) -> Mood {
-        Mood { winding_down: self.winding_down, settled: self.settled, masters: self.masters }
+        Mood {
+            winding_down: self.winding_down,
+            settled: self.settled,
+            masters: self.masters,
+            faultless: !self.settings.faults,
+        }
     }
 
     pub(super) fn scheduler_event(&mut self, number: usize, event: SchedulerEvent) {
