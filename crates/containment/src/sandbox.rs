@@ -208,15 +208,4 @@ mod tests {
         }
         assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 0);
     }
-
-    #[test]
-    fn the_owner_gets_it() {
-        let Ok(Some(nobody)) = Owner::resolve("nobody") else {
-            return; // Only root can give files away.
-        };
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let sandbox = Sandboxes::new(dir.path()).create(&run("0", "c"), Some(&nobody)).expect("created");
-        let metadata = fs::metadata(sandbox).expect("exists");
-        assert_eq!(std::os::unix::fs::MetadataExt::uid(&metadata), nobody.uid);
-    }
 }
