@@ -10,7 +10,7 @@ use bellows_wire::v1::{
 use hdrhistogram::Histogram;
 use std::{
     io::{BufRead, BufReader},
-    path::Path,
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -25,41 +25,48 @@ const WINDOW: usize = 64;
 async fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let bellows = arguments.next().context("usage: bench-cluster PATH-OF-BELLOWS [PART]")?;
-    let (bellows, part) = (Path::new(&bellows), arguments.next());
+    let place = Place { bellows: bellows.into(), dir: tempfile::tempdir()? };
+    let part = arguments.next();
     let wanted = |name: &str| part.as_deref().is_none_or(|part| part == name);
     if wanted("idle") {
-        idle_memory(bellows).await?;
+        idle_memory(&place).await?;
     }
     if wanted("revive") {
-        freed_to_offer(bellows).await?;
+        freed_to_offer(&place).await?;
     }
     if wanted("launch") {
-        accept_to_running(bellows).await?;
+        accept_to_running(&place).await?;
     }
     if wanted("kill") {
-        kill_to_offer(bellows).await?;
+        kill_to_offer(&place).await?;
     }
     if wanted("storm") {
-        storm(bellows).await?;
+        storm(&place).await?;
     }
     Ok(())
+}
+
+struct Place {
+    bellows: PathBuf,
+    /// All is deleted at the end: an ext4 without a journal takes no inode that was deleted in the last minute, and
+    /// searching past such would be measured with what comes next.
+    dir: tempfile::TempDir,
 }
 
 /// The embedded cluster in a process of its own.
 struct Cluster {
     child: Child,
     master: String,
-    _work_dir: tempfile::TempDir,
 }
 
 impl Cluster {
-    fn start(bellows: &Path, agents: u32, cpus: u32) -> Result<Self> {
-        let work_dir = tempfile::tempdir()?;
-        let mut child = Command::new(bellows)
+    fn start(place: &Place, agents: u32, cpus: u32) -> Result<Self> {
+        let work_dir = tempfile::tempdir_in(&place.dir)?.keep();
+        let mut child = Command::new(&place.bellows)
             .args(["up", "--port", "0", "--agent-port", "0", "--shuffle-port", "0", "--mem", "4096"])
             .args(["--agents", &agents.to_string(), "--cpus", &cpus.to_string()])
             .arg("--work-dir")
-            .arg(work_dir.path().join("state"))
+            .arg(work_dir.join("state"))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -68,7 +75,7 @@ impl Cluster {
         let find = |line: &String| Some(line.split_once("mesos://")?.1.split_whitespace().next()?.to_owned());
         let master =
             lines.map_while(Result::ok).find_map(|line| find(&line)).context("it printed no address")?;
-        Ok(Self { child, master, _work_dir: work_dir })
+        Ok(Self { child, master })
     }
 
     /// Resident set in kB, of which memory that is this process' own.
@@ -283,8 +290,8 @@ fn show(what: &str, times: &Histogram<u64>) {
     );
 }
 
-async fn idle_memory(bellows: &Path) -> Result<()> {
-    let cluster = Cluster::start(bellows, 3, 2)?;
+async fn idle_memory(place: &Place) -> Result<()> {
+    let cluster = Cluster::start(place, 3, 2)?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let (resident, private) = cluster.resident()?;
     println!(
@@ -297,8 +304,8 @@ async fn idle_memory(bellows: &Path) -> Result<()> {
 }
 
 /// REVIVE frees what the framework had refused; the clock runs from before the call is sent to the offer's arrival.
-async fn freed_to_offer(bellows: &Path) -> Result<()> {
-    let cluster = Cluster::start(bellows, 1, 2)?;
+async fn freed_to_offer(place: &Place) -> Result<()> {
+    let cluster = Cluster::start(place, 1, 2)?;
     let mut framework = Framework::subscribe(&cluster.master).await?;
     let mut times = Histogram::<u64>::new(3)?;
     let mut offer = framework.offer().await?;
@@ -313,8 +320,8 @@ async fn freed_to_offer(bellows: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn accept_to_running(bellows: &Path) -> Result<()> {
-    let cluster = Cluster::start(bellows, 1, 2)?;
+async fn accept_to_running(place: &Place) -> Result<()> {
+    let cluster = Cluster::start(place, 1, 2)?;
     let mut framework = Framework::subscribe(&cluster.master).await?;
     let mut times = Histogram::<u64>::new(3)?;
     for round in 0..ROUNDS / 5 {
@@ -329,8 +336,8 @@ async fn accept_to_running(bellows: &Path) -> Result<()> {
 }
 
 /// From the call to the offer of what the killed task held: the signal, its end, the checkpoint, the allocation.
-async fn kill_to_offer(bellows: &Path) -> Result<()> {
-    let cluster = Cluster::start(bellows, 1, 2)?;
+async fn kill_to_offer(place: &Place) -> Result<()> {
+    let cluster = Cluster::start(place, 1, 2)?;
     let mut framework = Framework::subscribe(&cluster.master).await?;
     let mut times = Histogram::<u64>::new(3)?;
     let mut offer = framework.whole_agent().await?;
@@ -354,8 +361,8 @@ async fn kill_to_offer(bellows: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn storm(bellows: &Path) -> Result<()> {
-    let cluster = Cluster::start(bellows, 1, WINDOW as u32)?;
+async fn storm(place: &Place) -> Result<()> {
+    let cluster = Cluster::start(place, 1, WINDOW as u32)?;
     let mut framework = Framework::subscribe(&cluster.master).await?;
     let (mut launched, mut finished) = (0, 0);
     let (begin, cluster_before, client_before) = (Instant::now(), cluster.cpu()?, own_cpu()?);
