@@ -226,7 +226,7 @@ impl Framework {
     }
 
     async fn decline(&self, offer: &Offer) -> Result<()> {
-        let filters = Some(Filters { refuse_seconds: Some(0.0), ..Default::default() });
+        let filters = Some(Filters { refuse_seconds: Some(0.0) });
         let decline = scheduler::call::Decline { offer_ids: vec![offer.id.clone()], filters };
         self.call(scheduler::call::Type::Decline, |call| call.decline = Some(decline)).await
     }
@@ -238,7 +238,7 @@ impl Framework {
             launch: Some(launch),
             ..Default::default()
         };
-        let filters = Some(Filters { refuse_seconds: Some(0.0), ..Default::default() });
+        let filters = Some(Filters { refuse_seconds: Some(0.0) });
         let accept = scheduler::call::Accept {
             offer_ids: vec![offer.id.clone()],
             operations: vec![operation],

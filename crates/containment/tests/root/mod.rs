@@ -4,13 +4,13 @@ use std::process::Command;
 
 /// `true`: the caller is root of something, and may mount. `false`: the test was run so by another process, and passed.
 #[allow(dead_code, reason = "each test program uses what it needs")]
-pub fn may_mount(test: &str) -> bool {
+pub(crate) fn may_mount(test: &str) -> bool {
     geteuid().is_root() || passes_as_root(test, &[], "a kernel that lets users make user namespaces")
 }
 
 /// The same for tests that become other users, which takes a range of them.
 #[allow(dead_code, reason = "each test program uses what it needs")]
-pub fn may_switch_users(test: &str) -> bool {
+pub(crate) fn may_switch_users(test: &str) -> bool {
     geteuid().is_root()
         || passes_as_root(test, &["--map-auto"], "the package uidmap, and a line for the user in /etc/subuid")
 }
