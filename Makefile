@@ -41,8 +41,9 @@ $(SPARK_4): | needs
 bench: build ## what the cluster adds to a task: latencies, tasks per second, memory when idle
 	cargo run --release --locked -p bellows-benches --bin bench-cluster -- $(RELEASE)/bellows
 
-bench-shuffle: spark ## the shuffle service beside Spark's own: throughput, latency, CPU per block, memory
-	cargo run --release --locked -p bellows-benches --bin bench-shuffle -- $$(echo $(SPARK)/lib/python3*/site-packages/pyspark/jars)
+bench-shuffle: build spark ## the shuffle service beside Spark's own: throughput, latency, CPU per block, memory
+	cargo run --release --locked -p bellows-benches --bin bench-shuffle -- $(RELEASE)/bellows \
+		$$(echo $(SPARK)/lib/python3*/site-packages/pyspark/jars)
 
 # What is found goes below fuzz/target, and into fuzz/corpus only by hand: `cargo fuzz cmin TARGET`.
 fuzz: ## the decoders on damaged input, FUZZ_SECONDS (600) for each target

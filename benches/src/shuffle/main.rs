@@ -10,14 +10,13 @@ mod load;
 mod peer;
 mod spark_client;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use data::DataSet;
 use load::{Load, Measured};
-use peer::{Kind, Peer};
+use peer::{Kind, Peer, Programs};
 use spark_client::SparkLoad;
 
 struct Case {
@@ -89,18 +88,21 @@ const CONNECTIONS: usize = 1_000;
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
-        Some("serve") => peer::serve(&args[1..]),
         Some("bare") => bare::serve(&args[1..]),
-        Some(jars) => {
-            let seconds = args.get(1).map_or(Ok(3.0), |s| s.parse()).context("seconds")?;
-            Bench::new(PathBuf::from(jars), Duration::from_secs_f64(seconds), args.get(2).cloned())?.run()
+        Some(bellows) => {
+            let programs = Programs {
+                bellows: bellows.into(),
+                jars: args.get(1).context("the directory of Spark's jars")?.into(),
+            };
+            let seconds = args.get(2).map_or(Ok(3.0), |s| s.parse()).context("seconds")?;
+            Bench::new(programs, Duration::from_secs_f64(seconds), args.get(3).cloned())?.run()
         }
-        None => anyhow::bail!("usage: bench-shuffle SPARK-JARS [SECONDS-PER-CASE [CASE|memory]]"),
+        None => anyhow::bail!("usage: bench-shuffle BELLOWS SPARK-JARS [SECONDS-PER-CASE [CASE|memory]]"),
     }
 }
 
 struct Bench {
-    jars: PathBuf,
+    programs: Programs,
     duration: Duration,
     /// One case alone, by its number, or the memory.
     only: Option<String>,
@@ -109,10 +111,10 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(jars: PathBuf, duration: Duration, only: Option<String>) -> Result<Bench> {
+    fn new(programs: Programs, duration: Duration, only: Option<String>) -> Result<Bench> {
         let scratch = tempfile::Builder::new().prefix("bench-shuffle-").tempdir()?;
-        let spark_load = SparkLoad::compile(&jars, scratch.path())?;
-        Ok(Bench { jars, duration, only, scratch, spark_load })
+        let spark_load = SparkLoad::compile(&programs.jars, scratch.path())?;
+        Ok(Bench { programs, duration, only, scratch, spark_load })
     }
 
     fn run(&self) -> Result<()> {
@@ -167,7 +169,7 @@ impl Bench {
     }
 
     fn start(&self, kind: Kind, encrypted: bool) -> Result<Peer> {
-        Peer::start(kind, &self.jars, self.scratch.path(), encrypted)
+        Peer::start(kind, &self.programs, self.scratch.path(), encrypted)
     }
 
     /// A JVM compiles what it does often: unmeasured, until it has.

@@ -3,12 +3,11 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use bellows_shuffle::{Auth, AuthPolicy, Config};
 
 /// Of this measurement only; it protects nothing.
 pub const SECRET: &str = "bench-shuffle";
@@ -31,6 +30,12 @@ impl Kind {
     }
 }
 
+/// What is measured: the release binary, and the directory of Spark's jars.
+pub struct Programs {
+    pub bellows: PathBuf,
+    pub jars: PathBuf,
+}
+
 pub struct Peer {
     pub kind: Kind,
     pub address: SocketAddr,
@@ -38,16 +43,12 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub fn start(kind: Kind, jars: &Path, scratch: &Path, encrypted: bool) -> Result<Peer> {
+    pub fn start(kind: Kind, programs: &Programs, scratch: &Path, encrypted: bool) -> Result<Peer> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let work = tempfile::Builder::new().prefix(kind.name()).tempdir_in(scratch)?.keep();
         let mut command = match kind {
-            Kind::Bellows => {
-                let mut command = Command::new(std::env::current_exe()?);
-                command.arg("serve").arg(port.to_string()).arg(&work).arg(encrypted.to_string());
-                command
-            }
-            Kind::Spark => spark(jars, port, scratch, encrypted),
+            Kind::Bellows => bellows(&programs.bellows, port, scratch, &work, encrypted)?,
+            Kind::Spark => spark(&programs.jars, port, scratch, encrypted),
             Kind::Bare => {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.arg("bare").arg(port.to_string());
@@ -88,6 +89,20 @@ impl Drop for Peer {
     }
 }
 
+/// As an operator starts it.
+fn bellows(program: &Path, port: u16, scratch: &Path, work: &Path, encrypted: bool) -> Result<Command> {
+    let mut command = Command::new(program);
+    command.args(["shuffle", "--ip", "127.0.0.1", "--port", &port.to_string()]);
+    command.arg("--work-dir").arg(work).arg("--shuffle-dirs").arg(scratch);
+    if encrypted {
+        let secrets_file = work.join("secrets");
+        fs::write(&secrets_file, SECRET)?;
+        fs::set_permissions(&secrets_file, fs::Permissions::from_mode(0o600))?;
+        command.arg("--secrets-file").arg(secrets_file);
+    }
+    Ok(command)
+}
+
 /// Spark's service takes registrations below its own local directories only.
 fn spark(jars: &Path, port: u16, local_dir: &Path, encrypted: bool) -> Command {
     let mut command = Command::new("java");
@@ -103,23 +118,4 @@ fn spark(jars: &Path, port: u16, local_dir: &Path, encrypted: bool) -> Command {
     }
     command.args(["-cp", &format!("{}/*", jars.display()), "org.apache.spark.deploy.ExternalShuffleService"]);
     command
-}
-
-/// `serve PORT WORK-DIR ENCRYPTED`: this service alone, until it is killed.
-pub fn serve(args: &[String]) -> Result<()> {
-    let [port, work, encrypted] = args else { bail!("serve PORT WORK-DIR ENCRYPTED") };
-    let mut config = Config::new(work);
-    config.listen = SocketAddr::from(([127, 0, 0, 1], port.parse()?));
-    if encrypted.parse()? {
-        let secrets_file = Path::new(work).join("secrets");
-        fs::write(&secrets_file, SECRET)?;
-        fs::set_permissions(&secrets_file, fs::Permissions::from_mode(0o600))?;
-        config.auth = Some(Auth { secrets_file, policy: AuthPolicy::default() });
-    }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().max_blocking_threads(32).enable_all().build()?;
-    runtime.block_on(async {
-        let _running = bellows_shuffle::start(config).await?;
-        std::future::pending::<Result<()>>().await
-    })
 }
