@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use bellows_shuffle::{EngineVersion, Error, StreamCipher, Tls};
-use bellows_transport::auth::{ClientAuth, ClientStep, Method};
+use bellows_shuffle::{Error, Tls};
+use bellows_transport::auth::{ClientAuth, ClientStep, EngineVersion, Method, StreamCipher};
 use bellows_transport::message::Message;
 use support::{Bench, Client};
 use tokio::io::AsyncWriteExt;
