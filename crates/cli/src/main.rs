@@ -63,18 +63,13 @@ fn run(command: Command) -> Result<(), Error> {
     }
 }
 
-/// Enough to keep a dozen disks busy; each that ran costs memory for a while, and a flood must not start hundreds.
-const BLOCKING_THREADS: usize = 48;
-
 /// One question and its answer need no threads.
 fn call(command: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
     block_on(tokio::runtime::Builder::new_current_thread(), command)
 }
 
 fn serve(command: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    runtime.max_blocking_threads(BLOCKING_THREADS);
-    block_on(runtime, command)
+    block_on(tokio::runtime::Builder::new_multi_thread(), command)
 }
 
 fn block_on(

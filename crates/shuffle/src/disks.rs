@@ -1,23 +1,59 @@
-//! Which disk has failed: errors are counted by the root, or else the mount point, that the file lies below. Touches
-//! no disk itself.
+//! The disks: who waits for which, and which has failed. A disk is an allowed root, or else the mount point, that a
+//! file lies below.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+/// How many may wait for one disk; others take their turn. A disk that hangs holds so many threads and no more, and
+/// those that wait for other disks go on.
+const WAITING_FOR_ONE: usize = 32;
 
 #[derive(Debug)]
 pub(crate) struct Disks {
     /// The allowed roots and the work directory, without symbolic links.
-    named: Vec<PathBuf>,
+    named: Vec<(PathBuf, Arc<Semaphore>)>,
+    /// For what lies elsewhere, and for what looks at several disks.
+    other: Arc<Semaphore>,
     errors: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Disks {
     pub(crate) fn new(named: Vec<PathBuf>) -> Disks {
-        Disks { named, errors: Mutex::default() }
+        let gate = || Arc::new(Semaphore::new(WAITING_FOR_ONE));
+        let named = named.into_iter().map(|path| (path, gate())).collect();
+        Disks { named, other: gate(), errors: Mutex::default() }
+    }
+
+    /// Does what may wait for the disk that `path` is on, where it holds up nobody else.
+    pub(crate) async fn wait<T: Send + 'static>(
+        &self,
+        path: &Path,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        wait_at(self.gate(path), work).await
+    }
+
+    /// The same where it may be several disks, or one that is not known yet.
+    pub(crate) async fn wait_for_any<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        wait_at(&self.other, work).await
+    }
+
+    pub(crate) fn are_one(&self, path: &Path, other: &Path) -> bool {
+        Arc::ptr_eq(self.gate(path), self.gate(other))
+    }
+
+    fn gate(&self, path: &Path) -> &Arc<Semaphore> {
+        self.named.iter().find(|(root, _)| path.starts_with(root)).map_or(&self.other, |(_, gate)| gate)
     }
 
     /// Returns the name under which it was counted.
@@ -32,13 +68,26 @@ impl Disks {
     }
 
     fn name(&self, path: &Path) -> PathBuf {
-        if let Some(root) = self.named.iter().find(|root| path.starts_with(root)) {
+        if let Some((root, _)) = self.named.iter().find(|(root, _)| path.starts_with(root)) {
             return root.clone();
         }
         let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
         let above = mount_points(&mounts).filter(|point| path.starts_with(point));
         above.max_by_key(|point| point.as_os_str().len()).unwrap_or_else(|| PathBuf::from("/"))
     }
+}
+
+async fn wait_at<T: Send + 'static>(
+    gate: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    let place = gate.clone().acquire_owned().await.expect("invariant: a gate is never closed");
+    let done = tokio::task::spawn_blocking(move || {
+        // Kept by the thread: whoever asked may be gone before the disk answers.
+        let _place = place;
+        work()
+    });
+    done.await.map_err(io::Error::other)
 }
 
 /// The fifth field of each line; blanks and the like are written in octal (proc_pid_mountinfo(5)).
@@ -77,6 +126,31 @@ mod tests {
         disks.failed(Path::new("/disk1/sparkling"));
         let errors = disks.errors();
         assert_eq!((errors["/disk1/spark"], errors["/proc"], errors["/"]), (2, 1, 1), "{errors:?}");
+    }
+
+    /// As many as a hanging disk may hold, and some more.
+    #[tokio::test]
+    async fn a_disk_that_hangs_stops_no_other() {
+        let disks = Arc::new(Disks::new(vec!["/hangs".into(), "/works".into()]));
+        let (answer, hanging) = std::sync::mpsc::channel::<()>();
+        let hanging = Arc::new(Mutex::new(hanging));
+        let stuck: Vec<_> = (0..2 * WAITING_FOR_ONE)
+            .map(|_| {
+                let (disks, hanging) = (disks.clone(), hanging.clone());
+                tokio::spawn(
+                    async move { disks.wait(Path::new("/hangs/x"), move || hanging.lock().recv()).await },
+                )
+            })
+            .collect();
+        while disks.gate(Path::new("/hangs")).available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(disks.wait(Path::new("/works/x"), || 1).await.expect("ran"), 1);
+        assert_eq!(disks.wait(Path::new("/elsewhere"), || 2).await.expect("ran"), 2);
+        drop(answer);
+        for task in stuck {
+            task.await.expect("ends").expect("ran").expect_err("nobody answered");
+        }
     }
 
     #[test]

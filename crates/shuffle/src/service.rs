@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::blocks::{
-    BlockError, BlockFiles, BlockName, DirError, LocalDir, LocalDirs, MapOutput, OutputKey, Segment, Source,
-    checksum_file, is_plain_file_name, map_of_file, rdd_file,
+    BlockError, BlockFiles, BlockName, DirError, LocalDir, LocalDirs, MAX_KEPT_INDEX_BYTES, MapOutput,
+    OutputKey, Segment, Source, checksum_file, data_file, index_file, is_plain_file_name, map_of_file,
+    rdd_file,
 };
 use crate::checksum;
 use crate::disks::Disks;
@@ -94,7 +95,7 @@ pub(crate) struct Service {
     files: BlockFiles,
     /// In KiB; see `Limits::large_requests_bytes`.
     large_requests: Arc<Semaphore>,
-    disks: Disks,
+    pub(crate) disks: Arc<Disks>,
     /// Applications that were removed, and of their directories those that could not be deleted yet.
     unfinished: Mutex<Vec<(String, Vec<PathBuf>)>>,
     /// The allowed roots without symbolic links.
@@ -116,7 +117,7 @@ impl Service {
             .collect();
         let large_requests = Arc::new(Semaphore::new(config.limits.large_requests_bytes / 1024));
         let work_dir = config.work_dir.canonicalize().unwrap_or_else(|_| config.work_dir.clone());
-        let disks = Disks::new(roots.iter().cloned().chain([work_dir]).collect());
+        let disks = Arc::new(Disks::new(roots.iter().cloned().chain([work_dir]).collect()));
         let metrics = Metrics::default();
         let unfinished = Mutex::new(recovered.unfinished_removals);
         Service {
@@ -176,9 +177,9 @@ impl Service {
         info: ExecutorInfo,
     ) -> Result<(), CallError> {
         let roots = self.roots.clone();
-        let dirs =
-            blocking(move || LocalDirs::resolve(&info.local_dirs, info.sub_dirs_per_local_dir, &roots))
-                .await??;
+        let resolve = move || LocalDirs::resolve(&info.local_dirs, info.sub_dirs_per_local_dir, &roots);
+        let resolved = self.disks.wait_for_any(resolve).await;
+        let dirs = resolved.map_err(|error| CallError::Store(error.to_string()))??;
         if let Some(known) = self.registry.app(&app) {
             known.heard(Instant::now());
         }
@@ -235,16 +236,42 @@ impl Service {
         (shuffle, map): (i32, i64),
         (start, end): (i32, i32),
     ) -> Result<Option<Segment>, CallError> {
-        let (service, executor) = (self.clone(), executor.clone());
         let key = OutputKey { executor: executor.serial, shuffle, map };
-        blocking(move || {
-            let output = match service.files.get(&key) {
-                Some(output) => output,
-                None => service.files.open(key, &executor.dirs)?,
-            };
-            Ok(output.partitions(start, end)?)
-        })
-        .await?
+        let output = match self.files.get(&key) {
+            Some(output) => output,
+            None => self.open_output(key, executor).await?,
+        };
+        if !output.reads_disk() {
+            return Ok(output.partitions(start, end)?);
+        }
+        let index = executor.dirs.path(&index_file(shuffle, map));
+        Ok(self.wait(&index, move || output.partitions(start, end)).await??)
+    }
+
+    async fn open_output(&self, key: OutputKey, executor: &Executor) -> Result<Arc<MapOutput>, CallError> {
+        let index = executor.dirs.path(&index_file(key.shuffle, key.map));
+        let data = executor.dirs.path(&data_file(key.shuffle, key.map));
+        let (at_index, at_data) = (index.clone(), data.clone());
+        let open = |index, data| MapOutput::open(index, data, MAX_KEPT_INDEX_BYTES);
+        let output = if self.disks.are_one(&index, &data) {
+            self.wait(&at_index, move || open(index, MapOutput::open_data(data)?)).await??
+        } else {
+            let data = self.wait(&at_data, move || MapOutput::open_data(data)).await??;
+            self.wait(&at_index, move || open(index, data)).await??
+        };
+        let output = Arc::new(output);
+        self.files.keep(key, output.clone());
+        Ok(output)
+    }
+
+    /// Runs `work` where waiting for the disk that `path` is on holds nobody else.
+    async fn wait<T: Send + 'static>(
+        &self,
+        path: &Path,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        let done = self.disks.wait(path, work).await;
+        done.map_err(|source| BlockError::Disk { path: path.to_owned(), source }.into())
     }
 
     pub(crate) async fn load_rdd_block(
@@ -254,7 +281,8 @@ impl Service {
         split: i32,
     ) -> Result<Option<Segment>, CallError> {
         let path = executor.dirs.path(&rdd_file(rdd, split));
-        blocking(move || {
+        let at = path.clone();
+        self.wait(&at, move || {
             let source = Arc::new(Source::open(path)?);
             let bytes = source.bytes();
             Ok(Some(Segment { source, offset: 0, bytes }))

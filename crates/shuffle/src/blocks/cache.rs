@@ -7,7 +7,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use rustix::process::Resource;
 
-use super::{BlockError, LocalDirs, MapOutput};
+use super::MapOutput;
 
 /// A map output of one registration of an executor; a serial number is never used twice, so an entry cannot be
 /// mistaken for one of an executor that registered later under the same name.
@@ -52,11 +52,8 @@ impl BlockFiles {
         Some(output)
     }
 
-    /// Opens and keeps; reads from disk.
-    pub(crate) fn open(&self, key: OutputKey, dirs: &LocalDirs) -> Result<Arc<MapOutput>, BlockError> {
-        let output = Arc::new(MapOutput::open(dirs, key.shuffle, key.map)?);
-        self.outputs.insert(key, output.clone());
-        Ok(output)
+    pub(crate) fn keep(&self, key: OutputKey, output: Arc<MapOutput>) {
+        self.outputs.insert(key, output);
     }
 
     pub(crate) fn forget_output(&self, key: &OutputKey) {

@@ -9,13 +9,12 @@ use std::sync::Arc;
 
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::dirs::{LocalDirs, open_file};
-use super::name::{data_file, index_file};
+use super::dirs::open_file;
 use super::{BlockError, Segment};
 
 const OFFSET_BYTES: u64 = 8;
-/// A longer index is not kept: the two offsets that a block needs are read from the file.
-const MAX_KEPT_INDEX_BYTES: u64 = 256 << 10;
+/// Of a longer index the two offsets that a block needs are read from the file.
+pub(crate) const MAX_KEPT_INDEX_BYTES: u64 = 256 << 10;
 
 /// An open file that blocks are read from.
 #[derive(Debug)]
@@ -63,6 +62,20 @@ impl Source {
         self.file.read_exact_at(buffer, offset)
     }
 
+    /// Returns when this part was in memory, without a copy of it: what goes to /dev/null is read and passed on by
+    /// reference.
+    pub(crate) fn read_in(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        let nowhere = File::options().write(true).open("/dev/null")?;
+        let (mut at, end) = (offset, offset + bytes);
+        while at < end {
+            let left = (end - at) as usize;
+            if rustix::fs::sendfile(&nowhere, &self.file, Some(&mut at), left)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the file is gone or was put there anew under the same name since it was opened.
     pub(crate) fn is_unlinked(&self) -> bool {
         rustix::fs::fstat(&self.file).is_ok_and(|stat| stat.st_nlink == 0)
@@ -92,27 +105,26 @@ pub(crate) struct MapOutput {
 }
 
 impl MapOutput {
-    /// Reads from disk: not for the threads that serve.
-    pub(crate) fn open(dirs: &LocalDirs, shuffle: i32, map: i64) -> Result<MapOutput, BlockError> {
-        MapOutput::open_keeping(dirs, shuffle, map, MAX_KEPT_INDEX_BYTES)
-    }
-
-    /// A longer index than this is not kept.
-    pub(crate) fn open_keeping(
-        dirs: &LocalDirs,
-        shuffle: i32,
-        map: i64,
-        max_kept_bytes: u64,
-    ) -> Result<MapOutput, BlockError> {
-        let index = Source::open(dirs.path(&index_file(shuffle, map)))?;
-        let data = match Source::open(dirs.path(&data_file(shuffle, map))) {
-            Ok(data) => Some(Arc::new(data)),
+    /// The data file, nothing when the executor wrote none. Reads from disk: not for the threads that serve.
+    pub(crate) fn open_data(path: PathBuf) -> Result<Option<Arc<Source>>, BlockError> {
+        match Source::open(path) {
+            Ok(data) => Ok(Some(Arc::new(data))),
             Err(BlockError::Missing(path)) => {
                 tracing::debug!(path = %path.display(), "map output without data");
-                None
+                Ok(None)
             }
-            Err(error) => return Err(error),
-        };
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads the index from disk, which may be another than the data's. One that is longer than `max_kept_bytes`
+    /// stays there.
+    pub(crate) fn open(
+        index: PathBuf,
+        data: Option<Arc<Source>>,
+        max_kept_bytes: u64,
+    ) -> Result<MapOutput, BlockError> {
+        let index = Source::open(index)?;
         let data_bytes = data.as_ref().map_or(0, |d| d.bytes());
         let bad = |reason: String| BlockError::BadIndex { path: index.path().to_owned(), reason };
         if index.bytes() % OFFSET_BYTES != 0 || index.bytes() < 2 * OFFSET_BYTES {
@@ -203,6 +215,20 @@ pub(crate) fn parse_offsets(raw: &[u8], data_bytes: u64) -> Result<Box<[u64]>, S
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_was_read_in_is_resident() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        std::fs::write(file.path(), vec![1; 1 << 20]).expect("written");
+        file.as_file().sync_all().expect("synced");
+        let source = Source::open(file.path().canonicalize().expect("exists")).expect("opens");
+        rustix::fs::fadvise(&source, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
+        source.read_in(500_000, 300_000).expect("read");
+        let mut part = vec![0; 300_000];
+        assert_eq!(source.read_resident(&mut part, 500_000).expect("read"), part.len());
+        let short = source.read_in(1 << 19, 1 << 20).expect_err("it is shorter");
+        assert_eq!(short.kind(), io::ErrorKind::UnexpectedEof);
+    }
 
     proptest! {
         #[test]

@@ -66,7 +66,7 @@ impl Connection {
     pub(super) fn new(stream: Stream, service: Arc<Service>, place: Place) -> Connection {
         let limits = &service.config.limits;
         Connection {
-            wire: Wire::new(stream, limits.stalled_after),
+            wire: Wire::new(stream, service.disks.clone(), limits.stalled_after),
             decoder: FrameDecoder::new(limits.request_bytes),
             streams: Streams::new(limits.streams_per_connection),
             peer: match service.security.authenticator() {
@@ -156,6 +156,10 @@ impl Connection {
 
     /// Many large requests at once must not take all memory; who finds no room tries again later.
     fn reserve(&mut self, request_bytes: usize) -> Result<(), Closed> {
+        if request_bytes > LARGE_REQUEST_BYTES && matches!(self.peer, Peer::Unproven(_)) {
+            let reason = format!("a request of {request_bytes} bytes before authentication");
+            return Err(Closed::Given(ErrorKind::Forbidden, reason));
+        }
         if request_bytes > LARGE_REQUEST_BYTES && self.room.is_none() {
             let room = self.service.room_for(request_bytes);
             self.room =
@@ -184,6 +188,7 @@ impl Connection {
                     self.wire.encrypt(*cipher)?;
                 }
                 self.peer = Peer::App(app);
+                self.wire.message_arrived();
                 Ok(())
             }
             Err(refused) => {

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use crate::blocks::{Segment, Source};
+use crate::disks::Disks;
 use crate::service::Service;
 
 /// Up to here a block is copied behind its header, and several blocks leave in one write; beyond, `sendfile` is
@@ -28,7 +30,7 @@ const WINDOW_BYTES: u64 = 1 << 20;
 /// Linux' default for a disk (`read_ahead_kb`).
 const READ_AHEAD_BYTES: u64 = 128 << 10;
 /// What is encrypted at a time.
-const SEALED_BYTES: u64 = 256 << 10;
+const SEALED_BYTES: u64 = 128 << 10;
 const READ_BYTES: usize = 16 << 10;
 /// An idle connection keeps no more than this.
 const KEPT_BYTES: usize = 16 << 10;
@@ -108,6 +110,7 @@ pub(super) struct Wire {
     pub(super) input: BytesMut,
     pub(super) out: BytesMut,
     cipher: Option<Box<Encrypted>>,
+    disks: Arc<Disks>,
     stalled_after: Duration,
     /// For the message that is arriving.
     patience: Patience,
@@ -130,9 +133,9 @@ impl Encrypted {
 }
 
 impl Wire {
-    pub(super) fn new(stream: Stream, stalled_after: Duration) -> Wire {
-        let patience = Patience::new(stalled_after);
-        Wire { stream, input: BytesMut::new(), out: BytesMut::new(), cipher: None, stalled_after, patience }
+    pub(super) fn new(stream: Stream, disks: Arc<Disks>, stalled_after: Duration) -> Wire {
+        let (input, out, patience) = (BytesMut::new(), BytesMut::new(), Patience::new(stalled_after));
+        Wire { stream, input, out, cipher: None, disks, stalled_after, patience }
     }
 
     /// From here on, both ways; what waits for a flush must have left.
@@ -198,7 +201,8 @@ impl Wire {
         let read = match resident {
             Ok(got) if got == bytes => return Ok(()),
             Ok(got) => {
-                let rest = read_cold(&segment.source, segment.offset + got as u64, bytes - got).await;
+                let rest =
+                    read_cold(&self.disks, &segment.source, segment.offset + got as u64, bytes - got).await;
                 rest.map(|rest| self.out[start + got..].copy_from_slice(&rest))
             }
             Err(error) => Err(error),
@@ -220,7 +224,7 @@ impl Wire {
         let (mut at, end) = (segment.offset, segment.offset + segment.bytes);
         while at < end {
             let window = WINDOW_BYTES.min(end - at);
-            make_resident(&segment.source, at, window, end).await?;
+            make_resident(&self.disks, &segment.source, at, window, end).await?;
             match (&mut self.stream, &mut self.cipher) {
                 (Stream::Plain(socket), None) => {
                     send_file(socket, &segment.source, at, window, self.stalled_after).await?;
@@ -341,7 +345,13 @@ fn stalled() -> io::Error {
 }
 
 /// Waits, on another thread, until the window can be sent without waiting for a disk; asks for the next one early.
-async fn make_resident(source: &Arc<Source>, at: u64, window: u64, end: u64) -> io::Result<()> {
+async fn make_resident(
+    disks: &Disks,
+    source: &Arc<Source>,
+    at: u64,
+    window: u64,
+    end: u64,
+) -> io::Result<()> {
     let mut byte = [0];
     // The kernel reads ahead, never back: where a window's end is there, so is what lies before it, nearly always;
     // in a window longer than what is read ahead at a time only if its start is there too.
@@ -350,30 +360,25 @@ async fn make_resident(source: &Arc<Source>, at: u64, window: u64, end: u64) -> 
     {
         return Ok(());
     }
-    let source = source.clone();
-    let read = tokio::task::spawn_blocking(move || {
+    let reads = source.clone();
+    let read = disks.wait(source.path(), move || {
         let ahead = WINDOW_BYTES.min(end - (at + window));
-        // Advice only: without it the disk is merely asked later.
-        let _ = rustix::fs::fadvise(&source, at, std::num::NonZeroU64::new(window + ahead), Advice::WillNeed);
-        let mut buffer = vec![0; 64 << 10];
-        let (mut at, end) = (at, at + window);
-        while at < end {
-            let step = (buffer.len() as u64).min(end - at);
-            source.read_exact(&mut buffer[..step as usize], at)?;
-            at += step;
+        if let Some(bytes) = NonZeroU64::new(ahead) {
+            // Advice only: without it the disk is merely asked later.
+            let _ = rustix::fs::fadvise(&reads, at + window, Some(bytes), Advice::WillNeed);
         }
-        Ok(())
+        reads.read_in(at, window)
     });
-    Box::pin(read).await.map_err(io::Error::other)?
+    Box::pin(read).await?
 }
 
-async fn read_cold(source: &Arc<Source>, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
-    let source = source.clone();
-    let read = tokio::task::spawn_blocking(move || {
+async fn read_cold(disks: &Disks, source: &Arc<Source>, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
+    let reads = source.clone();
+    let read = disks.wait(source.path(), move || {
         let mut buffer = vec![0; bytes];
-        source.read_exact(&mut buffer, offset).map(|()| buffer)
+        reads.read_exact(&mut buffer, offset).map(|()| buffer)
     });
-    read.await.map_err(io::Error::other)?
+    read.await?
 }
 
 #[cfg(test)]
@@ -406,7 +411,8 @@ mod tests {
                 }
             }
         });
-        let mut wire = Wire::new(Stream::Plain(socket), Duration::from_secs(1));
+        let disks = Arc::new(Disks::new(Vec::new()));
+        let mut wire = Wire::new(Stream::Plain(socket), disks, Duration::from_secs(1));
         let sent = wire.send_segment(&segment).await;
         assert_eq!(sent.expect_err("given up").kind(), io::ErrorKind::TimedOut);
         drop(wire);
