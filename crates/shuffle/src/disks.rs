@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 /// How many may wait for one disk; others take their turn. A disk that hangs holds so many threads and no more, and
 /// those that wait for other disks go on.
-const WAITING_FOR_ONE: usize = 32;
+const WAITING_FOR_ONE: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct Disks {

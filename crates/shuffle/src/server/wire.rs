@@ -3,13 +3,11 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bellows_transport::auth::SessionCipher;
 use bytes::BytesMut;
-use rustix::fs::Advice;
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
@@ -224,7 +222,7 @@ impl Wire {
         let (mut at, end) = (segment.offset, segment.offset + segment.bytes);
         while at < end {
             let window = WINDOW_BYTES.min(end - at);
-            make_resident(&self.disks, &segment.source, at, window, end).await?;
+            make_resident(&self.disks, &segment.source, at, window).await?;
             match (&mut self.stream, &mut self.cipher) {
                 (Stream::Plain(socket), None) => {
                     send_file(socket, &segment.source, at, window, self.stalled_after).await?;
@@ -344,14 +342,8 @@ fn stalled() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the peer stalled")
 }
 
-/// Waits, on another thread, until the window can be sent without waiting for a disk; asks for the next one early.
-async fn make_resident(
-    disks: &Disks,
-    source: &Arc<Source>,
-    at: u64,
-    window: u64,
-    end: u64,
-) -> io::Result<()> {
+/// Waits, on another thread, until the window can be sent without waiting for a disk.
+async fn make_resident(disks: &Disks, source: &Arc<Source>, at: u64, window: u64) -> io::Result<()> {
     let mut byte = [0];
     // The kernel reads ahead, never back: where a window's end is there, so is what lies before it, nearly always;
     // in a window longer than what is read ahead at a time only if its start is there too.
@@ -361,15 +353,7 @@ async fn make_resident(
         return Ok(());
     }
     let reads = source.clone();
-    let read = disks.wait(source.path(), move || {
-        let ahead = WINDOW_BYTES.min(end - (at + window));
-        if let Some(bytes) = NonZeroU64::new(ahead) {
-            // Advice only: without it the disk is merely asked later.
-            let _ = rustix::fs::fadvise(&reads, at + window, Some(bytes), Advice::WillNeed);
-        }
-        reads.read_in(at, window)
-    });
-    Box::pin(read).await?
+    Box::pin(disks.wait(source.path(), move || reads.read_in(at, window))).await?
 }
 
 async fn read_cold(disks: &Disks, source: &Arc<Source>, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
