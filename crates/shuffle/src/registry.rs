@@ -184,17 +184,21 @@ impl Registry {
         inner.apps.values().filter(|app| app.is_silent(now)).map(|app| app.id.clone()).collect()
     }
 
-    pub(crate) fn set_driver(&self, app: &str, timeout: Duration, now: Instant) -> Result<(), Refusal> {
-        let app = self.inner.write().app(app, self.max_apps)?;
+    /// Whether the application is known, or there is room for it.
+    pub(crate) fn admits(&self, app: &str) -> Result<(), Refusal> {
+        self.inner.read().admits(app, self.max_apps)
+    }
+
+    /// Of an application that was admitted.
+    pub(crate) fn set_driver(&self, app: &str, timeout: Duration, now: Instant) {
+        let app = self.inner.write().app(app);
         app.set_driver(Driver { timeout, heard: true });
         app.heard(now);
-        Ok(())
     }
 
     /// The driver registered before this service was restarted.
-    pub(crate) fn remember_driver(&self, app: &str, timeout: Duration) -> Result<(), Refusal> {
-        self.inner.write().app(app, usize::MAX)?.set_driver(Driver { timeout, heard: false });
-        Ok(())
+    pub(crate) fn remember_driver(&self, app: &str, timeout: Duration) {
+        self.inner.write().app(app).set_driver(Driver { timeout, heard: false });
     }
 
     /// Whether exactly this is registered already, and durable.
@@ -241,7 +245,8 @@ impl Registry {
         if inner.dir_bytes + bytes > max_executors.saturating_mul(DIR_BYTES_PER_EXECUTOR) {
             return Err(Refusal::Full("directories"));
         }
-        let app = inner.app(app, max_apps)?;
+        inner.admits(app, max_apps)?;
+        let app = inner.app(app);
         let free = dirs.iter().map(LocalDir::real).filter(|dir| !inner.owners.contains_key(&***dir));
         let taken: Vec<Arc<Path>> = free.cloned().collect();
         for dir in &taken {
@@ -319,10 +324,9 @@ impl Registry {
 }
 
 impl Inner {
-    /// The application, made known if it is not yet.
-    fn app(&mut self, id: &str, max_apps: usize) -> Result<Arc<App>, Refusal> {
-        if let Some(app) = self.apps.get(id) {
-            return Ok(app.clone());
+    fn admits(&self, id: &str, max_apps: usize) -> Result<(), Refusal> {
+        if self.apps.contains_key(id) {
+            return Ok(());
         }
         if id.is_empty() || id.len() > MAX_ID_BYTES {
             return Err(Refusal::Id);
@@ -330,9 +334,17 @@ impl Inner {
         if self.apps.len() >= max_apps {
             return Err(Refusal::Full("applications"));
         }
+        Ok(())
+    }
+
+    /// The application, made known if it is not yet.
+    fn app(&mut self, id: &str) -> Arc<App> {
+        if let Some(app) = self.apps.get(id) {
+            return app.clone();
+        }
         let app = Arc::new(App::new(id.into()));
         self.apps.insert(app.id.clone(), app.clone());
-        Ok(app)
+        app
     }
 
     /// Whether the directory, one above it or one below it is another application's. Otherwise an application could
@@ -427,14 +439,14 @@ mod tests {
     fn only_a_driver_that_promised_heartbeats_can_fall_silent() {
         let (registry, start) = (Registry::new(10, 10), Instant::now());
         registry.insert("a", "1", dirs(&["/nonexistent/1"])).expect("free");
-        registry.set_driver("b", Duration::from_secs(10), start).expect("room");
+        registry.set_driver("b", Duration::from_secs(10), start);
         let silent = |after| registry.silent_apps(start + Duration::from_secs(after));
         assert!(silent(10).is_empty());
         assert_eq!(silent(11), ["b".into()]);
         registry.app("b").expect("known").heard(start + Duration::from_secs(5));
         assert!(silent(15).is_empty());
         assert_eq!(silent(16), ["b".into()]);
-        registry.remember_driver("c", Duration::from_secs(1)).expect("room");
+        registry.remember_driver("c", Duration::from_secs(1));
         assert_eq!(silent(16), ["b".into()], "not since the restart");
         registry.app("c").expect("known").driver_heard(start + Duration::from_secs(16));
         assert_eq!(silent(18).len(), 2);

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -27,6 +29,7 @@ enum Event {
 struct Disk {
     content: Arc<Mutex<Vec<u8>>>,
     log: Arc<Mutex<Vec<Event>>>,
+    full: Arc<AtomicBool>,
 }
 
 impl Disk {
@@ -74,6 +77,9 @@ impl StorageBackend for Disk {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if self.full.load(Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.note(Event::Write(offset, data.to_vec()));
         Ok(())
     }
@@ -203,4 +209,23 @@ proptest! {
         let (log, created) = after_creation();
         assert_survives(&log[..created + cut.index(log.len() - created)], &keep);
     }
+}
+
+/// It sends no heartbeat, for it starts to do so when it is told that it is registered.
+#[tokio::test]
+async fn a_driver_that_was_refused_is_not_taken_for_silent() {
+    let (disk, registry) = (Disk::default(), Arc::new(Registry::new(9, 99)));
+    let (store, _, thread) = open(&disk, registry.clone()).expect("opens");
+    store.register("a".into(), "1".into(), dirs("a", 1)).await.expect("stored");
+    disk.full.store(true, Relaxed);
+    for app in ["a", "new"] {
+        store.driver(app.into(), Duration::from_secs(1)).await.expect_err("the disk is full");
+    }
+    assert!(registry.silent_apps(Instant::now() + Duration::from_secs(60)).is_empty());
+    assert!(registry.app("a").is_some() && registry.app("new").is_none());
+    disk.full.store(false, Relaxed);
+    store.driver("a".into(), Duration::from_secs(1)).await.expect("stored");
+    assert_eq!(registry.silent_apps(Instant::now() + Duration::from_secs(60)), ["a".into()]);
+    drop(store);
+    thread.join().expect("ends");
 }

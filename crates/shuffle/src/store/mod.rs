@@ -208,9 +208,9 @@ impl Writer {
         let mut batch = Vec::new();
         while let Some(first) = inbox.blocking_recv() {
             batch.push(first);
-            // A removal ends its batch: what comes after it must find the application gone.
+            // What changes memory only after the commit ends its batch: what comes after must find it done.
             while batch.len() < MAX_BATCH
-                && !matches!(batch.last(), Some(Command::Remove { .. }))
+                && !matches!(batch.last(), Some(Command::Driver { .. } | Command::Remove { .. }))
                 && let Ok(next) = inbox.try_recv()
             {
                 batch.push(next);
@@ -278,11 +278,13 @@ impl Writer {
                 after_commit(answer, written, move || entry.departed.store(true, Relaxed))
             }
             Command::Driver { app, timeout, answer } => {
-                let set = self.registry.set_driver(&app, timeout, Instant::now());
-                match set.map(|()| put_driver(transaction, &app, timeout)) {
-                    Err(refusal) => settle(answer, Err(refusal.into())),
-                    Ok(written) => after_commit(answer, written, || ()),
+                if let Err(refusal) = self.registry.admits(&app) {
+                    return settle(answer, Err(refusal.into()));
                 }
+                let written = put_driver(transaction, &app, timeout);
+                let registry = self.registry.clone();
+                // Not before: a driver whose registration failed never sends a heartbeat, and must not count as silent.
+                after_commit(answer, written, move || registry.set_driver(&app, timeout, Instant::now()))
             }
             Command::Remove { app, answer } => {
                 let dirs = self.registry.dirs(&app);
@@ -403,10 +405,7 @@ fn load(database: &Database, registry: &Registry) -> Result<Recovered, redb::Err
     }
     for entry in transaction.open_table(DRIVERS)?.iter()? {
         let (app, timeout_ms) = entry?;
-        let timeout = Duration::from_millis(timeout_ms.value());
-        if let Err(refusal) = registry.remember_driver(app.value(), timeout) {
-            tracing::error!(app = app.value(), %refusal, "stored driver is not usable");
-        }
+        registry.remember_driver(app.value(), Duration::from_millis(timeout_ms.value()));
     }
     let mut unfinished_removals = Vec::new();
     for entry in transaction.open_table(REMOVALS)?.iter()? {
