@@ -292,22 +292,19 @@ impl Registry {
         }
     }
 
-    /// Forgets the application; returns it and every directory that was ever registered for it.
-    pub(crate) fn remove(&self, id: &str) -> Option<(Arc<App>, Vec<PathBuf>)> {
+    pub(crate) fn remove(&self, id: &str) -> Option<Arc<App>> {
         let mut inner = self.inner.write();
         let app = inner.apps.remove(id)?;
         inner.executors -= app.executors.read().len();
         inner.dir_bytes -= app.executors.read().values().map(|executor| executor.dirs.bytes()).sum::<usize>();
-        let mut dirs: Vec<PathBuf> = Vec::new();
+        let mut bytes = 0;
         inner.owners.retain(|dir, owner| {
             let its_own = *owner == app.id;
-            if its_own {
-                dirs.push(dir.to_path_buf());
-            }
+            bytes += if its_own { dir.as_os_str().len() } else { 0 };
             !its_own
         });
-        inner.dir_bytes -= dirs.iter().map(|dir| dir.as_os_str().len()).sum::<usize>();
-        Some((app, dirs))
+        inner.dir_bytes -= bytes;
+        Some(app)
     }
 
     /// Whether the directory, or one above it, is registered.
@@ -316,7 +313,7 @@ impl Registry {
         dir.ancestors().any(|ancestor| inner.owners.contains_key(ancestor))
     }
 
-    /// What [`Registry::remove`] would return.
+    /// Every directory that was ever registered for the application.
     pub(crate) fn dirs(&self, id: &str) -> Vec<PathBuf> {
         let inner = self.inner.read();
         inner.owners.iter().filter(|(_, owner)| ***owner == *id).map(|(dir, _)| dir.to_path_buf()).collect()

@@ -4,6 +4,7 @@
 
 mod removal;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,8 +97,8 @@ pub(crate) struct Service {
     /// In KiB; see `Limits::large_requests_bytes`.
     large_requests: Arc<Semaphore>,
     pub(crate) disks: Arc<Disks>,
-    /// Applications that were removed, and of their directories those that could not be deleted yet.
-    unfinished: Mutex<Vec<(String, Vec<PathBuf>)>>,
+    /// Applications that were removed, and of their directories those that are not deleted yet, as the store has them.
+    unfinished: Mutex<BTreeMap<String, BTreeSet<PathBuf>>>,
     /// The allowed roots without symbolic links.
     roots: Vec<PathBuf>,
 }

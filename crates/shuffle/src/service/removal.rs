@@ -1,7 +1,7 @@
 //! What is forgotten and deleted, and on whose word: an application that ended, an executor that ended, what nobody
 //! remembers. How files are deleted is [`crate::tidy`]'s business.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,25 +38,41 @@ impl Service {
     }
 
     /// The duty ends when nothing is left that could still go.
-    async fn delete_dirs_of(self: &Arc<Self>, app: &str, dirs: Vec<PathBuf>) -> Result<Removal, CallError> {
-        let (removal, failed) = self.delete_dirs(dirs).await?;
-        if failed.is_empty() {
-            self.store.deleted(app.to_owned()).await?;
-        } else {
-            self.unfinished.lock().push((app.to_owned(), failed));
+    async fn delete_dirs_of(
+        self: &Arc<Self>,
+        app: &str,
+        dirs: BTreeSet<PathBuf>,
+    ) -> Result<Removal, CallError> {
+        if dirs.is_empty() {
+            return Ok(Removal::default());
+        }
+        self.unfinished.lock().entry(app.to_owned()).or_default().extend(dirs.iter().cloned());
+        let (removal, done) = self.delete_dirs(dirs).await?;
+        self.store.deleted(app.to_owned(), done.clone()).await?;
+        // Only what is done: another removal of the same application may be under way.
+        let mut unfinished = self.unfinished.lock();
+        if let Some(left) = unfinished.get_mut(app) {
+            left.retain(|dir| !done.contains(dir));
+            if left.is_empty() {
+                unfinished.remove(app);
+            }
         }
         Ok(removal)
     }
 
-    /// Also returns what a disk failed at.
-    async fn delete_dirs(self: &Arc<Self>, dirs: Vec<PathBuf>) -> Result<(Removal, Vec<PathBuf>), CallError> {
+    /// Also returns those with which there is nothing more to be done.
+    async fn delete_dirs(
+        self: &Arc<Self>,
+        dirs: BTreeSet<PathBuf>,
+    ) -> Result<(Removal, BTreeSet<PathBuf>), CallError> {
         let service = self.clone();
         blocking(move || {
-            let (mut removal, mut failed) = (Removal::default(), Vec::new());
+            let (mut removal, mut done) = (Removal::default(), BTreeSet::new());
             for dir in dirs {
                 // An executor may have registered it since.
                 if service.registry.is_owned(&dir) {
                     removal.kept.push(format!("{}: registered", dir.display()));
+                    done.insert(dir);
                     continue;
                 }
                 match tidy::remove_block_dir(&dir, &service.roots) {
@@ -64,17 +80,19 @@ impl Service {
                         removal.directories += 1;
                         removal.files += freed.files;
                         removal.bytes += freed.bytes;
+                        done.insert(dir);
                     }
                     Err(error) => {
                         removal.kept.push(format!("{}: {error}", dir.display()));
                         if tidy::is_block_dir(&dir) {
                             service.disk_error(&dir, &error);
-                            failed.push(dir);
+                        } else {
+                            done.insert(dir);
                         }
                     }
                 }
             }
-            (removal, failed)
+            (removal, done)
         })
         .await
     }
@@ -156,7 +174,7 @@ impl Service {
         });
         let found = found.await?;
         if !found.is_empty() {
-            let (removal, _) = self.delete_dirs(found).await?;
+            let (removal, _) = self.delete_dirs(found.into_iter().collect()).await?;
             tracing::info!(?removal, "orphans removed");
         }
         Ok(())

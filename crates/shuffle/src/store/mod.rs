@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod crash;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,11 +43,11 @@ pub(crate) enum StoreError {
     Stopped,
 }
 
-/// An application that is no longer registered, and what is to be deleted of it.
+/// An application that is no longer registered, and what is to be deleted of it, also of what was removed before.
 #[derive(Debug)]
 pub(crate) struct Removed {
     pub(crate) app: Option<Arc<App>>,
-    pub(crate) dirs: Vec<PathBuf>,
+    pub(crate) dirs: BTreeSet<PathBuf>,
 }
 
 /// What remains to be done when a commit has succeeded or failed.
@@ -59,7 +60,7 @@ enum Command {
     Departed { app: String, executor: String, answer: Answer<()> },
     Driver { app: String, timeout: Duration, answer: Answer<()> },
     Remove { app: String, answer: Answer<Removed> },
-    Deleted { app: String, answer: Answer<()> },
+    Deleted { app: String, dirs: BTreeSet<PathBuf>, answer: Answer<()> },
 }
 
 impl Command {
@@ -97,7 +98,7 @@ pub(crate) struct Store {
 
 /// What was found on disk at the start, apart from what went into the registry.
 pub(crate) struct Recovered {
-    pub(crate) unfinished_removals: Vec<(String, Vec<PathBuf>)>,
+    pub(crate) unfinished_removals: BTreeMap<String, BTreeSet<PathBuf>>,
 }
 
 impl Store {
@@ -160,8 +161,8 @@ impl Store {
         self.ask(|answer| Command::Remove { app, answer }).await
     }
 
-    pub(crate) async fn deleted(&self, app: String) -> Result<(), StoreError> {
-        self.ask(|answer| Command::Deleted { app, answer }).await
+    pub(crate) async fn deleted(&self, app: String, dirs: BTreeSet<PathBuf>) -> Result<(), StoreError> {
+        self.ask(|answer| Command::Deleted { app, dirs, answer }).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, StoreError> {
@@ -275,7 +276,7 @@ impl Writer {
                     return settle(answer, Ok(()));
                 };
                 let written = put_executor(transaction, &app, &executor, &entry.dirs, true);
-                after_commit(answer, written, move || entry.departed.store(true, Relaxed))
+                after_commit(answer, written, move |()| entry.departed.store(true, Relaxed))
             }
             Command::Driver { app, timeout, answer } => {
                 if let Err(refusal) = self.registry.admits(&app) {
@@ -284,18 +285,16 @@ impl Writer {
                 let written = put_driver(transaction, &app, timeout);
                 let registry = self.registry.clone();
                 // Not before: a driver whose registration failed never sends a heartbeat, and must not count as silent.
-                after_commit(answer, written, move || registry.set_driver(&app, timeout, Instant::now()))
+                after_commit(answer, written, move |()| registry.set_driver(&app, timeout, Instant::now()))
             }
             Command::Remove { app, answer } => {
-                let dirs = self.registry.dirs(&app);
-                let written = put_removal(transaction, &app, &dirs);
+                let written = put_removal(transaction, &app, self.registry.dirs(&app));
                 let registry = self.registry.clone();
-                after_commit(answer, written, move || match registry.remove(&app) {
-                    Some((app, dirs)) => Removed { app: Some(app), dirs },
-                    None => Removed { app: None, dirs },
-                })
+                after_commit(answer, written, move |dirs| Removed { app: registry.remove(&app), dirs })
             }
-            Command::Deleted { app, answer } => after_commit(answer, drop_removal(transaction, &app), || ()),
+            Command::Deleted { app, dirs, answer } => {
+                after_commit(answer, drop_removal(transaction, &app, &dirs), |()| ())
+            }
         }
     }
 }
@@ -304,14 +303,14 @@ fn settle<T: 'static>(answer: Answer<T>, result: Result<T, StoreError>) -> After
     Box::new(move |_| drop(answer.send(result)))
 }
 
-fn after_commit<T: 'static>(
+fn after_commit<W: 'static, T: 'static>(
     answer: Answer<T>,
-    written: Result<(), redb::Error>,
-    then: impl FnOnce() -> T + 'static,
+    written: Result<W, redb::Error>,
+    then: impl FnOnce(W) -> T + 'static,
 ) -> AfterCommit {
     Box::new(move |committed| {
-        let outcome = written.map_err(|e| e.to_string()).and(committed);
-        drop(answer.send(outcome.map(|()| then()).map_err(StoreError::Failed)));
+        let outcome = written.map_err(|e| e.to_string()).and_then(|written| committed.map(|()| written));
+        drop(answer.send(outcome.map(then).map_err(StoreError::Failed)));
     })
 }
 
@@ -360,25 +359,42 @@ fn put_driver(transaction: &WriteTransaction, app: &str, timeout: Duration) -> R
     Ok(())
 }
 
-fn put_removal(transaction: &WriteTransaction, app: &str, dirs: &[PathBuf]) -> Result<(), redb::Error> {
+/// Returns all that is to be deleted: asked again before the first removal was finished, what is left of that too.
+fn put_removal(
+    transaction: &WriteTransaction,
+    app: &str,
+    dirs: Vec<PathBuf>,
+) -> Result<BTreeSet<PathBuf>, redb::Error> {
     // Every executor of one application: its id and the empty id come first.
     transaction.open_table(EXECUTORS)?.retain_in((app, "").., |(of, _), _| of != app)?;
     transaction.open_table(DRIVERS)?.remove(app)?;
-    let mut removals = transaction.open_table(REMOVALS)?;
-    // Asked again before the first removal was finished: what is left of that one counts too.
-    let mut all: Vec<PathBuf> =
-        removals.get(app)?.and_then(|v| serde_json::from_slice(v.value()).ok()).unwrap_or_default();
-    all.extend(dirs.iter().filter(|dir| !all.contains(dir)).cloned().collect::<Vec<_>>());
-    if !all.is_empty() {
-        let value = serde_json::to_vec(&all).map_err(|e| redb::Error::Io(e.into()))?;
-        removals.insert(app, &value[..])?;
-    }
-    Ok(())
+    change_removal(transaction, app, |left| left.extend(dirs))
 }
 
-fn drop_removal(transaction: &WriteTransaction, app: &str) -> Result<(), redb::Error> {
-    transaction.open_table(REMOVALS)?.remove(app)?;
-    Ok(())
+fn drop_removal(
+    transaction: &WriteTransaction,
+    app: &str,
+    deleted: &BTreeSet<PathBuf>,
+) -> Result<(), redb::Error> {
+    change_removal(transaction, app, |left| left.retain(|dir| !deleted.contains(dir))).map(drop)
+}
+
+fn change_removal(
+    transaction: &WriteTransaction,
+    app: &str,
+    change: impl FnOnce(&mut BTreeSet<PathBuf>),
+) -> Result<BTreeSet<PathBuf>, redb::Error> {
+    let mut removals = transaction.open_table(REMOVALS)?;
+    let mut left: BTreeSet<PathBuf> =
+        removals.get(app)?.and_then(|v| serde_json::from_slice(v.value()).ok()).unwrap_or_default();
+    change(&mut left);
+    if left.is_empty() {
+        removals.remove(app)?;
+    } else {
+        let value = serde_json::to_vec(&left).map_err(|e| redb::Error::Io(e.into()))?;
+        removals.insert(app, &value[..])?;
+    }
+    Ok(left)
 }
 
 fn load(database: &Database, registry: &Registry) -> Result<Recovered, redb::Error> {
@@ -407,11 +423,11 @@ fn load(database: &Database, registry: &Registry) -> Result<Recovered, redb::Err
         let (app, timeout_ms) = entry?;
         registry.remember_driver(app.value(), Duration::from_millis(timeout_ms.value()));
     }
-    let mut unfinished_removals = Vec::new();
+    let mut unfinished_removals = BTreeMap::new();
     for entry in transaction.open_table(REMOVALS)?.iter()? {
         let (app, dirs) = entry?;
         let dirs = serde_json::from_slice(dirs.value()).unwrap_or_default();
-        unfinished_removals.push((app.value().to_owned(), dirs));
+        unfinished_removals.insert(app.value().to_owned(), dirs);
     }
     Ok(Recovered { unfinished_removals })
 }
@@ -470,8 +486,12 @@ mod tests {
             (executors(&registry, "a"), executors(&registry, "ab"), executors(&registry, "b")),
             (0, 1, 1)
         );
-        assert_eq!(recovered.unfinished_removals, [("a".to_owned(), removed.dirs)]);
-        store.deleted("a".into()).await.expect("noted");
+        assert_eq!(recovered.unfinished_removals, [("a".to_owned(), removed.dirs.clone())].into());
+        let (first, second) = (removed.dirs.first().cloned(), removed.dirs.last().cloned());
+        store.deleted("a".into(), first.into_iter().collect()).await.expect("noted");
+        let again = store.remove("a".into()).await.expect("removed");
+        assert_eq!(again.dirs, second.into_iter().collect(), "what is not deleted yet");
+        store.deleted("a".into(), again.dirs).await.expect("noted");
         drop(store);
         thread.join().expect("ends");
         let (_, _, recovered, _) = open(work.path());
