@@ -42,9 +42,7 @@ async fn work(service: Arc<Service>) {
 }
 
 async fn remove_forgotten(service: &Arc<Service>) {
-    if let Err(error) = service.finish_removals().await {
-        tracing::error!(%error, "removals stay unfinished");
-    }
+    service.finish_removals().await;
     if let Err(error) = service.remove_abandoned(Instant::now()).await {
         tracing::error!(%error, "abandoned applications stay");
     }
@@ -68,8 +66,9 @@ mod tests {
     use crate::Config;
     use crate::registry::Registry;
     use crate::security::Security;
-    use crate::store::Store;
+    use crate::store::{Recovered, Store};
     use bellows_transport::rpc::ExecutorInfo;
+    use std::collections::BTreeSet;
     use std::path::{Path, PathBuf};
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -125,6 +124,25 @@ mod tests {
         assert_eq!(scene.remove_abandoned(Duration::from_secs(60)).await, ["gone", "idle"], "too early");
         // Where the agent says when applications end, no age is enough.
         assert_eq!(scene.remove_abandoned(30 * DAY).await, ["idle"]);
+    }
+
+    #[tokio::test]
+    async fn removals_whose_end_cannot_be_stored_stay_duties() {
+        let dir = tempfile::tempdir().expect("directory");
+        let config = Config::new(dir.path().join("work"));
+        let root = dir.path().canonicalize().expect("exists");
+        let removals = ["a", "b"].map(|app| {
+            let block_dir = root.join(app).join("blockmgr-1");
+            std::fs::create_dir_all(&block_dir).expect("directory");
+            (app.to_owned(), BTreeSet::from([block_dir]))
+        });
+        let stored = (Store::stopped(), Recovered { unfinished_removals: removals.clone().into() });
+        let security = Security::load(&config).expect("none");
+        let service = Service::new(config, security, Arc::new(Registry::new(10, 10)), stored);
+        let service = Arc::new(service);
+        service.finish_removals().await;
+        assert_eq!(service.unfinished_removals(), removals.clone().into());
+        assert!(!removals.iter().flat_map(|(_, dirs)| dirs).any(|dir| dir.exists()), "each was tried");
     }
 
     #[tokio::test]

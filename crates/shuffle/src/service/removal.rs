@@ -1,7 +1,7 @@
 //! What is forgotten and deleted, and on whose word: an application that ended, an executor that ended, what nobody
 //! remembers. How files are deleted is [`crate::tidy`]'s business.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,16 +28,20 @@ impl Service {
     }
 
     /// Takes up the removals that a stop of the service interrupted, or that a disk did not let come to an end.
-    pub(crate) async fn finish_removals(self: &Arc<Self>) -> Result<(), CallError> {
-        let unfinished = std::mem::take(&mut *self.unfinished.lock());
-        for (app, dirs) in unfinished {
-            let removal = self.delete_dirs_of(&app, dirs).await?;
-            tracing::info!(app, ?removal, "removal taken up again");
+    pub(crate) async fn finish_removals(self: &Arc<Self>) {
+        for (app, dirs) in self.unfinished_removals() {
+            match self.delete_dirs_of(&app, dirs).await {
+                Ok(removal) => tracing::info!(app, ?removal, "removal taken up again"),
+                Err(error) => tracing::error!(app, %error, "removal stays unfinished"),
+            }
         }
-        Ok(())
     }
 
-    /// The duty ends when nothing is left that could still go.
+    pub(crate) fn unfinished_removals(&self) -> BTreeMap<String, BTreeSet<PathBuf>> {
+        self.unfinished.lock().clone()
+    }
+
+    /// The duty ends when nothing is left that could still go, and that is stored.
     async fn delete_dirs_of(
         self: &Arc<Self>,
         app: &str,

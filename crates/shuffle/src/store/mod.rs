@@ -134,6 +134,12 @@ impl Store {
         Ok((Store { path, commands }, recovered, thread))
     }
 
+    /// One whose thread has ended: it does nothing that it is asked for.
+    #[cfg(test)]
+    pub(crate) fn stopped() -> Store {
+        Store { path: Path::new("stopped").into(), commands: mpsc::channel(1).0 }
+    }
+
     /// The database's file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
