@@ -97,7 +97,7 @@ impl App {
         self.life.lock().driver = Some(driver);
     }
 
-    fn is_silent(&self, now: Instant) -> bool {
+    pub(crate) fn is_silent(&self, now: Instant) -> bool {
         let life = self.life.lock();
         let since = now.saturating_duration_since(life.heard);
         life.driver.is_some_and(|driver| driver.heard && since > driver.timeout)

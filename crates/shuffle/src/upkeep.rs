@@ -54,7 +54,8 @@ async fn remove_forgotten(service: &Arc<Service>) {
 async fn remove_silent(service: &Arc<Service>) {
     for app in service.registry.silent_apps(Instant::now()) {
         tracing::warn!(%app, "no heartbeat of the driver for longer than it promised: removing the application");
-        if let Err(error) = service.remove_app(&app).await {
+        let removed = service.remove_app_if(&app, |app| app.is_silent(Instant::now())).await;
+        if let Err(error) = removed {
             tracing::error!(%app, %error, "cannot remove the application");
         }
     }

@@ -9,6 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{CallError, Service, blocking};
+use crate::registry::App;
+use crate::store::Removed;
 use crate::{ExecutorRemoval, Removal, tidy};
 
 /// An application whose directories are all gone is forgotten when it has been silent for so long.
@@ -18,12 +20,28 @@ impl Service {
     /// Forgets the application, durably, then deletes its directories. May be repeated.
     pub(crate) async fn remove_app(self: &Arc<Self>, id: &str) -> Result<Removal, CallError> {
         let removed = self.store.remove(id.to_owned()).await?;
+        self.delete(id, removed).await
+    }
+
+    /// The same for an application that still is what it was when it was picked.
+    pub(crate) async fn remove_app_if(
+        self: &Arc<Self>,
+        id: &str,
+        still: impl FnOnce(&App) -> bool + Send + 'static,
+    ) -> Result<Removal, CallError> {
+        let removed = self.store.remove_if(id.to_owned(), |app| app.is_some_and(still)).await?;
+        self.delete(id, removed).await
+    }
+
+    async fn delete(self: &Arc<Self>, id: &str, removed: Removed) -> Result<Removal, CallError> {
         let executors = removed.app.as_ref().map(|app| app.executors()).unwrap_or_default();
         let serials: HashSet<u64> = executors.iter().map(|e| e.serial).collect();
         self.files.forget(|serial| serials.contains(&serial));
         let mut removal = self.delete_dirs_of(id, removed.dirs).await?;
         removal.executors = executors.len() as u64;
-        tracing::info!(app = id, ?removal, "application removed");
+        if removal != Removal::default() {
+            tracing::info!(app = id, ?removal, "application removed");
+        }
         Ok(removal)
     }
 
@@ -153,7 +171,8 @@ impl Service {
             });
             if over.await? {
                 tracing::info!(app = %app.id, ?silence, "nothing is left of the application, or it was abandoned");
-                self.remove_app(&app.id).await?;
+                // Whoever registers or fetches meanwhile is heard, whatever the directories looked like.
+                self.remove_app_if(&app.id, move |app| app.unheard_for(now) == Some(silence)).await?;
             }
         }
         Ok(())

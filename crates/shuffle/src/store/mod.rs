@@ -44,7 +44,7 @@ pub(crate) enum StoreError {
 }
 
 /// An application that is no longer registered, and what is to be deleted of it, also of what was removed before.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Removed {
     pub(crate) app: Option<Arc<App>>,
     pub(crate) dirs: BTreeSet<PathBuf>,
@@ -53,13 +53,16 @@ pub(crate) struct Removed {
 /// What remains to be done when a commit has succeeded or failed.
 type AfterCommit = Box<dyn FnOnce(Result<(), String>)>;
 
+/// Whether an application is to be removed, from what is known of it when it is its turn.
+type Condition = Box<dyn FnOnce(Option<&App>) -> bool + Send>;
+
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 enum Command {
     Register { app: String, executor: String, dirs: LocalDirs, answer: Answer<()> },
     Departed { app: String, executor: String, answer: Answer<()> },
     Driver { app: String, timeout: Duration, answer: Answer<()> },
-    Remove { app: String, answer: Answer<Removed> },
+    Remove { app: String, condition: Condition, answer: Answer<Removed> },
     Deleted { app: String, dirs: BTreeSet<PathBuf>, answer: Answer<()> },
 }
 
@@ -164,7 +167,17 @@ impl Store {
 
     /// The application is unknown from here on; its directories are remembered until [`Store::deleted`].
     pub(crate) async fn remove(&self, app: String) -> Result<Removed, StoreError> {
-        self.ask(|answer| Command::Remove { app, answer }).await
+        self.remove_if(app, |_| true).await
+    }
+
+    /// What has changed since the caller looked is seen by `condition`; where it does not hold, nothing is removed.
+    pub(crate) async fn remove_if(
+        &self,
+        app: String,
+        condition: impl FnOnce(Option<&App>) -> bool + Send + 'static,
+    ) -> Result<Removed, StoreError> {
+        let condition = Box::new(condition);
+        self.ask(|answer| Command::Remove { app, condition, answer }).await
     }
 
     pub(crate) async fn deleted(&self, app: String, dirs: BTreeSet<PathBuf>) -> Result<(), StoreError> {
@@ -293,7 +306,10 @@ impl Writer {
                 // Not before: a driver whose registration failed never sends a heartbeat, and must not count as silent.
                 after_commit(answer, written, move |()| registry.set_driver(&app, timeout, Instant::now()))
             }
-            Command::Remove { app, answer } => {
+            Command::Remove { app, condition, answer } => {
+                if !condition(self.registry.app(&app).as_deref()) {
+                    return settle(answer, Ok(Removed::default()));
+                }
                 let written = put_removal(transaction, &app, self.registry.dirs(&app));
                 let registry = self.registry.clone();
                 after_commit(answer, written, move |dirs| Removed { app: registry.remove(&app), dirs })
@@ -536,6 +552,32 @@ mod tests {
         drop(store);
         thread.join().expect("ends");
         assert_eq!(executors(&open(work.path()).1, "a"), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_heard_between_the_look_and_the_removal_counts() {
+        let work = tempfile::tempdir().expect("directory");
+        let (store, registry, ..) = open(work.path());
+        let timeout = Duration::from_secs(1);
+        store.driver("a".into(), timeout).await.expect("stored");
+        let later = Instant::now() + 2 * timeout;
+        assert_eq!(registry.silent_apps(later), ["a".into()]);
+        registry.app("a").expect("known").driver_heard(later);
+        let still = move |app: Option<&App>| app.is_some_and(|app| app.is_silent(later));
+        let removed = store.remove_if("a".into(), still).await.expect("answered");
+        assert!(removed.app.is_none() && registry.app("a").is_some());
+        for round in 0..50 {
+            // Sent one behind the other, so that most rounds have both in one batch.
+            let (driver, removed) = tokio::join!(
+                store.driver(format!("b-{round}"), timeout),
+                store.remove_if(format!("b-{round}"), |app| app.is_none())
+            );
+            driver.expect("stored");
+            removed.expect("answered");
+            assert!(registry.app(&format!("b-{round}")).is_some(), "noted when it is the removal's turn");
+        }
+        let removed = store.remove_if("a".into(), |app| app.is_some()).await.expect("answered");
+        assert!(removed.app.is_some() && registry.app("a").is_none());
     }
 
     #[test]
