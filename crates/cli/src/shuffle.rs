@@ -110,7 +110,8 @@ pub async fn remove(args: ShuffleRemoveArgs) -> Result<(), Error> {
         true => Ok(()),
         false => Err(Error::failed(
             format!("not deleted: {}", removal.kept.join("; ")),
-            "the service tries again every hour where a disk failed; delete by hand what is left otherwise",
+            "the service tries again every hour where a disk failed or an executor still wrote; delete by hand what is left \
+             otherwise",
         )),
     }
 }

@@ -24,7 +24,8 @@ pub(crate) struct Freed {
 }
 
 /// Deletes a block directory and, when it was the last one in there, the application's directory above it, which
-/// must itself lie below a root. What is not there is no error.
+/// must itself lie below a root. What is not there is no error; that it is there still, is: an executor that has not
+/// ended yet may write into it ([`io::ErrorKind::DirectoryNotEmpty`]).
 pub(crate) fn remove_block_dir(dir: &Path, roots: &[PathBuf]) -> io::Result<Freed> {
     let name = dir.file_name().and_then(|name| name.to_str());
     let (Some(name), Some(parent)) = (name, dir.parent()) else { return Err(not_ours()) };
@@ -35,7 +36,10 @@ pub(crate) fn remove_block_dir(dir: &Path, roots: &[PathBuf]) -> io::Result<Free
     let mut freed = Freed::default();
     if let Some(fd) = open_child(&parent_fd, name)? {
         clear(fd, &mut freed, 0, &|_| true)?;
-        remove_empty(&parent_fd, name)?;
+        match rustix::fs::unlinkat(&parent_fd, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     if roots.iter().any(|root| parent != root && parent.starts_with(root)) {
         remove_if_empty(parent);
@@ -307,6 +311,24 @@ mod tests {
             remove_block_dir(&tree.path().join("blockmgr-3"), &roots).expect("idempotent"),
             Freed::default()
         );
+    }
+
+    #[test]
+    fn a_directory_that_is_still_written_to_is_not_taken_for_deleted() {
+        for _ in 0..20 {
+            let tree = Tree::new(&["app/blockmgr-1/00/x"]);
+            let dir = tree.path().join("app/blockmgr-1");
+            let files = dir.join("00");
+            let writes = move || (0..500).try_for_each(|i| fs::write(files.join(i.to_string()), "12345"));
+            let writer = std::thread::spawn(writes);
+            loop {
+                match remove_block_dir(&dir, &[]) {
+                    Ok(_) => break assert!(!dir.exists()),
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::DirectoryNotEmpty),
+                }
+            }
+            drop(writer.join().expect("ends"));
+        }
     }
 
     #[test]

@@ -106,10 +106,10 @@ impl Service {
                     }
                     Err(error) => {
                         removal.kept.push(format!("{}: {error}", dir.display()));
-                        if tidy::is_block_dir(&dir) {
-                            service.disk_error(&dir, &error);
-                        } else {
+                        if !tidy::is_block_dir(&dir) {
                             done.insert(dir);
+                        } else if error.kind() != io::ErrorKind::DirectoryNotEmpty {
+                            service.disk_error(&dir, &error);
                         }
                     }
                 }
