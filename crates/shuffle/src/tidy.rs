@@ -55,23 +55,35 @@ pub(crate) fn orphans(
     age: Duration,
     now: SystemTime,
     is_registered: impl Fn(&Path) -> bool,
-) -> io::Result<Vec<PathBuf>> {
+    failed: impl Fn(&Path, &io::Error),
+) -> Vec<PathBuf> {
+    let sub_dirs = |dir: &Path| {
+        let found = sub_dirs(dir).inspect_err(|error| failed(dir, error));
+        // What cannot be looked into keeps nobody from looking into the others.
+        found.unwrap_or_default()
+    };
     let mut orphans = Vec::new();
-    for app_dir in sub_dirs(root)? {
+    for app_dir in sub_dirs(root) {
         let block_dirs: Vec<PathBuf> =
-            sub_dirs(&app_dir)?.into_iter().filter(|dir| is_block_dir(dir)).collect();
+            sub_dirs(&app_dir).into_iter().filter(|dir| is_block_dir(dir)).collect();
         if block_dirs.iter().any(|dir| is_registered(dir)) {
             continue;
         }
-        let mut newest = SystemTime::UNIX_EPOCH;
-        for dir in &block_dirs {
-            newest = last_change(dir)?.map_or(newest, |change| newest.max(change));
-        }
-        if is_older(newest, age, now) {
-            orphans.extend(block_dirs);
+        match newest_change(&block_dirs) {
+            Ok(newest) if is_older(newest, age, now) => orphans.extend(block_dirs),
+            Ok(_) => {}
+            Err(error) => failed(&app_dir, &error),
         }
     }
-    Ok(orphans)
+    orphans
+}
+
+fn newest_change(dirs: &[PathBuf]) -> io::Result<SystemTime> {
+    let mut newest = SystemTime::UNIX_EPOCH;
+    for dir in dirs {
+        newest = last_change(dir)?.map_or(newest, |change| newest.max(change));
+    }
+    Ok(newest)
 }
 
 pub(crate) fn is_block_dir(dir: &Path) -> bool {
@@ -344,10 +356,32 @@ mod tests {
         let known = root.join("known/blockmgr-2");
         let find = |after: u64| {
             let now = SystemTime::now() + Duration::from_secs(after);
-            orphans(&root, age, now, |dir| dir == known).expect("looked")
+            orphans(&root, age, now, |dir| dir == known, |dir, error| panic!("{}: {error}", dir.display()))
         };
         assert_eq!(find(1800), Vec::<PathBuf>::new());
         assert_eq!(find(7200), [root.join("old/blockmgr-1")]);
+    }
+
+    #[test]
+    fn one_directory_that_cannot_be_read_hides_no_orphan() {
+        let tree = Tree::new(&[]);
+        // So deep that the path of a child with a long name is too long, which stops root too.
+        let mut root = tree.path();
+        while root.as_os_str().len() < 3990 {
+            root.push("d".repeat(200.min(3998 - root.as_os_str().len())));
+        }
+        for app in ["a", "c"] {
+            fs::create_dir_all(root.join(app).join("blockmgr-1")).expect("directory");
+        }
+        let bad = "b".repeat(200);
+        let bad_dir = open_dir(&root).expect("opens").expect("there");
+        rustix::fs::mkdirat(&bad_dir, bad.as_str(), Mode::RWXU).expect("made");
+        let failures = std::cell::RefCell::new(Vec::new());
+        let failed = |dir: &Path, _: &io::Error| failures.borrow_mut().push(dir.to_owned());
+        let later = SystemTime::now() + Duration::from_secs(7200);
+        let found = orphans(&root, Duration::from_secs(3600), later, |_| false, failed);
+        assert_eq!(found.len(), 2);
+        assert_eq!(failures.into_inner(), [root.join(bad)]);
     }
 
     #[test]

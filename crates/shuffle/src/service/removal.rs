@@ -184,20 +184,19 @@ impl Service {
         let service = self.clone();
         let found = blocking(move || {
             let registered = |dir: &Path| service.registry.is_owned(dir);
-            let mut found = Vec::new();
-            for root in &service.roots {
-                match tidy::orphans(root, age, SystemTime::now(), registered) {
-                    Ok(mut orphans) => found.append(&mut orphans),
-                    Err(error) => {
-                        service.disk_error(root, &error);
-                    }
+            let failed = |dir: &Path, error: &io::Error| match error.kind() {
+                // `lost+found` is nobody's orphan.
+                io::ErrorKind::PermissionDenied => {
+                    tracing::debug!(dir = %dir.display(), %error, "not looked into for orphans");
                 }
-            }
-            found
+                _ => service.disk_error(dir, error),
+            };
+            let roots = service.roots.iter();
+            roots.flat_map(|root| tidy::orphans(root, age, SystemTime::now(), registered, failed)).collect()
         });
-        let found = found.await?;
+        let found: BTreeSet<PathBuf> = found.await?;
         if !found.is_empty() {
-            let (removal, _) = self.delete_dirs(found.into_iter().collect()).await?;
+            let (removal, _) = self.delete_dirs(found).await?;
             tracing::info!(?removal, "orphans removed");
         }
         Ok(())
