@@ -8,6 +8,7 @@ use crate::{
 };
 use bellows_containment::{Owner, remove_tree};
 use bellows_model::FrameworkId;
+use bellows_shuffle::KEEPER_DIR;
 use std::{
     fs::{DirBuilder, File},
     io,
@@ -62,7 +63,7 @@ impl Root {
     fn open(path: &Path) -> Result<Self, Error> {
         std::fs::create_dir_all(path).map_err(Error::io(path))?;
         let path = path.canonicalize().map_err(Error::io(path))?;
-        let own = path.join(".bellows");
+        let own = path.join(KEEPER_DIR);
         let ledger = own.join("frameworks");
         private_dir(&ledger)?;
         let lock = lock(&own.join("lock"), &path)?;

@@ -286,7 +286,7 @@ pub struct ShuffleServeArgs {
     #[arg(long, env = "BELLOWS_HEARTBEAT_CLEANUP")]
     pub heartbeat_cleanup: bool,
     /// Delete what nobody remembers below --shuffle-dirs when nothing was written there for so long, as in 36h or 7d
-    /// (or never)
+    /// (or never); agents see to their directories themselves
     #[arg(long, value_name = "AGE", default_value = "7d", value_parser = age, env = "BELLOWS_ORPHAN_AGE")]
     pub orphan_age: Age,
     /// Connections that may be open at once

@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use bellows_transport::auth::AuthPolicy;
 
+/// Who makes and deletes the directories of applications below a root leaves a directory of this name in it: what is
+/// left over there is for them to find, who know which applications live.
+pub const KEEPER_DIR: &str = ".bellows";
+
 /// Spark's default for `spark.shuffle.service.port`.
 pub const DEFAULT_PORT: u16 = 7337;
 
@@ -28,8 +32,8 @@ pub struct Config {
     /// `spark.shuffle.service.fetch.rdd.enabled`. They are served in any case, as long as they are there.
     pub keep_rdd_blocks: bool,
     /// Directories below a root that belong to no registered application are deleted when nothing was written in
-    /// them for so long; with `heartbeat_cleanup` also a registered application of which nothing was heard either,
-    /// unless its driver keeps sending heartbeats. Nothing means never.
+    /// them for so long, unless the root has a keeper ([`KEEPER_DIR`]); with `heartbeat_cleanup` also a registered
+    /// application of which nothing was heard either, unless its driver keeps sending heartbeats. Nothing means never.
     pub orphan_age: Option<Duration>,
     /// When set, every connection has to prove that it knows its application's secret.
     pub auth: Option<Auth>,

@@ -18,7 +18,7 @@ mod tidy;
 mod upkeep;
 
 pub use bellows_transport::auth::AuthPolicy;
-pub use config::{Auth, Config, DEFAULT_PORT, Limits, Tls};
+pub use config::{Auth, Config, DEFAULT_PORT, KEEPER_DIR, Limits, Tls};
 pub use error::Error;
 pub use status::{AppStatus, ExecutorRemoval, LatencyStatus, Removal, Status};
 

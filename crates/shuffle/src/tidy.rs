@@ -12,8 +12,12 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::config::KEEPER_DIR;
+
 /// The name that Spark's `DiskBlockManager` gives the directories it makes. Nothing else is ever deleted whole.
 const BLOCK_DIR_PREFIX: &str = "blockmgr-";
+/// The name that Spark's `Worker` gives an application's directory.
+const EXECUTOR_DIR_PREFIX: &str = "executor-";
 /// Block directories are two deep; this leaves room and still ends.
 const MAX_DEPTH: usize = 16;
 
@@ -47,9 +51,10 @@ pub(crate) fn remove_block_dir(dir: &Path, roots: &[PathBuf]) -> io::Result<Free
     Ok(freed)
 }
 
-/// Block directories of applications that nobody remembers: `root/APPLICATION/blockmgr-*`, where no directory of the
-/// application is registered and nothing below was written for `age`. What lies directly below a root is left alone:
-/// a driver, which never registers, may have it.
+/// Block directories of applications that nobody remembers: `root/APPLICATION/blockmgr-*`, and a standalone worker's
+/// `root/WORKER/executor-*/blockmgr-*`, where no directory of the application is registered and nothing below was
+/// written for `age`. What lies directly below a root is left alone: a driver, which never registers, may have it.
+/// So is what has a keeper: executors that use no shuffle service do not register either, and may run for weeks.
 pub(crate) fn orphans(
     root: &Path,
     age: Duration,
@@ -57,15 +62,19 @@ pub(crate) fn orphans(
     is_registered: impl Fn(&Path) -> bool,
     failed: impl Fn(&Path, &io::Error),
 ) -> Vec<PathBuf> {
-    let sub_dirs = |dir: &Path| {
+    let look_into = |dir: &Path| {
         let found = sub_dirs(dir).inspect_err(|error| failed(dir, error));
         // What cannot be looked into keeps nobody from looking into the others.
-        found.unwrap_or_default()
+        found.ok().filter(|dirs| !dirs.iter().any(|dir| dir.ends_with(KEEPER_DIR))).unwrap_or_default()
     };
+    let mut app_dirs = look_into(root);
     let mut orphans = Vec::new();
-    for app_dir in sub_dirs(root) {
-        let block_dirs: Vec<PathBuf> =
-            sub_dirs(&app_dir).into_iter().filter(|dir| is_block_dir(dir)).collect();
+    while let Some(app_dir) = app_dirs.pop() {
+        let (block_dirs, others): (Vec<_>, Vec<_>) =
+            look_into(&app_dir).into_iter().partition(|dir| is_block_dir(dir));
+        if app_dir.parent() == Some(root) {
+            app_dirs.extend(others.into_iter().filter(|dir| has_prefix(dir, EXECUTOR_DIR_PREFIX)));
+        }
         if block_dirs.iter().any(|dir| is_registered(dir)) {
             continue;
         }
@@ -87,7 +96,11 @@ fn newest_change(dirs: &[PathBuf]) -> io::Result<SystemTime> {
 }
 
 pub(crate) fn is_block_dir(dir: &Path) -> bool {
-    dir.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(BLOCK_DIR_PREFIX))
+    has_prefix(dir, BLOCK_DIR_PREFIX)
+}
+
+fn has_prefix(dir: &Path, prefix: &str) -> bool {
+    dir.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(prefix))
 }
 
 fn sub_dirs(dir: &Path) -> io::Result<Vec<PathBuf>> {
@@ -351,15 +364,27 @@ mod tests {
             "known/blockmgr-2/x",
             "known/blockmgr-3/x",
             "blockmgr-4/x",
+            "spark-1/executor-1/blockmgr-5/x",
+            "spark-1/executor-2/blockmgr-6/x",
+            "spark-1/work/blockmgr-7/x",
+            "kept/.bellows/lock",
+            "kept/blockmgr-8/x",
+            "kept/executor-1/blockmgr-9/x",
         ]);
         let (root, age) = (tree.path(), Duration::from_secs(3600));
-        let known = root.join("known/blockmgr-2");
+        let known = ["known/blockmgr-2", "spark-1/executor-2/blockmgr-6"].map(|dir| root.join(dir));
         let find = |after: u64| {
             let now = SystemTime::now() + Duration::from_secs(after);
-            orphans(&root, age, now, |dir| dir == known, |dir, error| panic!("{}: {error}", dir.display()))
+            let failed = |dir: &Path, error: &io::Error| panic!("{}: {error}", dir.display());
+            let mut found = orphans(&root, age, now, |dir| known.iter().any(|known| dir == known), failed);
+            found.sort();
+            found
         };
         assert_eq!(find(1800), Vec::<PathBuf>::new());
-        assert_eq!(find(7200), [root.join("old/blockmgr-1")]);
+        let old = ["old/blockmgr-1", "spark-1/executor-1/blockmgr-5"].map(|dir| root.join(dir));
+        assert_eq!(find(7200), old);
+        fs::create_dir(root.join(KEEPER_DIR)).expect("directory");
+        assert_eq!(find(7200), Vec::<PathBuf>::new());
     }
 
     #[test]
