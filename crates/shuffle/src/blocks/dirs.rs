@@ -11,7 +11,10 @@ use rustix::io::Errno;
 
 use super::BlockError;
 
-const MAX_DIRS: usize = 1024;
+/// An executor has one on each disk.
+const MAX_DIRS: usize = 128;
+/// Each is looked up on disk; what Spark and its cluster managers make is not ten deep.
+const MAX_COMPONENTS: usize = 64;
 const MAX_SUB_DIRS: i32 = 1 << 16;
 
 /// Why an executor's directories are refused.
@@ -19,6 +22,8 @@ const MAX_SUB_DIRS: i32 = 1 << 16;
 pub(crate) enum DirError {
     #[error("{0} is not an absolute path without '..'")]
     NotAbsolute(String),
+    #[error("{0} has more than {MAX_COMPONENTS} components")]
+    TooDeep(String),
     #[error("{0} is not below a directory that this service may read")]
     OutsideRoots(String),
     #[error("{0} local directories; 1 to {MAX_DIRS} are taken")]
@@ -51,8 +56,7 @@ impl LocalDir {
         LocalDir { real: real.into(), told }
     }
 
-    /// Looks at the file system: not for the threads that serve.
-    fn resolve(told: &str, roots: &[PathBuf]) -> Result<LocalDir, DirError> {
+    fn check(told: &str) -> Result<(), DirError> {
         let path = Path::new(told);
         let sound = path.is_absolute()
             && told.len() < 4096
@@ -61,7 +65,15 @@ impl LocalDir {
         if !sound {
             return Err(DirError::NotAbsolute(told.to_owned()));
         }
-        let real = real_path(path);
+        if path.components().count() > MAX_COMPONENTS {
+            return Err(DirError::TooDeep(told.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Of a path that was checked. Looks at the file system: not for the threads that serve.
+    fn resolve(told: &str, roots: &[PathBuf]) -> Result<LocalDir, DirError> {
+        let real = real_path(Path::new(told));
         if !roots.is_empty() && !roots.iter().any(|root| real != *root && real.starts_with(root)) {
             return Err(DirError::OutsideRoots(told.to_owned()));
         }
@@ -95,6 +107,7 @@ impl LocalDirs {
             .ok()
             .filter(|n| (1..=MAX_SUB_DIRS as u32).contains(n))
             .ok_or(DirError::SubDirs(sub_dirs))?;
+        told.iter().try_for_each(|dir| LocalDir::check(dir))?;
         let dirs = told.iter().map(|dir| LocalDir::resolve(dir, roots)).collect::<Result<_, _>>()?;
         Ok(LocalDirs { dirs, sub_dirs })
     }
@@ -190,6 +203,20 @@ mod tests {
         for unsound in [inside.join("../in/blockmgr-1"), PathBuf::from("relative"), PathBuf::new()] {
             assert!(matches!(resolve(&unsound), Err(DirError::NotAbsolute(_))), "{}", unsound.display());
         }
+    }
+
+    #[test]
+    fn what_a_registration_may_make_the_disk_do_is_bounded() {
+        // What does not exist is refused for its shape all the same, ahead of what the disk would say.
+        let roots = [PathBuf::from("/nonexistent/root")];
+        let resolve = |told: &[String]| LocalDirs::resolve(told, 64, &roots).map(|_| ());
+        let inside = |i: usize| format!("/nonexistent/root/blockmgr-{i}");
+        let deep = |components: usize| format!("/nonexistent/root{}", "/d".repeat(components - 3));
+        assert_eq!(resolve(&(0..128).map(inside).collect::<Vec<_>>()), Ok(()));
+        assert_eq!(resolve(&(0..129).map(inside).collect::<Vec<_>>()), Err(DirError::Count(129)));
+        assert_eq!(resolve(&[deep(64)]), Ok(()));
+        let outside = "/nonexistent/elsewhere".to_owned();
+        assert_eq!(resolve(&[outside, deep(65)]), Err(DirError::TooDeep(deep(65))));
     }
 
     #[test]
