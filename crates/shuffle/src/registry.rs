@@ -1,7 +1,7 @@
 //! Who is registered: applications and their executors, in memory. What is durable is [`crate::store`]'s business,
 //! which is also the only caller of whatever changes the set of executors.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +29,8 @@ pub(crate) struct Executor {
 pub(crate) struct App {
     pub(crate) id: Arc<str>,
     executors: RwLock<HashMap<Arc<str>, Arc<Executor>>>,
+    /// Every directory that was ever registered for it: what it owns.
+    dirs: Mutex<BTreeSet<Arc<Path>>>,
     pub(crate) served: Served,
     pub(crate) served_departed: Served,
     /// Bytes in its directories; `u64::MAX` before the first count.
@@ -57,6 +59,7 @@ impl App {
         App {
             id,
             executors: RwLock::default(),
+            dirs: Mutex::default(),
             served: Served::default(),
             served_departed: Served::default(),
             disk_bytes: AtomicU64::new(u64::MAX),
@@ -70,6 +73,10 @@ impl App {
 
     pub(crate) fn executors(&self) -> Vec<Arc<Executor>> {
         self.executors.read().values().cloned().collect()
+    }
+
+    pub(crate) fn dirs(&self) -> Vec<PathBuf> {
+        self.dirs.lock().iter().map(|dir| dir.to_path_buf()).collect()
     }
 
     pub(crate) fn disk_bytes(&self) -> Option<u64> {
@@ -253,6 +260,7 @@ impl Registry {
             inner.dir_bytes += dir.as_os_str().len();
             inner.owners.insert(dir.clone(), app.id.clone());
         }
+        app.dirs.lock().extend(taken.iter().cloned());
         let serial = self.next_serial.fetch_add(1, Relaxed);
         inner.dir_bytes += dirs.bytes();
         let entry =
@@ -286,6 +294,7 @@ impl Registry {
         for dir in inserted.taken {
             inner.dir_bytes -= dir.as_os_str().len();
             inner.owners.remove(&dir);
+            app.dirs.lock().remove(&dir);
         }
         if executors.is_empty() && app.life.lock().driver.is_none() {
             inner.apps.remove(&app.id);
@@ -297,13 +306,10 @@ impl Registry {
         let app = inner.apps.remove(id)?;
         inner.executors -= app.executors.read().len();
         inner.dir_bytes -= app.executors.read().values().map(|executor| executor.dirs.bytes()).sum::<usize>();
-        let mut bytes = 0;
-        inner.owners.retain(|dir, owner| {
-            let its_own = *owner == app.id;
-            bytes += if its_own { dir.as_os_str().len() } else { 0 };
-            !its_own
-        });
-        inner.dir_bytes -= bytes;
+        for dir in app.dirs.lock().iter() {
+            inner.dir_bytes -= dir.as_os_str().len();
+            inner.owners.remove(dir);
+        }
         Some(app)
     }
 
@@ -311,12 +317,6 @@ impl Registry {
     pub(crate) fn is_owned(&self, dir: &Path) -> bool {
         let inner = self.inner.read();
         dir.ancestors().any(|ancestor| inner.owners.contains_key(ancestor))
-    }
-
-    /// Every directory that was ever registered for the application.
-    pub(crate) fn dirs(&self, id: &str) -> Vec<PathBuf> {
-        let inner = self.inner.read();
-        inner.owners.iter().filter(|(_, owner)| ***owner == *id).map(|(dir, _)| dir.to_path_buf()).collect()
     }
 }
 
@@ -392,7 +392,7 @@ mod tests {
         assert_eq!(app.executor("1").map(|e| e.serial), Some(before.serial));
         assert!(app.executor("2").is_none());
         assert_eq!(registry.executor_count(), 1);
-        assert_eq!(registry.dirs("a"), [PathBuf::from("/nonexistent/1")]);
+        assert_eq!(app.dirs(), [PathBuf::from("/nonexistent/1")]);
 
         let first = registry.insert("b", "1", dirs(&["/nonexistent/4"])).expect("free");
         let second = registry.insert("b", "1", dirs(&["/nonexistent/4", "/nonexistent/5"])).expect("own");

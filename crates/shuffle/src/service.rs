@@ -346,7 +346,7 @@ impl Service {
 
     pub(crate) async fn count_disk_use(self: &Arc<Self>) {
         for app in self.registry.apps() {
-            let (service, dirs) = (self.clone(), self.registry.dirs(&app.id));
+            let (service, dirs) = (self.clone(), app.dirs());
             let counted = blocking(move || {
                 let count =
                     |dir: &PathBuf| tidy::disk_bytes(dir).inspect_err(|error| service.disk_error(dir, error));

@@ -156,7 +156,7 @@ impl Service {
             let Some(silence) = app.unheard_for(now).filter(|silence| *silence > GONE_AFTER) else {
                 continue;
             };
-            let (service, dirs) = (self.clone(), self.registry.dirs(&app.id));
+            let (service, dirs) = (self.clone(), app.dirs());
             let age = self.config.orphan_age.filter(|age| self.config.heartbeat_cleanup && silence > *age);
             let over = blocking(move || {
                 let look = |dir: &PathBuf| {

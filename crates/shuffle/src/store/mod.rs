@@ -307,10 +307,11 @@ impl Writer {
                 after_commit(answer, written, move |()| registry.set_driver(&app, timeout, Instant::now()))
             }
             Command::Remove { app, condition, answer } => {
-                if !condition(self.registry.app(&app).as_deref()) {
+                let known = self.registry.app(&app);
+                if !condition(known.as_deref()) {
                     return settle(answer, Ok(Removed::default()));
                 }
-                let written = put_removal(transaction, &app, self.registry.dirs(&app));
+                let written = put_removal(transaction, &app, known.map(|app| app.dirs()).unwrap_or_default());
                 let registry = self.registry.clone();
                 after_commit(answer, written, move |dirs| Removed { app: registry.remove(&app), dirs })
             }
