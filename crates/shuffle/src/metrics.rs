@@ -24,10 +24,14 @@ pub(crate) enum ErrorKind {
     Limit,
     /// The peer took nothing for too long.
     Stalled,
+    /// Asked for while the service ends.
+    Stopping,
+    /// A fault of this service.
+    Internal,
 }
 
 impl ErrorKind {
-    const ALL: [(ErrorKind, &'static str); 10] = [
+    const ALL: [(ErrorKind, &'static str); 12] = [
         (ErrorKind::BadMessage, "bad_message"),
         (ErrorKind::Unsupported, "unsupported"),
         (ErrorKind::Forbidden, "forbidden"),
@@ -38,6 +42,8 @@ impl ErrorKind {
         (ErrorKind::Store, "store"),
         (ErrorKind::Limit, "limit"),
         (ErrorKind::Stalled, "stalled"),
+        (ErrorKind::Stopping, "stopping"),
+        (ErrorKind::Internal, "internal"),
     ];
 }
 

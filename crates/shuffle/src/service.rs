@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bellows_transport::rpc::{CorruptionCause, ExecutorInfo};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinError;
 
 use crate::blocks::{
     BlockError, BlockFiles, BlockName, DirError, LocalDir, LocalDirs, MAX_KEPT_INDEX_BYTES, MapOutput,
@@ -48,6 +49,11 @@ pub(crate) enum CallError {
     Store(String),
     #[error("java.lang.IllegalStateException: {0}")]
     Limit(String),
+    #[error("java.lang.IllegalStateException: the service is stopping")]
+    Stopping,
+    /// A fault of this service.
+    #[error("java.lang.IllegalStateException: {0}")]
+    Internal(String),
     /// Told by closing the connection: Spark then tries again, where it takes any answer for final.
     #[error("{0}")]
     Crowded(String),
@@ -66,6 +72,8 @@ impl CallError {
             CallError::Block(BlockError::BadIndex { .. }) => ErrorKind::BadIndex,
             CallError::Block(BlockError::Disk { .. }) => ErrorKind::Disk,
             CallError::Store(_) => ErrorKind::Store,
+            CallError::Stopping => ErrorKind::Stopping,
+            CallError::Internal(_) => ErrorKind::Internal,
             CallError::Limit(_) | CallError::Crowded(_) => ErrorKind::Limit,
         }
     }
@@ -76,8 +84,16 @@ impl From<StoreError> for CallError {
         match error {
             StoreError::Refused(full @ Refusal::Full(_)) => CallError::Limit(full.to_string()),
             StoreError::Refused(refusal) => CallError::Forbidden(refusal.to_string()),
-            other => CallError::Store(other.to_string()),
+            StoreError::Failed(_) => CallError::Store(error.to_string()),
+            StoreError::Stopped => CallError::Stopping,
         }
+    }
+}
+
+impl From<JoinError> for CallError {
+    fn from(error: JoinError) -> CallError {
+        // Nothing here is ever cancelled but by the end of the runtime.
+        if error.is_panic() { CallError::Internal(error.to_string()) } else { CallError::Stopping }
     }
 }
 
@@ -408,14 +424,29 @@ fn app_status(app: &App) -> AppStatus {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, CallError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| {
-        let source = io::Error::other(error);
-        CallError::Block(BlockError::Disk { path: PathBuf::new(), source })
-    })
+    Ok(tokio::task::spawn_blocking(work).await?)
 }
 
 /// The block that a name of the old protocol asks for.
 pub(crate) fn parse_block(name: &str) -> Result<BlockName, CallError> {
     BlockName::parse(name).ok_or_else(|| CallError::BadCall(format!("Unexpected block id format: {name}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn neither_a_stop_nor_a_fault_of_its_own_is_an_error_of_a_disk() {
+        let dir = tempfile::tempdir().expect("directory");
+        let config = Config::new(dir.path());
+        let security = Security::load(&config).expect("none");
+        let stored = (Store::stopped(), Recovered { unfinished_removals: BTreeMap::new() });
+        let service = Service::new(config, security, Arc::new(Registry::new(1, 1)), stored);
+        service.note(&service.register_driver("app".into(), 1000).await.expect_err("it is stopping"));
+        service.note(&blocking::<()>(|| panic!("on purpose")).await.expect_err("a panic"));
+        let status = service.status();
+        assert!(status.disk_errors.is_empty(), "{status:?}");
+        assert_eq!(status.errors, [("internal".to_owned(), 1), ("stopping".to_owned(), 1)].into());
+    }
 }
