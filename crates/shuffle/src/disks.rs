@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 
 /// How many may wait for one disk; others take their turn. A disk that hangs holds so many threads and no more, and
 /// those that wait for other disks go on.
@@ -36,7 +36,7 @@ impl Disks {
         &self,
         path: &Path,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> io::Result<T> {
+    ) -> Result<T, JoinError> {
         wait_at(self.gate(path), work).await
     }
 
@@ -44,7 +44,7 @@ impl Disks {
     pub(crate) async fn wait_for_any<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> io::Result<T> {
+    ) -> Result<T, JoinError> {
         wait_at(&self.other, work).await
     }
 
@@ -80,14 +80,14 @@ impl Disks {
 async fn wait_at<T: Send + 'static>(
     gate: &Arc<Semaphore>,
     work: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<T> {
+) -> Result<T, JoinError> {
     let place = gate.clone().acquire_owned().await.expect("invariant: a gate is never closed");
     let done = tokio::task::spawn_blocking(move || {
         // Kept by the thread: whoever asked may be gone before the disk answers.
         let _place = place;
         work()
     });
-    done.await.map_err(io::Error::other)
+    done.await
 }
 
 /// The fifth field of each line; blanks and the like are written in octal (proc_pid_mountinfo(5)).

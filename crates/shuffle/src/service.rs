@@ -195,8 +195,7 @@ impl Service {
     ) -> Result<(), CallError> {
         let roots = self.roots.clone();
         let resolve = move || LocalDirs::resolve(&info.local_dirs, info.sub_dirs_per_local_dir, &roots);
-        let resolved = self.disks.wait_for_any(resolve).await;
-        let dirs = resolved.map_err(|error| CallError::Store(error.to_string()))??;
+        let dirs = self.disks.wait_for_any(resolve).await??;
         if let Some(known) = self.registry.app(&app) {
             known.heard(Instant::now());
         }
@@ -262,7 +261,7 @@ impl Service {
             return Ok(output.partitions(start, end)?);
         }
         let index = executor.dirs.path(&index_file(shuffle, map));
-        Ok(self.wait(&index, move || output.partitions(start, end)).await??)
+        Ok(self.disks.wait(&index, move || output.partitions(start, end)).await??)
     }
 
     async fn open_output(&self, key: OutputKey, executor: &Executor) -> Result<Arc<MapOutput>, CallError> {
@@ -271,24 +270,14 @@ impl Service {
         let (at_index, at_data) = (index.clone(), data.clone());
         let open = |index, data| MapOutput::open(index, data, MAX_KEPT_INDEX_BYTES);
         let output = if self.disks.are_one(&index, &data) {
-            self.wait(&at_index, move || open(index, MapOutput::open_data(data)?)).await??
+            self.disks.wait(&at_index, move || open(index, MapOutput::open_data(data)?)).await??
         } else {
-            let data = self.wait(&at_data, move || MapOutput::open_data(data)).await??;
-            self.wait(&at_index, move || open(index, data)).await??
+            let data = self.disks.wait(&at_data, move || MapOutput::open_data(data)).await??;
+            self.disks.wait(&at_index, move || open(index, data)).await??
         };
         let output = Arc::new(output);
         self.files.keep(key, output.clone());
         Ok(output)
-    }
-
-    /// Runs `work` where waiting for the disk that `path` is on holds nobody else.
-    async fn wait<T: Send + 'static>(
-        &self,
-        path: &Path,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, CallError> {
-        let done = self.disks.wait(path, work).await;
-        done.map_err(|source| BlockError::Disk { path: path.to_owned(), source }.into())
     }
 
     pub(crate) async fn load_rdd_block(
@@ -299,12 +288,13 @@ impl Service {
     ) -> Result<Option<Segment>, CallError> {
         let path = executor.dirs.path(&rdd_file(rdd, split));
         let at = path.clone();
-        self.wait(&at, move || {
-            let source = Arc::new(Source::open(path)?);
-            let bytes = source.bytes();
-            Ok(Some(Segment { source, offset: 0, bytes }))
-        })
-        .await?
+        self.disks
+            .wait(&at, move || {
+                let source = Arc::new(Source::open(path)?);
+                let bytes = source.bytes();
+                Ok(Some(Segment { source, offset: 0, bytes }))
+            })
+            .await?
     }
 
     /// How many of the blocks were there and are gone.

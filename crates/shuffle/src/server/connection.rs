@@ -206,6 +206,8 @@ impl Connection {
                 let answer = match calls::answer(self, body).await {
                     Ok(body) => Message::RpcResponse { request, body },
                     Err(CallError::Crowded(reason)) => return Err(Closed::Given(ErrorKind::Limit, reason)),
+                    // An answer would be final for Spark; after a restart it is let in again.
+                    Err(CallError::Stopping) => return Err(Closed::Stopping),
                     Err(error) => {
                         self.service.note(&error);
                         Message::RpcFailure { request, error: error.to_string() }

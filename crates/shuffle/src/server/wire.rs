@@ -353,7 +353,8 @@ async fn make_resident(disks: &Disks, source: &Arc<Source>, at: u64, window: u64
         return Ok(());
     }
     let reads = source.clone();
-    Box::pin(disks.wait(source.path(), move || reads.read_in(at, window))).await?
+    let read = disks.wait(source.path(), move || reads.read_in(at, window));
+    Box::pin(read).await.map_err(io::Error::other)?
 }
 
 async fn read_cold(disks: &Disks, source: &Arc<Source>, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
@@ -362,7 +363,7 @@ async fn read_cold(disks: &Disks, source: &Arc<Source>, offset: u64, bytes: usiz
         let mut buffer = vec![0; bytes];
         reads.read_exact(&mut buffer, offset).map(|()| buffer)
     });
-    read.await?
+    read.await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]
