@@ -39,6 +39,8 @@ pub struct Config {
     pub meta_root: PathBuf,
     /// The binary that answers `shim` as its first argument.
     pub shim_exe: PathBuf,
+    /// How long a zygote may take for a fork before it counts as hung, and another one is started.
+    pub zygote_patience: Duration,
     pub isolator: Arc<dyn Isolator>,
 }
 
@@ -48,6 +50,7 @@ impl Config {
         Self {
             meta_root: meta_root.into(),
             shim_exe: PathBuf::from("/proc/self/exe"),
+            zygote_patience: Duration::from_secs(10),
             isolator: Arc::new(crate::Posix),
         }
     }
@@ -334,11 +337,18 @@ impl Inner {
 
     /// From the zygote, which is started when there is none, or none that answers.
     fn fork_shim(&self) -> io::Result<(OwnedFd, UnixStream)> {
-        let mut zygote = self.zygote.lock();
-        if let Some(Ok(shim)) = zygote.as_ref().map(Zygote::fork) {
+        let mut kept = self.zygote.lock();
+        // One that failed is dropped, and killed with that.
+        if let Some(zygote) = kept.take()
+            && let Ok(shim) = zygote.fork()
+        {
+            *kept = Some(zygote);
             return Ok(shim);
         }
-        zygote.insert(Zygote::start(&self.config.shim_exe)?).fork()
+        let zygote = Zygote::start(&self.config.shim_exe, self.config.zygote_patience)?;
+        let shim = zygote.fork()?;
+        *kept = Some(zygote);
+        Ok(shim)
     }
 
     fn instruct(

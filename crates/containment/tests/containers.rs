@@ -10,6 +10,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
     recv, sendmsg, socketpair,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs,
     io::{BufRead, BufReader, IoSlice, Read, Write},
@@ -123,16 +124,23 @@ fn zygote_of(exe: &Path) -> u32 {
         .expect("/proc")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     let is_it = |pid: &u32| {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        name.trim() == "bellows-zygote"
+        name_of(*pid) == "bellows-zygote"
             && fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path == exe)
     };
     pids.into_iter().find(is_it).expect("there is one")
 }
 
+/// As `ps` shows it.
+fn name_of(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
 fn kill_dash_nine(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(pid as i32).expect("pid");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it lives");
+    send(pid, Signal::KILL);
+}
+
+fn send(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid as i32).expect("pid"), signal).expect("it lives");
 }
 
 async fn next_exit(exits: &mut Receiver<ExitEvent>) -> Exit {
@@ -392,19 +400,27 @@ async fn a_shim_killed_while_no_agent_ran_is_noticed() {
 }
 
 #[tokio::test]
-async fn a_zygote_that_is_killed_is_replaced_and_harms_no_task() {
-    let place = Place::new();
-    let exe = place.dir.path().canonicalize().expect("exists").join("shim");
-    fs::copy(EXE, &exe).expect("copied");
-    let config = Config { shim_exe: exe.clone(), ..Config::new(place.meta_root()) };
-    let (agent, mut exits) = Containerizer::new(config).expect("meta root");
-    agent.launch(place.shell("first", "while ! [ -e go ]; do sleep 0.01; done")).await.expect("launched");
-    kill_dash_nine(zygote_of(&exe));
-    agent.launch(place.shell("second", "touch go; exit 3")).await.expect("launched");
-    let ended = [exits.recv().await.expect("event"), exits.recv().await.expect("event")];
-    let of =
-        |id: &str| ended.iter().find(|event| event.container_id == id.into()).map(|event| event.exit.clone());
-    assert_eq!((of("first"), of("second")), (Some(exited(0)), Some(exited(3))));
+async fn a_zygote_that_is_killed_or_hangs_is_replaced_and_harms_no_task() {
+    for signal in [Signal::KILL, Signal::STOP] {
+        let place = Place::new();
+        // Beside the binary, where a link can be: a copy could still be open for writing in a child of another test.
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("temporary directory");
+        let exe = dir.path().canonicalize().expect("exists").join("shim");
+        fs::hard_link(EXE, &exe).expect("linked");
+        let (shim_exe, zygote_patience) = (exe.clone(), Duration::from_secs(2));
+        let config = Config { shim_exe, zygote_patience, ..Config::new(place.meta_root()) };
+        let (agent, mut exits) = Containerizer::new(config).expect("meta root");
+        agent.launch(place.shell("first", "while ! [ -e go ]; do sleep 0.01; done")).await.expect("launched");
+        let zygote = zygote_of(&exe);
+        send(zygote, signal);
+        agent.launch(place.shell("second", "touch go; exit 3")).await.expect("launched");
+        assert!(!lives(zygote));
+        let ended = [exits.recv().await.expect("event"), exits.recv().await.expect("event")];
+        let of = |id: &str| {
+            ended.iter().find(|event| event.container_id == id.into()).map(|event| event.exit.clone())
+        };
+        assert_eq!((of("first"), of("second")), (Some(exited(0)), Some(exited(3))));
+    }
 }
 
 /// What `recover` says of a container with this state in the register.

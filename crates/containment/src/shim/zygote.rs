@@ -9,6 +9,7 @@ use rustix::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
         SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, send,
         sendmsg, socketpair,
+        sockopt::{Timeout, set_socket_timeout},
     },
     process::{Pid, PidfdFlags, WaitOptions, pidfd_open, setsid, waitpid},
 };
@@ -21,6 +22,7 @@ use std::{
     },
     path::Path,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 /// The agent's side.
@@ -30,10 +32,11 @@ pub(crate) struct Zygote {
 }
 
 impl Zygote {
-    /// `exe` answers `shim` as its first argument with [`super::main`].
-    pub(crate) fn start(exe: &Path) -> io::Result<Self> {
+    /// `exe` answers `shim` as its first argument with [`super::main`], and each fork within `patience`.
+    pub(crate) fn start(exe: &Path, patience: Duration) -> io::Result<Self> {
         let (channel, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        set_socket_timeout(&channel, Timeout::Recv, Some(patience))?;
         let process = Command::new(exe)
             .arg0("bellows")
             .arg("shim")
@@ -46,7 +49,7 @@ impl Zygote {
     }
 
     /// A new shim, a child of this process, and the socket on which it waits for its instruction. It ends when that is
-    /// closed before. Only one call at a time.
+    /// closed before. Only one call at a time, and none after one that failed: its answer may still come.
     pub(crate) fn fork(&self) -> io::Result<(OwnedFd, UnixStream)> {
         let (conversation, theirs) = UnixStream::pair()?;
         let theirs = [theirs.as_fd()];
@@ -76,6 +79,8 @@ impl Zygote {
 
 impl Drop for Zygote {
     fn drop(&mut self) {
+        // Killed between its fork and its answer, it leaves a shim that nobody knows. That one ends at once, its socket
+        // being closed, and is a zombie until this process ends: too rare to be worth a search for it.
         let _ = self.process.kill().and_then(|()| self.process.wait());
     }
 }
@@ -127,7 +132,10 @@ fn receive(channel: &OwnedFd) -> io::Result<Option<OwnedFd>> {
 fn fork_sibling() -> io::Result<Option<i32>> {
     // SAFETY: the zygote has one thread, so the child is a whole copy of it, with no lock held. That the C library's
     // handlers of forks do not run is harmless: none is registered, and what they would reset concerns threads.
-    match unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT, 0, 0, 0, 0) } {
+    // Each argument has the width that the kernel reads.
+    match unsafe {
+        libc::syscall(libc::SYS_clone, libc::CLONE_PARENT as usize, 0_usize, 0_usize, 0_usize, 0_usize)
+    } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(None),
         pid => Ok(Some(i32::try_from(pid).expect("invariant: a pid"))),
