@@ -29,6 +29,8 @@ use tokio::{
 };
 
 const CONTAINERS_LIMIT: usize = 65_536;
+/// Each holds one thread of the runtime's, which has other uses for them.
+const LAUNCHES_LIMIT: usize = 16;
 const EXITS_CAPACITY: usize = 1024;
 const REPORT_LIMIT_BYTES: u64 = 64 * 1024;
 
@@ -186,7 +188,8 @@ impl Containerizer {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.meta_root)?;
         let (exits, receiver) = mpsc::channel(EXITS_CAPACITY);
         let boot_id = process::boot_id()?;
-        let launches = Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from) * 2);
+        let launches = std::thread::available_parallelism().map_or(2, usize::from) * 2;
+        let launches = Semaphore::new(launches.min(LAUNCHES_LIMIT));
         let register_path = config.meta_root.join("containers");
         let register = Register::open(&register_path)?;
         let mut containers = Containers { slots_end: register.slots()?, ..Containers::default() };
