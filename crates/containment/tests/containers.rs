@@ -423,6 +423,18 @@ async fn a_zygote_that_is_killed_or_hangs_is_replaced_and_harms_no_task() {
     }
 }
 
+#[tokio::test]
+async fn a_shim_is_named_after_its_container() {
+    let place = Place::new();
+    let (agent, mut exits) = place.agent();
+    for (id, name) in [("t", "shim-t"), ("00000000-0000-0001-c7", "shim-00-0001-c7")] {
+        let launched = agent.launch(place.shell(id, "exec sleep 3600")).await.expect("launched");
+        assert_eq!(name_of(shim_of(launched.pid)), name);
+        agent.kill(&id.into(), Duration::ZERO);
+        assert_eq!(next_exit(&mut exits).await, signaled(9));
+    }
+}
+
 /// What `recover` says of a container with this state in the register.
 async fn recover_state(state: &str) -> Exit {
     let place = Place::new();

@@ -15,6 +15,7 @@ pub(crate) use zygote::Zygote;
 use record::Slot;
 use rustix::process::{Pid, getpid, set_child_subreaper, setsid};
 use std::{
+    ffi::CString,
     io::{self, Read, Write},
     os::unix::net::UnixStream,
 };
@@ -58,6 +59,7 @@ fn launch(conversation: &mut UnixStream) -> Result<(Started, Pid, Slot), String>
     let _ = rustix::thread::set_name(c"bellows-shim");
     set_child_subreaper(Some(getpid())).map_err(|why| said("cannot become a subreaper")(why.into()))?;
     let instruction = read_instruction(conversation).map_err(said("cannot read the instruction"))?;
+    let _ = rustix::thread::set_name(&thread_name(&instruction.container_id));
     let slot = Slot::of(&instruction).map_err(|why| format!("{}: {why}", instruction.register.display()))?;
     match task::start(&instruction, &slot).map_err(said("cannot start a process"))? {
         task::Outcome::Running(task, started) => Ok((started, task, slot)),
@@ -67,6 +69,13 @@ fn launch(conversation: &mut UnixStream) -> Result<(Started, Pid, Slot), String>
             Err(why)
         }
     }
+}
+
+/// For `ps`: the end of the container's id, which tells it from others, within the 15 bytes that the kernel keeps.
+fn thread_name(container_id: &str) -> CString {
+    let id = container_id.as_bytes();
+    let end = &id[id.len().saturating_sub(10)..];
+    CString::new([b"shim-", end].concat()).unwrap_or_default()
 }
 
 fn read_instruction(conversation: &mut UnixStream) -> io::Result<Instruction> {
