@@ -5,34 +5,6 @@ mod root;
 
 use bellows_wire::v1::TaskState::*;
 use fake::*;
-use std::{io::Write, path::Path, process::Command};
-
-/// Of a few MB, gone when dropped.
-struct SmallDisk<'a>(&'a Path);
-
-impl<'a> SmallDisk<'a> {
-    fn mount(path: &'a Path) -> Self {
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "none"]).arg(path).output();
-        assert!(mounted.as_ref().is_ok_and(|outcome| outcome.status.success()), "{mounted:?}");
-        Self(path)
-    }
-
-    fn fill(&self) {
-        let mut file = std::fs::File::create(self.0.join("ballast")).expect("created");
-        let block = [0; 4096];
-        while file.write_all(&block).is_ok() {}
-    }
-
-    fn free(&self) {
-        std::fs::remove_file(self.0.join("ballast")).expect("removed");
-    }
-}
-
-impl Drop for SmallDisk<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0).output();
-    }
-}
 
 #[tokio::test]
 async fn tasks_fail_clearly_on_a_full_disk_and_run_again_after_it() {
@@ -40,7 +12,7 @@ async fn tasks_fail_clearly_on_a_full_disk_and_run_again_after_it() {
         return;
     }
     let dir = tempfile::tempdir().expect("temporary");
-    let disk = SmallDisk::mount(dir.path());
+    let disk = root::SmallDisk::mount(dir.path(), "6m");
     let mut master = Master::start().await;
     let agent = start(&master, &dir.path().join("work")).await;
     let (mut link, _) = master.register().await;

@@ -573,29 +573,6 @@ fn owner_of(path: &Path) -> u32 {
     std::os::unix::fs::MetadataExt::uid(&fs::metadata(path).expect("exists"))
 }
 
-/// A file system of 64 KiB.
-struct TinyDisk(PathBuf);
-
-impl TinyDisk {
-    fn mount(path: PathBuf) -> Self {
-        let mount =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(&path).status();
-        assert!(mount.as_ref().is_ok_and(|status| status.success()), "{mount:?}");
-        Self(path)
-    }
-
-    fn fill(&self) {
-        let mut file = fs::File::create(self.0.join("fill")).expect("created");
-        while std::io::Write::write(&mut file, &[0; 4096]).is_ok() {}
-    }
-}
-
-impl Drop for TinyDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_swallows_no_exit_status() {
     if !root::may_mount("a_full_disk_swallows_no_exit_status") {
@@ -603,7 +580,8 @@ async fn a_full_disk_swallows_no_exit_status() {
     }
     let place = Place::new();
     fs::create_dir(place.meta_root()).expect("create");
-    let disk = TinyDisk::mount(place.meta_root());
+    let meta_root = place.meta_root();
+    let disk = root::SmallDisk::mount(&meta_root, "64k");
     let (agent, mut exits) = place.agent();
     let waits = "while ! [ -e go ]; do sleep 0.01; done; exit 6";
     agent.launch(place.shell("a", waits)).await.expect("launched");

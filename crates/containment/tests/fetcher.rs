@@ -459,11 +459,8 @@ async fn a_full_disk_names_the_file_and_the_cause() {
         return;
     }
     let place = Place::new();
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
-        .arg(place.sandbox())
-        .status();
-    assert!(mounted.as_ref().is_ok_and(|status| status.success()), "{mounted:?}");
+    let sandbox = place.sandbox();
+    let _disk = root::SmallDisk::mount(&sandbox, "64k");
     let big = place.file("big.bin", &vec![1; 1 << 20]);
     let server = serve([("/web.bin", ok(&vec![1; 1 << 20]))]).await;
     let archive = place.file("a.tgz", &gzip(&tar_of(&[(Regular, "inner.bin", "", &vec![0; 1 << 20])])));
@@ -483,6 +480,5 @@ async fn a_full_disk_names_the_file_and_the_cause() {
             let _ = fs::remove_file(entry.path());
         }
     }
-    std::process::Command::new("umount").arg(place.sandbox()).status().expect("unmounted");
     assert!(failures.is_empty(), "{failures:?}");
 }
