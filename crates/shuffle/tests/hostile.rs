@@ -128,7 +128,8 @@ async fn start_large(service: &bellows_shuffle::Running, executor: &TestExecutor
 #[tokio::test]
 async fn a_request_that_only_trickles_is_given_up() {
     let mut bench = Bench::new();
-    bench.config.limits.stalled_after = Duration::from_millis(300);
+    // Longer than a busy machine keeps a peer waiting that does as it should.
+    bench.config.limits.stalled_after = Duration::from_secs(2);
     let (service, mut good, executor) = scene(&bench).await;
     let mut slow = Client::connect(&service).await;
     let mut frame = bytes::BytesMut::new();
@@ -139,7 +140,7 @@ async fn a_request_that_only_trickles_is_given_up() {
             break;
         }
         sent += 1;
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(sent < frame.len(), "all was taken");
     assert_eq!(errors(&service, "stalled"), 1);
@@ -149,10 +150,10 @@ async fn a_request_that_only_trickles_is_given_up() {
     for request in 0..100 {
         Message::RpcRequest { request, body: fetch.encode() }.encode(&mut pipelined);
     }
-    let part = pipelined.len() / 70 + 1;
+    let part = pipelined.len() / 30 + 1;
     for piece in pipelined.chunks(part) {
         good.socket.write_all(piece).await.expect("taken");
-        tokio::time::sleep(Duration::from_millis(8)).await;
+        tokio::time::sleep(Duration::from_millis(90)).await;
     }
     for _ in 0..100 {
         assert!(matches!(good.receive().await, Some(Message::RpcResponse { .. })));

@@ -68,7 +68,8 @@ async fn an_application_sees_its_own_only_and_new_secrets_are_taken_up() {
 async fn who_does_not_finish_what_it_began_is_cut() {
     let mut bench = Bench::new();
     bench.authenticate("app s3cret\n");
-    bench.config.limits.stalled_after = std::time::Duration::from_millis(500);
+    // Longer than a busy machine takes for an exchange that is gone through.
+    bench.config.limits.stalled_after = std::time::Duration::from_secs(2);
     let service = bench.start().await;
     let mut quiet = Client::connect(&service).await;
     log_in(&mut quiet, "app", "s3cret").await.expect("let in");
@@ -77,7 +78,6 @@ async fn who_does_not_finish_what_it_began_is_cut() {
     let mut half_known = Client::connect(&service).await;
     half_known.send(&[Message::RpcRequest { request: 1, body }]).await;
     assert!(matches!(half_known.receive().await, Some(Message::RpcResponse { .. })));
-    assert_eq!(half_known.receive().await, None);
 
     // Half a message, of which the cipher has nothing left to open.
     let method = Method::Engine(EngineVersion::V1, StreamCipher::AesCtr);
@@ -89,8 +89,9 @@ async fn who_does_not_finish_what_it_began_is_cut() {
     let mut sealed = bytes::BytesMut::new();
     cipher.encryptor.seal(&[0, 0, 0, 0, 0, 0, 0, 40, 3], &mut sealed);
     encrypted.socket.write_all(&sealed).await.expect("taken");
-    assert_eq!(encrypted.receive().await, None);
 
+    assert_eq!(half_known.receive().await, None);
+    assert_eq!(encrypted.receive().await, None);
     assert_eq!(service.status().errors["stalled"], 2);
     // Saying nothing between messages is allowed.
     quiet.register(&bench.executor("app", "1")).await;
