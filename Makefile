@@ -45,7 +45,8 @@ bench-shuffle: build spark ## the shuffle service beside Spark's own: throughput
 	cargo run --release --locked -p bellows-benches --bin bench-shuffle -- $(RELEASE)/bellows \
 		$$(echo $(SPARK)/lib/python3*/site-packages/pyspark/jars)
 
-# What is found goes below fuzz/target, and into fuzz/corpus only by hand: `cargo fuzz cmin TARGET`.
+# What is found goes below fuzz/target, and into fuzz/corpus only by hand: copy it there, then `cargo fuzz cmin TARGET`
+# keeps of it what adds coverage.
 fuzz: ## the decoders on damaged input, FUZZ_SECONDS (600) for each target
 	command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
 	cd fuzz && for target in $(FUZZ_TARGETS); do \
