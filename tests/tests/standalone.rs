@@ -5,7 +5,6 @@ use bellows_testkit::{Application, ShuffleService, Spark, Standalone, repository
 use serde_json::Value;
 use std::{path::Path, time::Duration};
 use tempfile::TempDir;
-use tokio::sync::{Mutex, MutexGuard};
 
 /// Long enough for a few JVMs to start on two busy cores.
 const LONG: Duration = Duration::from_secs(150);
@@ -23,28 +22,21 @@ struct Protection {
     flags: &'static [&'static str],
 }
 
-const PROTECTIONS: [Protection; 4] = [
-    Protection { settings: &[], flags: &[] },
-    Protection {
-        settings: &[("spark.authenticate.enableSaslEncryption", "true")],
-        flags: &["--always-encrypt"],
-    },
-    Protection { settings: &[CRYPTO], flags: &["--no-sasl-fallback"] },
-    Protection {
-        settings: &[
-            CRYPTO,
-            ("spark.network.crypto.authEngineVersion", "2"),
-            ("spark.network.crypto.cipher", "AES/GCM/NoPadding"),
-        ],
-        flags: &["--no-sasl-fallback"],
-    },
-];
-
-/// A cluster's JVMs are as much as the machine bears; tests take turns.
-async fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::const_new(());
-    TURN.lock().await
-}
+const AUTHENTICATED: Protection = Protection { settings: &[], flags: &[] };
+const SASL: Protection = Protection {
+    settings: &[("spark.authenticate.enableSaslEncryption", "true")],
+    flags: &["--always-encrypt"],
+};
+/// As Spark 3 has it by default: version 1 of the exchange, AES in counter mode.
+const COUNTER: Protection = Protection { settings: &[CRYPTO], flags: &["--no-sasl-fallback"] };
+const GCM: Protection = Protection {
+    settings: &[
+        CRYPTO,
+        ("spark.network.crypto.authEngineVersion", "2"),
+        ("spark.network.crypto.cipher", "AES/GCM/NoPadding"),
+    ],
+    flags: &["--no-sasl-fallback"],
+};
 
 fn app(name: &str) -> String {
     repository().join("tests/apps").join(name).to_string_lossy().into_owned()
@@ -136,7 +128,6 @@ fn on_a_command_line(word: &str) -> bool {
 
 /// Without a secret: what was shuffled, and an RDD on the disk of an executor that has gone.
 async fn plain(spark: &Spark) -> Result<()> {
-    let _turn = turn().await;
     let disk = Disk::new()?;
     let service = disk.service(&["--keep-rdd-blocks"]).await?;
     let mut cluster = disk.cluster(spark, &[]).await?;
@@ -152,11 +143,10 @@ async fn plain(spark: &Spark) -> Result<()> {
     Ok(())
 }
 
-async fn protected(spark: &Spark) -> Result<()> {
-    let _turn = turn().await;
+async fn protected(spark: &Spark, protections: [Protection; 3]) -> Result<()> {
     let disk = Disk::new()?;
     let cluster = disk.cluster(spark, &AUTHENTICATE).await?;
-    for Protection { settings, flags } in PROTECTIONS {
+    for Protection { settings, flags } in protections {
         let service = disk.service_with_secrets(flags).await?;
         breathe(&cluster, &service, settings).await.with_context(|| format!("with {settings:?}"))?;
     }
@@ -170,7 +160,7 @@ async fn spark_3_plain() -> Result<()> {
 
 #[tokio::test]
 async fn spark_3_authenticated_and_encrypted() -> Result<()> {
-    protected(&Spark::find()).await
+    protected(&Spark::find(), [AUTHENTICATED, SASL, COUNTER]).await
 }
 
 #[tokio::test]
@@ -180,12 +170,11 @@ async fn spark_4_plain() -> Result<()> {
 
 #[tokio::test]
 async fn spark_4_authenticated_and_encrypted() -> Result<()> {
-    protected(&Spark::find_4()).await
+    protected(&Spark::find_4(), [AUTHENTICATED, SASL, GCM]).await
 }
 
 #[tokio::test]
 async fn spark_4_over_tls() -> Result<()> {
-    let _turn = turn().await;
     let disk = Disk::new()?;
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
     let (certificate, key) = (disk.dir.path().join("certificate.pem"), disk.dir.path().join("key.pem"));

@@ -3,6 +3,7 @@
 use crate::{Application, Spark, eventually, get_json, shuffle::end, write_private};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -94,7 +95,7 @@ impl Standalone {
             ("spark.executor.memory", "512m"),
             ("spark.dynamicAllocation.enabled", "true"),
             ("spark.dynamicAllocation.initialExecutors", "1"),
-            ("spark.dynamicAllocation.executorIdleTimeout", "2s"),
+            ("spark.dynamicAllocation.executorIdleTimeout", "1s"),
             ("spark.shuffle.service.enabled", "true"),
             ("spark.shuffle.service.port", port.as_str()),
             ("spark.ui.enabled", "false"),
@@ -103,7 +104,9 @@ impl Standalone {
         ];
         let settings: Vec<_> = elastic.iter().chain(settings).copied().collect();
         let conf = self.dir.path().join("conf");
-        Application::launch(&self.home, &settings, &[app], &[("SPARK_CONF_DIR", conf.as_os_str())])
+        let environment =
+            [("SPARK_CONF_DIR", conf.as_os_str()), ("SPARK_LAUNCHER_OPTS", OsStr::new(SHORT_LIVED))];
+        Application::launch(&self.home, &settings, &[app], &environment)
     }
 
     /// Cores that executors hold now, of all applications.
@@ -146,6 +149,7 @@ fn daemon(home: &Path, dir: &TempDir, disk: &Path) -> Command {
         .env("SPARK_LOCAL_DIRS", disk)
         .env("SPARK_DAEMON_MEMORY", "256m")
         .env("SPARK_DAEMON_JAVA_OPTS", SHORT_LIVED)
+        .env("SPARK_LAUNCHER_OPTS", SHORT_LIVED)
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     command
