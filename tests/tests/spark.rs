@@ -1,7 +1,8 @@
 //! Unmodified Spark on the embedded cluster, asserted from the outside: over HTTP, in /proc and on disk.
 use anyhow::{Context, Result, ensure};
 use bellows_testkit::{
-    Application, Cluster, ClusterOptions, Spark, eventually, kill_nine, repository, write_private,
+    Application, Cluster, ClusterOptions, Spark, eventually, kill_nine, on_a_command_line, repository,
+    write_private,
 };
 use serde_json::Value;
 use std::{process::Command, time::Duration};
@@ -134,12 +135,6 @@ async fn authenticated_and_encrypted() -> Result<()> {
         cluster.stop()?;
     }
     Ok(())
-}
-
-fn on_a_command_line(word: &str) -> bool {
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut lines = processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    lines.any(|line| String::from_utf8_lossy(&line).contains(word))
 }
 
 #[tokio::test]

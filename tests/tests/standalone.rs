@@ -1,7 +1,9 @@
 //! Unmodified Spark Standalone with `bellows shuffle` in place of its workers' own shuffle service, in the clear and
 //! protected in every way that Spark knows.
 use anyhow::{Context, Result, ensure};
-use bellows_testkit::{Application, ShuffleService, Spark, Standalone, repository, write_private};
+use bellows_testkit::{
+    Application, ShuffleService, Spark, Standalone, on_a_command_line, repository, write_private,
+};
 use serde_json::Value;
 use std::{path::Path, time::Duration};
 use tempfile::TempDir;
@@ -118,12 +120,6 @@ async fn breathe(cluster: &Standalone, service: &ShuffleService, settings: &[(&s
     service.remove(&id)?;
     ensure!(service.application(&id).is_err(), "{id} was removed and is there");
     Ok(())
-}
-
-fn on_a_command_line(word: &str) -> bool {
-    let lines = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut lines = lines.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    lines.any(|line| String::from_utf8_lossy(&line).contains(word))
 }
 
 /// Without a secret: what was shuffled, and an RDD on the disk of an executor that has gone.

@@ -1,13 +1,11 @@
 //! The embedded cluster, `bellows up`, as a user starts it: a process of its own on free ports.
-use crate::{binaries, get_json};
+use crate::{binaries, daemon::Daemon, files, get_json};
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use std::{
-    fs::File,
     io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 use tempfile::TempDir;
 
@@ -25,7 +23,7 @@ impl Default for ClusterOptions {
 }
 
 pub struct Cluster {
-    child: Child,
+    daemon: Daemon,
     work_dir: TempDir,
     master: String,
     shuffle_port: u16,
@@ -40,7 +38,8 @@ impl Cluster {
     /// With `flags` of `bellows up` besides.
     pub fn start_with(options: ClusterOptions, flags: &[&str]) -> Result<Self> {
         let work_dir = tempfile::tempdir()?;
-        let mut child = Command::new(binaries().join("bellows"))
+        let mut command = Command::new(binaries().join("bellows"));
+        command
             .arg("up")
             .args([
                 "--agents",
@@ -54,24 +53,19 @@ impl Cluster {
             .arg("--work-dir")
             .arg(work_dir.path().join("state"))
             .args(flags)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(File::create(work_dir.path().join("log"))?)
-            .spawn()
-            .context("bellows up")?;
-        let stdout = child.stdout.take().context("stdout is piped")?;
+            .stdout(Stdio::piped());
+        let mut daemon = Daemon::spawn(&mut command, work_dir.path().join("log"))?;
+        let stdout = daemon.child.stdout.take().context("stdout is piped")?;
         let (mut master, mut shuffle_port) = (None, None);
         for line in BufReader::new(stdout).lines() {
             let line = line?;
             master = master.or_else(|| after(&line, "mesos://"));
             shuffle_port = shuffle_port.or_else(|| after(&line, "spark.shuffle.service.port=")?.parse().ok());
             if let (Some(master), Some(shuffle_port)) = (&master, shuffle_port) {
-                return Ok(Self { child, work_dir, master: master.clone(), shuffle_port });
+                return Ok(Self { daemon, work_dir, master: master.clone(), shuffle_port });
             }
         }
-        child.kill()?;
-        child.wait()?;
-        bail!("bellows up printed no addresses: {}", std::fs::read_to_string(work_dir.path().join("log"))?)
+        bail!("bellows up printed no addresses: {}", daemon.log())
     }
 
     /// `host:port`
@@ -84,7 +78,7 @@ impl Cluster {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.daemon.child.id()
     }
 
     /// Where the cluster keeps everything.
@@ -93,7 +87,7 @@ impl Cluster {
     }
 
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.work_dir.path().join("log")).unwrap_or_default()
+        self.daemon.log()
     }
 
     pub async fn get(&self, path: &str) -> Result<Value> {
@@ -119,13 +113,12 @@ impl Cluster {
 
     /// The shuffle and index files that lie anywhere in the cluster's directories.
     pub fn shuffle_files(&self) -> usize {
-        count_files(&self.state_dir(), &|name| name.starts_with("shuffle_"))
+        files(&self.state_dir(), &|name| name.starts_with("shuffle_")).len()
     }
 
     /// Ends it as Ctrl-C does and waits for it.
     pub fn stop(mut self) -> Result<()> {
-        kill_process(Pid::from_raw(self.child.id() as i32).context("a child has a pid")?, Signal::INT)?;
-        let status = self.child.wait()?;
+        let status = self.daemon.end(Signal::INT)?;
         if !status.success() {
             bail!("bellows up ended with {status}: {}", self.log());
         }
@@ -133,29 +126,7 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ =
-                kill_process(Pid::from_raw(self.child.id() as i32).expect("a child has a pid"), Signal::TERM);
-            let _ = self.child.wait();
-        }
-    }
-}
-
 fn after(line: &str, key: &str) -> Option<String> {
     let rest = &line[line.find(key)? + key.len()..];
     Some(rest.split_whitespace().next()?.trim_end_matches(['\\', '"', '\'']).to_owned())
-}
-
-fn count_files(dir: &Path, wanted: &dyn Fn(&str) -> bool) -> usize {
-    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
-    entries
-        .flatten()
-        .map(|entry| match entry.file_type() {
-            Ok(kind) if kind.is_dir() => count_files(&entry.path(), wanted),
-            Ok(kind) if kind.is_file() && entry.file_name().to_str().is_some_and(wanted) => 1,
-            _ => 0,
-        })
-        .sum()
 }

@@ -3,6 +3,7 @@
 //! Tests assert from the outside, over HTTP and in the file system; nothing here reaches into another crate.
 
 mod cluster;
+mod daemon;
 mod processes;
 mod shuffle;
 mod spark;
@@ -10,12 +11,15 @@ mod standalone;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use processes::Processes;
-pub use shuffle::{ShuffleService, write_private};
+pub use shuffle::ShuffleService;
 pub use spark::{Application, Spark, kill_nine};
 pub use standalone::Standalone;
 
 use anyhow::{Context, Result, bail};
 use std::{
+    fs,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -70,4 +74,32 @@ pub async fn get_json(url: &str) -> Result<serde_json::Value> {
         bail!("GET {url}: {status}: {body}");
     }
     serde_json::from_str(&body).with_context(|| format!("GET {url}: {body}"))
+}
+
+/// Writes a file that only its owner may read, as one with secrets has to be.
+pub fn write_private(path: &Path, content: &str) -> Result<()> {
+    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    Ok(file.write_all(content.as_bytes())?)
+}
+
+/// Whether any process was started with this word in its arguments.
+pub fn on_a_command_line(word: &str) -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut lines = processes.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    lines.any(|line| String::from_utf8_lossy(&line).contains(word))
+}
+
+/// The files below `dir` whose names are wanted.
+fn files(dir: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => found.append(&mut files(&entry.path(), wanted)),
+            Ok(kind) if kind.is_file() && entry.file_name().to_str().is_some_and(wanted) => {
+                found.push(entry.path());
+            }
+            _ => {}
+        }
+    }
+    found
 }

@@ -1,25 +1,25 @@
 //! A cluster as it is run on machines: `bellows master`, `bellows agent` and `bellows shuffle`, each a process of its
 //! own, here all on one machine and on free ports.
-use crate::{binaries, eventually, get_json};
-use anyhow::{Context, Result, bail, ensure};
+use crate::{binaries, daemon::Daemon, eventually, files, get_json};
+use anyhow::{Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
-    fs::{self, File, OpenOptions},
+    fs,
     net::TcpListener,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
+    process::{Command, Stdio},
     time::Duration,
 };
 use tempfile::TempDir;
 
 pub struct Processes {
+    /// In the order in which they end: what one says at its end has somebody to go to.
+    agent: Daemon,
+    _master: Daemon,
+    shuffle: Daemon,
     dir: TempDir,
     ports: Ports,
-    /// In the order in which they were started.
-    master: Child,
-    agent: Child,
-    shuffle: Child,
 }
 
 struct Ports {
@@ -40,7 +40,7 @@ impl Processes {
         let disks = disks(dir.path())?;
         let begun = Self {
             shuffle: spawn(dir.path(), "shuffle", &shuffle_arguments(dir.path(), &ports, &disks))?,
-            master: spawn(dir.path(), "master", &["--port".into(), master.to_string()])?,
+            _master: spawn(dir.path(), "master", &["--port".into(), master.to_string()])?,
             agent: spawn(
                 dir.path(),
                 "agent",
@@ -91,9 +91,7 @@ impl Processes {
 
     /// With SIGKILL: it can do nothing more.
     pub fn kill_shuffle(&mut self) -> Result<()> {
-        self.shuffle.kill()?;
-        self.shuffle.wait()?;
-        Ok(())
+        self.shuffle.end(Signal::KILL).map(drop)
     }
 
     /// As an init system starts it again.
@@ -126,13 +124,7 @@ impl Processes {
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        for child in [&mut self.agent, &mut self.master, &mut self.shuffle] {
-            let pid = Pid::from_raw(child.id() as i32).expect("a child has a pid");
-            if matches!(child.try_wait(), Ok(None)) {
-                let _ = kill_process(pid, Signal::TERM);
-                let _ = child.wait();
-            }
-        }
+        let _ = self.agent.end(Signal::TERM);
         // An agent leaves its tasks running. Normally there are none any more.
         let dir = self.dir.path().as_os_str().as_encoded_bytes();
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -165,18 +157,11 @@ fn disks(dir: &Path) -> Result<String> {
     Ok(disks.map(|disk| disk.display().to_string()).join(","))
 }
 
-/// `bellows PART --ip 127.0.0.1 ARGUMENTS`, its log behind what is there already.
-fn spawn(dir: &Path, part: &str, arguments: &[String]) -> Result<Child> {
-    let log: File =
-        OpenOptions::new().create(true).append(true).open(dir.join(part).with_extension("log"))?;
-    Command::new(binaries().join("bellows"))
-        .args([part, "--ip", "127.0.0.1"])
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
-        .with_context(|| format!("bellows {part}"))
+/// `bellows PART --ip 127.0.0.1 ARGUMENTS`.
+fn spawn(dir: &Path, part: &str, arguments: &[String]) -> Result<Daemon> {
+    let mut command = Command::new(binaries().join("bellows"));
+    command.args([part, "--ip", "127.0.0.1"]).args(arguments).stdout(Stdio::null());
+    Daemon::spawn(&mut command, dir.join(part).with_extension("log"))
 }
 
 /// All at once, so that they differ. A restarted service must find its port again, so it cannot have 0.
@@ -186,18 +171,4 @@ fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let ports: Vec<u16> =
         listeners.iter().map(|l| Ok(l.local_addr()?.port())).collect::<Result<_, std::io::Error>>()?;
     ports.try_into().or_else(|_| bail!("N ports for N listeners"))
-}
-
-fn files(dir: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => found.append(&mut files(&entry.path(), wanted)),
-            Ok(kind) if kind.is_file() && entry.file_name().to_str().is_some_and(wanted) => {
-                found.push(entry.path());
-            }
-            _ => {}
-        }
-    }
-    found
 }

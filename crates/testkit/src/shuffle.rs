@@ -1,18 +1,16 @@
 //! `bellows shuffle`, as an operator starts it: a process of its own on a free port.
-use crate::{binaries, eventually};
+use crate::{binaries, daemon::Daemon, eventually};
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
-    fs::{self, File},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 use tempfile::TempDir;
 
 pub struct ShuffleService {
-    child: Child,
+    daemon: Daemon,
     dir: TempDir,
     port: u16,
 }
@@ -21,34 +19,23 @@ impl ShuffleService {
     /// Serves what lies below `disk`, with `flags` besides; listens on every address, as it does by default.
     pub async fn start(disk: &Path, flags: &[&str]) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let log = dir.path().join("log");
-        let mut child = Command::new(binaries().join("bellows"))
+        let mut command = Command::new(binaries().join("bellows"));
+        command
             .args(["shuffle", "--port", "0", "--work-dir"])
             .arg(dir.path().join("work"))
             .arg("--shuffle-dirs")
             .arg(disk)
             .args(flags)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log)?)
-            .spawn()
-            .context("bellows shuffle")?;
-        let port = eventually("the shuffle service's port in its log", Duration::from_secs(30), || {
-            let ended = child.try_wait();
-            let log = fs::read_to_string(&log).unwrap_or_default();
-            async move {
-                let address = log.split("local_addr=").nth(1).and_then(|rest| rest.split_whitespace().next());
-                let port = address.and_then(|address| address.rsplit(':').next()?.parse().ok());
-                port.with_context(|| format!("bellows shuffle ({ended:?}) says: {log}"))
-            }
-        });
-        match port.await {
-            Ok(port) => Ok(Self { child, dir, port }),
-            Err(error) => {
-                end(&mut child);
-                Err(error)
-            }
-        }
+            .stdout(Stdio::null());
+        let daemon = Daemon::spawn(&mut command, dir.path().join("log"))?;
+        let port = eventually("the shuffle service's port in its log", Duration::from_secs(30), || async {
+            let log = daemon.log();
+            let address = log.split("local_addr=").nth(1).and_then(|rest| rest.split_whitespace().next());
+            let port = address.and_then(|address| address.rsplit(':').next()?.parse().ok());
+            port.with_context(|| format!("bellows shuffle says: {log}"))
+        })
+        .await?;
+        Ok(Self { daemon, dir, port })
     }
 
     pub fn port(&self) -> u16 {
@@ -56,7 +43,7 @@ impl ShuffleService {
     }
 
     pub fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+        self.daemon.log()
     }
 
     /// What `bellows shuffle status` says of the application.
@@ -80,25 +67,4 @@ impl ShuffleService {
         }
         Ok(output.stdout)
     }
-}
-
-impl Drop for ShuffleService {
-    fn drop(&mut self) {
-        end(&mut self.child);
-    }
-}
-
-/// Ends a child as a service manager does, and waits for it.
-pub(crate) fn end(child: &mut Child) {
-    if matches!(child.try_wait(), Ok(None)) {
-        let _ = kill_process(Pid::from_raw(child.id() as i32).expect("a child has a pid"), Signal::TERM);
-        let _ = child.wait();
-    }
-}
-
-/// Writes a file that only its owner may read, as one with secrets has to be.
-pub fn write_private(path: &Path, content: &str) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::write(path, content)?;
-    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o600))?)
 }

@@ -1,12 +1,12 @@
 //! Spark's own cluster manager: a master, and workers without the shuffle service that they could run, so that
 //! `bellows shuffle` takes its place.
-use crate::{Application, Spark, eventually, get_json, shuffle::end, write_private};
+use crate::{Application, Spark, daemon::Daemon, eventually, get_json, write_private};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     ffi::OsStr,
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 use tempfile::TempDir;
@@ -17,12 +17,12 @@ const SHORT_LIVED: &str = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC";
 const START_LIMIT: Duration = Duration::from_secs(150);
 
 pub struct Standalone {
+    /// They end before the master: what a worker says at its end has somebody to go to.
+    workers: Vec<Daemon>,
+    _master: Daemon,
     home: PathBuf,
     dir: TempDir,
     disk: PathBuf,
-    /// Workers first: what a worker says at its end has somebody to go to.
-    workers: Vec<Child>,
-    master: Child,
     address: String,
     page: String,
 }
@@ -35,31 +35,22 @@ impl Standalone {
         fs::create_dir(dir.path().join("conf"))?;
         let lines = settings.iter().map(|(key, value)| format!("{key} {value}\n")).collect::<String>();
         write_private(&dir.path().join("conf/spark-defaults.conf"), &lines)?;
-        let log = dir.path().join("master");
-        let mut master = daemon(spark.home(), &dir, disk)
+        let mut command = spark_class(spark.home(), &dir, disk);
+        command
             .args(["org.apache.spark.deploy.master.Master", "--host", "127.0.0.1", "--port", "0"])
             .args(["--webui-port", "0"])
-            .env("SPARK_MASTER_OPTS", "-Dspark.master.rest.enabled=false")
-            .stderr(File::create(&log)?)
-            .spawn()?;
-        let said = eventually("Spark's master", START_LIMIT, || {
-            let (ended, log) = (master.try_wait(), fs::read_to_string(&log).unwrap_or_default());
-            async move {
-                let after = |key: &str| Some(log.split(key).nth(1)?.split_whitespace().next()?.to_owned());
-                let address = after("Starting Spark master at ");
-                let said = address.zip(after("MasterWebUI to 127.0.0.1, and started at "));
-                said.filter(|_| log.contains("ALIVE")).with_context(|| format!("{ended:?}: {log}"))
-            }
-        });
-        let (address, page) = match said.await {
-            Ok(said) => said,
-            Err(error) => {
-                end(&mut master);
-                return Err(error);
-            }
-        };
+            .env("SPARK_MASTER_OPTS", "-Dspark.master.rest.enabled=false");
+        let master = Daemon::spawn(&mut command, dir.path().join("master"))?;
+        let (address, page) = eventually("Spark's master", START_LIMIT, || async {
+            let log = master.log();
+            let after = |key: &str| Some(log.split(key).nth(1)?.split_whitespace().next()?.to_owned());
+            let address = after("Starting Spark master at ");
+            let said = address.zip(after("MasterWebUI to 127.0.0.1, and started at "));
+            said.filter(|_| log.contains("ALIVE")).with_context(|| log.clone())
+        })
+        .await?;
         let (home, disk) = (spark.home().to_owned(), disk.to_owned());
-        let mut cluster = Self { home, dir, disk, workers: Vec::new(), master, address, page };
+        let mut cluster = Self { home, dir, disk, workers: Vec::new(), _master: master, address, page };
         cluster.add_worker("127.0.0.1", 2).await?;
         Ok(cluster)
     }
@@ -67,21 +58,22 @@ impl Standalone {
     /// Another "machine" of this one: any address of the loopback is.
     pub async fn add_worker(&mut self, host: &str, cores: u32) -> Result<()> {
         let log = self.dir.path().join(format!("worker-{}", self.workers.len()));
-        let worker = daemon(&self.home, &self.dir, &self.disk)
+        let mut command = spark_class(&self.home, &self.dir, &self.disk);
+        command
             .args(["org.apache.spark.deploy.worker.Worker", "--host", host, "--webui-port", "0"])
             .args(["--cores", &cores.to_string(), "--memory", "2g", "--work-dir"])
             .arg(self.dir.path().join("work"))
             .arg(&self.address)
-            .env("SPARK_LOCAL_IP", host)
-            .stderr(File::create(&log)?)
-            .spawn()?;
-        self.workers.push(worker);
+            .env("SPARK_LOCAL_IP", host);
+        let worker = Daemon::spawn(&mut command, log)?;
         eventually("the worker to register", START_LIMIT, || async {
-            let log = fs::read_to_string(&log).unwrap_or_default();
+            let log = worker.log();
             ensure!(log.contains("Successfully registered with master"), "{log}");
             Ok(())
         })
-        .await
+        .await?;
+        self.workers.push(worker);
+        Ok(())
     }
 
     /// Runs a Python application whose executors come and go, one at a time, with a shuffle service on this port of
@@ -133,14 +125,7 @@ impl Standalone {
     }
 }
 
-impl Drop for Standalone {
-    fn drop(&mut self) {
-        self.workers.iter_mut().for_each(end);
-        end(&mut self.master);
-    }
-}
-
-fn daemon(home: &Path, dir: &TempDir, disk: &Path) -> Command {
+fn spark_class(home: &Path, dir: &TempDir, disk: &Path) -> Command {
     let mut command = Command::new(home.join("bin/spark-class"));
     command
         .env("SPARK_HOME", home)
@@ -150,7 +135,6 @@ fn daemon(home: &Path, dir: &TempDir, disk: &Path) -> Command {
         .env("SPARK_DAEMON_MEMORY", "256m")
         .env("SPARK_DAEMON_JAVA_OPTS", SHORT_LIVED)
         .env("SPARK_LAUNCHER_OPTS", SHORT_LIVED)
-        .stdin(Stdio::null())
         .stdout(Stdio::null());
     command
 }
