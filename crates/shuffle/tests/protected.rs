@@ -94,7 +94,26 @@ async fn who_does_not_finish_what_it_began_is_cut() {
     assert_eq!(encrypted.receive().await, None);
     assert_eq!(service.status().errors["stalled"], 2);
     // Saying nothing between messages is allowed.
-    quiet.register(&bench.executor("app", "1")).await;
+    let mut call = bytes::BytesMut::new();
+    let body = bench.executor("app", "1").register().encode();
+    Message::RpcRequest { request: 9, body }.encode(&mut call);
+    quiet.socket.write_all(&call[..5]).await.expect("taken");
+    // The time that a message may take has begun, and not with the connection.
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    quiet.socket.write_all(&call[5..]).await.expect("taken");
+    assert!(matches!(quiet.receive().await, Some(Message::RpcResponse { request: 9, .. })));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_stranger_gets_no_room_for_a_large_request() {
+    let mut bench = Bench::new();
+    bench.authenticate("app s3cret\n");
+    let service = bench.start().await;
+    let mut stranger = Client::connect(&service).await;
+    stranger.socket.write_all(&(1u64 << 20).to_be_bytes()).await.expect("taken");
+    assert_eq!(stranger.receive().await, None);
+    assert_eq!(service.status().errors["forbidden"], 1);
     service.stop().await;
 }
 
