@@ -1,41 +1,51 @@
-//! The bound: a server that does nothing for a block but write its header and call `sendfile`, a blocking thread for
-//! each connection. It knows whatever the load generator asks for, checks nothing, and serves nobody else.
+//! The bound: a server that does nothing for a block but write its header and call `sendfile` or, where connections are
+//! encrypted, read, encrypt and send it; a blocking thread for each connection. It knows whatever the load generator
+//! asks for, checks nothing, and serves nobody else.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
+use bellows_transport::auth::{AuthPolicy, SecretStore, ServerAuth, SessionCipher, Step};
 use bellows_transport::frame::{Decoded, FrameDecoder};
 use bellows_transport::message::{Message, put_chunk_header};
 use bellows_transport::rpc::{FetchShuffleBlocks, Rpc};
 use bytes::{Bytes, BytesMut};
 use rustix::net::SendFlags;
 
-use crate::data;
+use crate::{data, peer};
+
+/// What is encrypted at a time. More or less costs more.
+const BURST_BYTES: u64 = 512 << 10;
 
 /// Each application's directory.
 type Dirs = Arc<Mutex<HashMap<String, PathBuf>>>;
 
-/// `bare PORT`
+/// `bare PORT [encrypted]`
 pub fn serve(args: &[String]) -> Result<()> {
     let port: u16 = args.first().context("bare PORT")?.parse()?;
+    let encrypted = args.len() > 1;
     let listener = TcpListener::bind(("127.0.0.1", port))?;
     let dirs = Dirs::default();
     for socket in listener.incoming() {
         let (socket, dirs) = (socket?, dirs.clone());
         std::thread::Builder::new()
             .stack_size(256 << 10)
-            .spawn(move || Connection::new(socket, dirs).run())?;
+            .spawn(move || Connection::new(socket, dirs).run(encrypted))?;
     }
     Ok(())
 }
 
 struct Connection {
     socket: TcpStream,
+    cipher: Option<Box<SessionCipher>>,
+    /// Where blocks are encrypted.
+    burst: Vec<u8>,
     dirs: Dirs,
     outputs: HashMap<(String, i64), Output>,
     /// By stream. Never closed: a connection lives for one measurement.
@@ -49,20 +59,34 @@ struct Output {
 
 impl Connection {
     fn new(socket: TcpStream, dirs: Dirs) -> Connection {
-        Connection { socket, dirs, outputs: HashMap::new(), fetches: HashMap::new() }
+        let (outputs, fetches) = (HashMap::new(), HashMap::new());
+        Connection { socket, cipher: None, burst: Vec::new(), dirs, outputs, fetches }
     }
 
     /// Ends when the peer closes.
-    fn run(mut self) -> Result<()> {
+    fn run(mut self, encrypted: bool) -> Result<()> {
         self.socket.set_nodelay(true)?;
+        let secrets = Arc::new(SecretStore::one_for_all(peer::SECRET.to_owned()));
+        let mut auth = encrypted.then(|| ServerAuth::new(secrets, AuthPolicy::default()));
         let (mut decoder, mut input) = (FrameDecoder::new(1 << 20), BytesMut::new());
-        let mut buffer = [0; 4096];
+        let (mut buffer, mut sealed) = ([0; 4096], BytesMut::new());
         loop {
-            match decoder.decode(&mut input)? {
-                Decoded::Message(message) => self.answer(message)?,
-                Decoded::Incomplete(_) => match self.socket.read(&mut buffer)? {
-                    0 => return Ok(()),
-                    got => input.extend_from_slice(&buffer[..got]),
+            match (decoder.decode(&mut input)?, &mut auth) {
+                (Decoded::Message(Message::RpcRequest { request, body }), Some(unproven)) => {
+                    let Step::Established { reply, cipher, .. } = unproven.receive(body)? else {
+                        bail!("not the engine")
+                    };
+                    self.send_message(&Message::RpcResponse { request, body: reply })?;
+                    (self.cipher, auth) = (cipher, None);
+                }
+                (Decoded::Message(message), _) => self.answer(message)?,
+                (Decoded::Incomplete(_), _) => match (self.socket.read(&mut buffer)?, &mut self.cipher) {
+                    (0, _) => return Ok(()),
+                    (got, None) => input.extend_from_slice(&buffer[..got]),
+                    (got, Some(cipher)) => {
+                        sealed.extend_from_slice(&buffer[..got]);
+                        cipher.open(&mut sealed, &mut input)?;
+                    }
                 },
             }
         }
@@ -84,9 +108,7 @@ impl Connection {
                     }
                     other => bail!("{other:?}"),
                 };
-                let mut out = BytesMut::new();
-                Message::RpcResponse { request, body }.encode(&mut out);
-                self.send(&out, SendFlags::empty())
+                self.send_message(&Message::RpcResponse { request, body })
             }
             Message::ChunkFetchRequest(id) => {
                 let fetch = self.fetches.get(&id.stream).context("chunk of no stream")?;
@@ -100,25 +122,72 @@ impl Connection {
                 let output = &self.outputs[&key];
                 let mut header = BytesMut::new();
                 put_chunk_header(&mut header, id, output.block_bytes);
-                self.send(&header, SendFlags::MORE)?;
-                let (mut at, end) = (reduce * output.block_bytes, (reduce + 1) * output.block_bytes);
-                while at < end {
-                    let left = (end - at) as usize;
-                    rustix::fs::sendfile(&self.socket, &output.data, Some(&mut at), left)?;
+                let (at, end) = (reduce * output.block_bytes, (reduce + 1) * output.block_bytes);
+                match &mut self.cipher {
+                    None => send_block(&self.socket, &header, &output.data, at, end),
+                    Some(cipher) => {
+                        let target = (&self.socket, &mut **cipher, &mut self.burst);
+                        send_encrypted(target, &header, &output.data, at, end)
+                    }
                 }
-                Ok(())
             }
             other => bail!("{other:?}"),
         }
     }
 
-    fn send(&self, mut bytes: &[u8], flags: SendFlags) -> Result<()> {
-        while !bytes.is_empty() {
-            let sent = rustix::net::send(&self.socket, bytes, flags)?;
-            bytes = &bytes[sent..];
+    fn send_message(&mut self, message: &Message) -> Result<()> {
+        let (mut out, mut sealed) = (BytesMut::new(), BytesMut::new());
+        message.encode(&mut out);
+        if let Some(cipher) = &mut self.cipher {
+            cipher.encryptor.seal(&out, &mut sealed);
+            out = sealed;
         }
-        Ok(())
+        send(&self.socket, &out, SendFlags::empty())
     }
+}
+
+fn send(socket: &TcpStream, mut bytes: &[u8], flags: SendFlags) -> Result<()> {
+    while !bytes.is_empty() {
+        let sent = rustix::net::send(socket, bytes, flags)?;
+        bytes = &bytes[sent..];
+    }
+    Ok(())
+}
+
+fn send_block(socket: &TcpStream, header: &[u8], data: &File, mut at: u64, end: u64) -> Result<()> {
+    send(socket, header, SendFlags::MORE)?;
+    while at < end {
+        let left = (end - at) as usize;
+        rustix::fs::sendfile(socket, data, Some(&mut at), left)?;
+    }
+    Ok(())
+}
+
+/// One message for a burst; the header is in the first.
+fn send_encrypted(
+    (socket, cipher, place): (&TcpStream, &mut SessionCipher, &mut Vec<u8>),
+    mut header: &[u8],
+    data: &File,
+    mut at: u64,
+    end: u64,
+) -> Result<()> {
+    while at < end {
+        let plain_bytes = header.len() + BURST_BYTES.min(end - at) as usize;
+        let sealed_bytes = cipher.encryptor.sealed_bytes(plain_bytes);
+        if place.len() < sealed_bytes {
+            place.resize(sealed_bytes, 0);
+        }
+        cipher.encryptor.seal_with(plain_bytes, &mut place[..sealed_bytes], |part| {
+            let (head, body) = part.split_at_mut(header.len());
+            head.copy_from_slice(header);
+            header = &[];
+            data.read_exact_at(body, at)?;
+            at += body.len() as u64;
+            Ok(())
+        })?;
+        send(socket, &place[..sealed_bytes], SendFlags::empty())?;
+    }
+    Ok(())
 }
 
 impl Output {

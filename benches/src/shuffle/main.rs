@@ -1,5 +1,5 @@
 //! `make bench-shuffle`: this shuffle service beside Spark's own, on the same files, under the same load, in one run;
-//! and beside a server that only calls `sendfile`, which says what is left to gain.
+//! and beside a bare server that only reads, encrypts and sends, which says what is left to gain.
 //!
 //! Every byte that any of them answers with is compared. Prints; asserts nothing of time.
 
@@ -139,7 +139,7 @@ impl Bench {
         let peers = [self.start(Kind::Bellows, false)?, self.start(Kind::Spark, false)?];
         let bare = self.start(Kind::Bare, false)?;
         self.warm_up(&peers, None)?;
-        self.compare([&peers[0], &peers[1]], Some(&bare), &CASES, 0)?;
+        self.compare([&peers[0], &peers[1], &bare], &CASES, 0, None)?;
         if self.only.is_none() {
             let after = [self.occupied(&peers[0])?, self.occupied(&peers[1])?];
             print_memory("the same after all of this load", after);
@@ -150,8 +150,9 @@ impl Bench {
     fn encrypted(&self) -> Result<()> {
         println!("\nEncrypted: AES-GCM, key derivation version 2");
         let peers = [self.start(Kind::Bellows, true)?, self.start(Kind::Spark, true)?];
+        let bare = self.start(Kind::Bare, true)?;
         self.warm_up(&peers, Some(peer::SECRET))?;
-        self.compare([&peers[0], &peers[1]], None, &ENCRYPTED_CASES, CASES.len())
+        self.compare([&peers[0], &peers[1], &bare], &ENCRYPTED_CASES, CASES.len(), Some(peer::SECRET))
     }
 
     fn memory(&self) -> Result<()> {
@@ -187,7 +188,13 @@ impl Bench {
         Ok(())
     }
 
-    fn compare(&self, peers: [&Peer; 2], bare: Option<&Peer>, cases: &[Case], first: usize) -> Result<()> {
+    fn compare(
+        &self,
+        peers: [&Peer; 3],
+        cases: &[Case],
+        first: usize,
+        secret: Option<&'static str>,
+    ) -> Result<()> {
         println!(
             "{:>2} {:>8} {:>6} {:>5} {:>5}  {:10} {:>10} {:>9} {:>9} {:>9} {:>9} {:>12} {:>10} {:>11}",
             "",
@@ -213,26 +220,23 @@ impl Bench {
             println!("{}", case.how.text());
             let data =
                 DataSet::create(self.scratch.path(), &format!("case-{number}"), case.block_bytes, case.maps)?;
-            let encrypted = bare.is_none();
             let rate = match case.how {
                 How::Paced(share) => {
-                    let most = self.measure(peers[1], &data, case, encrypted, None)?;
+                    let most = self.measure(peers[1], &data, case, secret, None)?;
                     Some(share * most.rate() / case.blocks_per_fetch as f64)
                 }
                 _ => None,
             };
             let mut measured = Vec::new();
-            for peer in peers.into_iter().chain(bare) {
+            for peer in peers {
                 let m = self
-                    .measure(peer, &data, case, encrypted, rate)
+                    .measure(peer, &data, case, secret, rate)
                     .with_context(|| format!("case {number}, {}", peer.kind.name()))?;
                 print_row(number, case, peer.kind, &m);
                 measured.push(m);
             }
             print_ratio(&measured[0], &measured[1], "Spark's");
-            if let Some(bare) = measured.get(2) {
-                print_ratio(&measured[0], bare, "bare sendfile");
-            }
+            print_ratio(&measured[0], &measured[2], "the bare one");
             data.remove()?;
         }
         Ok(())
@@ -243,7 +247,7 @@ impl Bench {
         peer: &Peer,
         data: &DataSet,
         case: &Case,
-        encrypted: bool,
+        secret: Option<&'static str>,
         rate: Option<f64>,
     ) -> Result<Measured> {
         if case.how == How::SparkClient {
@@ -259,7 +263,7 @@ impl Bench {
             data,
             connections: case.connections,
             per_fetch: case.blocks_per_fetch,
-            secret: encrypted.then_some(peer::SECRET),
+            secret,
             rate,
             cold,
         };

@@ -25,7 +25,7 @@ impl Kind {
         match self {
             Kind::Bellows => "bellows",
             Kind::Spark => "spark",
-            Kind::Bare => "sendfile",
+            Kind::Bare => "bare",
         }
     }
 }
@@ -52,6 +52,9 @@ impl Peer {
             Kind::Bare => {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.arg("bare").arg(port.to_string());
+                if encrypted {
+                    command.arg("encrypted");
+                }
                 command
             }
         };

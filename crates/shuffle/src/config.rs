@@ -92,7 +92,10 @@ pub struct Limits {
     pub index_cache_bytes: u64,
     /// Data files kept open.
     pub open_files: usize,
-    /// A connection that does not, within this time, take what is being sent (of a large block 1 MiB at a time), bring
+    /// Memory for copied parts of blocks (encrypted, or for TLS) that wait for slow peers, of all connections together.
+    /// Without room, a connection copies 32 KiB at a time instead of 512.
+    pub unsent_bytes: usize,
+    /// A connection that does not, within this time, take what is being sent (of a large block up to 1 MiB at a time), bring
     /// to an end a message that it began, or authenticate, is cut.
     pub stalled_after: Duration,
     /// Applications and executors that may be registered at once.
@@ -109,6 +112,7 @@ impl Default for Limits {
             streams_per_connection: 4096,
             index_cache_bytes: 64 << 20,
             open_files: 1024,
+            unsent_bytes: 128 << 20,
             stalled_after: Duration::from_secs(60),
             applications: 16 * 1024,
             executors: 1 << 20,

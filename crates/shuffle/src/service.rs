@@ -112,6 +112,8 @@ pub(crate) struct Service {
     files: BlockFiles,
     /// In KiB; see `Limits::large_requests_bytes`.
     large_requests: Arc<Semaphore>,
+    /// In bytes; see `Limits::unsent_bytes`.
+    pub(crate) unsent: Arc<Semaphore>,
     pub(crate) disks: Arc<Disks>,
     /// Applications that were removed, and of their directories those that are not deleted yet, as the store has them.
     unfinished: Mutex<BTreeMap<String, BTreeSet<PathBuf>>>,
@@ -133,6 +135,7 @@ impl Service {
             .map(|root| root.canonicalize().unwrap_or_else(|_| root.clone()))
             .collect();
         let large_requests = Arc::new(Semaphore::new(config.limits.large_requests_bytes / 1024));
+        let unsent = Arc::new(Semaphore::new(config.limits.unsent_bytes));
         let work_dir = config.work_dir.canonicalize().unwrap_or_else(|_| config.work_dir.clone());
         let disks = Arc::new(Disks::new(roots.iter().cloned().chain([work_dir]).collect()));
         let metrics = Metrics::default();
@@ -145,6 +148,7 @@ impl Service {
             store,
             files,
             large_requests,
+            unsent,
             disks,
             unfinished,
             roots,

@@ -217,8 +217,10 @@ proptest! {
                 if *at_once {
                     sides[from].encryptor.seal(message, &mut sealed);
                 } else {
-                    let mut rest = &message[..];
-                    let filled = sides[from].encryptor.seal_with(message.len(), &mut sealed, |part| {
+                    let (mut rest, encryptor) = (&message[..], &mut sides[from].encryptor);
+                    let start = sealed.len();
+                    sealed.resize(start + encryptor.sealed_bytes(message.len()), 0);
+                    let filled = encryptor.seal_with(message.len(), &mut sealed[start..], |part| {
                         assert!(part.len() <= 32 * 1024);
                         let (now, later) = rest.split_at(part.len());
                         part.copy_from_slice(now);

@@ -225,7 +225,9 @@ impl Wire {
         // The two ways of sealing, one after the other.
         let (head, mut body) = frame.split_at(frame.len().min(21));
         cipher.encryptor.seal(head, &mut sealed);
-        cipher.encryptor.seal_with(body.len(), &mut sealed, |part| body.read_exact(part))?;
+        let start = sealed.len();
+        sealed.resize(start + cipher.encryptor.sealed_bytes(body.len()), 0);
+        cipher.encryptor.seal_with(body.len(), &mut sealed[start..], |part| body.read_exact(part))?;
         self.stream.write_all(&sealed)
     }
 

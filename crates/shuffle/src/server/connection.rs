@@ -66,7 +66,7 @@ impl Connection {
     pub(super) fn new(stream: Stream, service: Arc<Service>, place: Place) -> Connection {
         let limits = &service.config.limits;
         Connection {
-            wire: Wire::new(stream, service.disks.clone(), limits.stalled_after),
+            wire: Wire::new(stream, service.disks.clone(), service.unsent.clone(), limits.stalled_after),
             decoder: FrameDecoder::new(limits.request_bytes),
             streams: Streams::new(limits.streams_per_connection),
             peer: match service.security.authenticator() {

@@ -1,6 +1,7 @@
 //! The bytes of one connection: what was read and not yet understood, what is written and not yet taken. On a plain
 //! connection file parts go from the page cache to the socket without passing through here.
 
+use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use bytes::BytesMut;
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
@@ -27,8 +29,11 @@ const FLUSH_AT_BYTES: usize = 64 << 10;
 const WINDOW_BYTES: u64 = 1 << 20;
 /// Linux' default for a disk (`read_ahead_kb`).
 const READ_AHEAD_BYTES: u64 = 128 << 10;
-/// What is encrypted at a time.
-const SEALED_BYTES: u64 = 128 << 10;
+/// What is copied at a time, and encrypted where it lies. A peer that keeps up is woken by every burst, which costs more
+/// than the encryption of 64 KiB.
+const BURST_BYTES: u64 = 512 << 10;
+/// The same while too much waits to be taken by others.
+const CROWDED_BURST_BYTES: u64 = 32 << 10;
 const READ_BYTES: usize = 16 << 10;
 /// An idle connection keeps no more than this.
 const KEPT_BYTES: usize = 16 << 10;
@@ -79,15 +84,25 @@ impl Stream {
         }
     }
 
+    /// What is taken at once; of TLS, nothing.
+    fn try_write(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
+        let Stream::Plain(socket) = self else { return Ok(0) };
+        match socket.try_io(Interest::WRITABLE, || send(socket, bytes, more)) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Ok(0)
+            }
+            done => done,
+        }
+    }
+
     /// `more` says that further bytes follow at once. All has to be taken within the bound.
     async fn write_all(&mut self, bytes: &[u8], more: bool, stalled_after: Duration) -> io::Result<()> {
         match self {
             Stream::Plain(socket) => {
                 let mut sent = 0;
-                let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
                 let mut patience = Patience::new(stalled_after);
                 while sent < bytes.len() {
-                    let send = || Ok(rustix::net::send(&*socket, &bytes[sent..], flags)?);
+                    let send = || send(socket, &bytes[sent..], more);
                     sent += when_writable(socket, &mut patience, send).await?;
                 }
             }
@@ -109,6 +124,8 @@ pub(super) struct Wire {
     pub(super) out: BytesMut,
     cipher: Option<Box<Encrypted>>,
     disks: Arc<Disks>,
+    /// Room for what was copied and waits to be taken, in bytes, of all connections together.
+    queue: Arc<Semaphore>,
     stalled_after: Duration,
     /// For the message that is arriving.
     patience: Patience,
@@ -131,9 +148,14 @@ impl Encrypted {
 }
 
 impl Wire {
-    pub(super) fn new(stream: Stream, disks: Arc<Disks>, stalled_after: Duration) -> Wire {
+    pub(super) fn new(
+        stream: Stream,
+        disks: Arc<Disks>,
+        queue: Arc<Semaphore>,
+        stalled_after: Duration,
+    ) -> Wire {
         let (input, out, patience) = (BytesMut::new(), BytesMut::new(), Patience::new(stalled_after));
-        Wire { stream, input, out, cipher: None, disks, stalled_after, patience }
+        Wire { stream, input, out, cipher: None, disks, queue, stalled_after, patience }
     }
 
     /// From here on, both ways; what waits for a flush must have left.
@@ -158,6 +180,10 @@ impl Wire {
     /// there whole within the bound.
     pub(super) async fn fill(&mut self, hurry: bool) -> io::Result<bool> {
         let begun = !self.input.is_empty();
+        if !begun {
+            // However long the last request was.
+            self.input = BytesMut::new();
+        }
         let raw = match &mut self.cipher {
             Some(encrypted) => &mut encrypted.input,
             None => &mut self.input,
@@ -218,22 +244,27 @@ impl Wire {
 
     /// Sends what waits, then the part of the file. After an error the connection cannot be used further.
     pub(super) async fn send_segment(&mut self, segment: &Segment) -> io::Result<()> {
-        self.flush(true).await?;
+        let plain = matches!((&self.stream, &self.cipher), (Stream::Plain(_), None));
+        if plain {
+            self.flush(true).await?;
+        }
         let (mut at, end) = (segment.offset, segment.offset + segment.bytes);
         while at < end {
             let window = WINDOW_BYTES.min(end - at);
             make_resident(&self.disks, &segment.source, at, window).await?;
-            match (&mut self.stream, &mut self.cipher) {
-                (Stream::Plain(socket), None) => {
+            match &mut self.stream {
+                Stream::Plain(socket) if plain => {
                     send_file(socket, &segment.source, at, window, self.stalled_after).await?;
                 }
-                (stream, cipher) => {
-                    let target = (stream, cipher.as_deref_mut(), &mut self.out);
-                    send_copied(target, &segment.source, at, window, self.stalled_after).await?;
+                stream => {
+                    let target = (stream, self.cipher.as_deref_mut(), &mut self.out);
+                    let bounds = (&*self.queue, self.stalled_after);
+                    send_copied(target, &segment.source, at, window, bounds).await?;
                 }
             }
             at += window;
         }
+        empty(&mut self.out);
         Ok(())
     }
 }
@@ -260,34 +291,73 @@ async fn send_file(
     Ok(())
 }
 
-/// By way of memory: encrypted here, by TLS, or both.
+/// What waits in `out` and a part of a file behind it, by way of memory: encrypted here, by TLS, or both. All
+/// connections of a thread share the place where that is done; in `out` stays only what the socket does not take at
+/// once.
 async fn send_copied(
-    (stream, mut cipher, buffer): (&mut Stream, Option<&mut Encrypted>, &mut BytesMut),
+    (stream, mut cipher, out): (&mut Stream, Option<&mut Encrypted>, &mut BytesMut),
     source: &Source,
     mut at: u64,
     bytes: u64,
-    stalled_after: Duration,
+    (queue, stalled_after): (&Semaphore, Duration),
 ) -> io::Result<()> {
     let end = at + bytes;
     while at < end {
-        let step = SEALED_BYTES.min(end - at) as usize;
-        let mut read = |part: &mut [u8]| {
-            source.read_exact(part, at)?;
-            at += part.len() as u64;
-            Ok(())
-        };
-        buffer.clear();
-        match &mut cipher {
-            Some(encrypted) => encrypted.cipher.encryptor.seal_with(step, buffer, &mut read)?,
-            None => {
-                buffer.resize(step, 0);
-                read(buffer)?;
-            }
-        }
-        stream.write_all(buffer, at < end, stalled_after).await?;
+        let room = queue.try_acquire_many(BURST_BYTES as u32);
+        let burst = if room.is_ok() { BURST_BYTES } else { CROWDED_BURST_BYTES }.min(end - at);
+        BURST.with_borrow_mut(|place| {
+            let ready = gather(cipher.as_deref_mut(), place, out, source, (at, burst as usize))?;
+            let sent = stream.try_write(ready, at + burst < end)?;
+            out.clear();
+            out.extend_from_slice(&ready[sent..]);
+            io::Result::Ok(())
+        })?;
+        at += burst;
+        stream.write_all(out, at < end, stalled_after).await?;
+        out.clear();
     }
-    empty(buffer);
     Ok(())
+}
+
+thread_local! {
+    static BURST: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// `head` and the part of the file, as they are to be sent.
+fn gather<'a>(
+    cipher: Option<&mut Encrypted>,
+    place: &'a mut Vec<u8>,
+    mut head: &[u8],
+    source: &Source,
+    (mut at, bytes): (u64, usize),
+) -> io::Result<&'a [u8]> {
+    let plain_bytes = head.len() + bytes;
+    let ready_bytes = match &cipher {
+        Some(encrypted) => encrypted.cipher.encryptor.sealed_bytes(plain_bytes),
+        None => plain_bytes,
+    };
+    if place.len() < ready_bytes {
+        place.resize(ready_bytes, 0);
+    }
+    let ready = &mut place[..ready_bytes];
+    let mut fill = |part: &mut [u8]| {
+        let (of_head, of_file) = part.split_at_mut(head.len().min(part.len()));
+        of_head.copy_from_slice(&head[..of_head.len()]);
+        head = &head[of_head.len()..];
+        source.read_exact(of_file, at)?;
+        at += of_file.len() as u64;
+        Ok(())
+    };
+    match cipher {
+        Some(encrypted) => encrypted.cipher.encryptor.seal_with(plain_bytes, ready, fill)?,
+        None => fill(ready)?,
+    }
+    Ok(ready)
+}
+
+fn send(socket: &TcpStream, bytes: &[u8], more: bool) -> io::Result<usize> {
+    let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
+    Ok(rustix::net::send(socket, bytes, flags)?)
 }
 
 /// Empties a buffer, and gives back what an idle connection should not keep.
@@ -397,7 +467,8 @@ mod tests {
             }
         });
         let disks = Arc::new(Disks::new(Vec::new()));
-        let mut wire = Wire::new(Stream::Plain(socket), disks, Duration::from_secs(1));
+        let queue = Arc::new(Semaphore::new(0));
+        let mut wire = Wire::new(Stream::Plain(socket), disks, queue, Duration::from_secs(1));
         let sent = wire.send_segment(&segment).await;
         assert_eq!(sent.expect_err("given up").kind(), io::ErrorKind::TimedOut);
         drop(wire);

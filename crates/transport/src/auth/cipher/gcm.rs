@@ -37,31 +37,30 @@ impl GcmKey {
         GcmKey(Zeroizing::new(key.to_vec()))
     }
 
-    /// Appends one message of `bytes` plain bytes, which `fill` writes segment by segment.
+    /// How long a message of `bytes` plain bytes is.
+    pub(super) fn sealed_bytes(&self, bytes: usize) -> usize {
+        LENGTH_BYTES + self.header_bytes() + bytes + bytes.div_ceil(PLAIN_SEGMENT_BYTES) * TAG_BYTES
+    }
+
+    /// Makes `out` one message, whose plain bytes `fill` writes segment by segment.
     pub(super) fn seal(
         &self,
-        bytes: usize,
-        out: &mut BytesMut,
+        out: &mut [u8],
         mut fill: impl FnMut(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        self.seal_segments(bytes, out, |segment, key, nonce, out| {
-            let start = out.len();
-            out.resize(start + segment, 0);
-            fill(&mut out[start..])?;
-            let tag = key.seal_in_place_separate_tag(nonce, Aad::empty(), &mut out[start..]);
-            out.put_slice(tag.expect("AES-GCM takes a segment").as_ref());
+        self.seal_segments(out, |plain, tag, key, nonce| {
+            fill(plain)?;
+            let sealed = key.seal_in_place_separate_tag(nonce, Aad::empty(), plain);
+            tag.copy_from_slice(sealed.expect("AES-GCM takes a segment").as_ref());
             Ok(())
         })
     }
 
-    /// Appends `plain` as one message. Unlike [`GcmKey::seal`] it reads and writes every byte once.
-    pub(super) fn seal_slice(&self, mut plain: &[u8], out: &mut BytesMut) {
-        let sealed = self.seal_segments(plain.len(), out, |segment, key, nonce, out| {
-            let (now, later) = plain.split_at(segment);
+    /// Makes `out` a message of `plain`. Unlike [`GcmKey::seal`] it reads and writes every byte once.
+    pub(super) fn seal_slice(&self, mut plain: &[u8], out: &mut [u8]) {
+        let sealed = self.seal_segments(out, |sealed, tag, key, nonce| {
+            let (now, later) = plain.split_at(sealed.len());
             plain = later;
-            let start = out.len();
-            out.resize(start + segment + TAG_BYTES, 0);
-            let (sealed, tag) = out[start..].split_at_mut(segment);
             key.seal_out_of_place_scatter(nonce, Aad::empty(), now, sealed, &[], tag)
                 .expect("AES-GCM takes a segment");
             Ok(())
@@ -69,34 +68,27 @@ impl GcmKey {
         sealed.expect("memory does not fail");
     }
 
+    /// Writes all but the segments; `seal` makes each of them: where its bytes go, where its tag goes.
     fn seal_segments(
         &self,
-        bytes: usize,
-        out: &mut BytesMut,
-        mut seal: impl FnMut(usize, &LessSafeKey, Nonce, &mut BytesMut) -> io::Result<()>,
+        out: &mut [u8],
+        mut seal: impl FnMut(&mut [u8], &mut [u8], &LessSafeKey, Nonce) -> io::Result<()>,
     ) -> io::Result<()> {
-        let start = out.len();
-        let total =
-            LENGTH_BYTES + self.header_bytes() + bytes + bytes.div_ceil(PLAIN_SEGMENT_BYTES) * TAG_BYTES;
-        out.reserve(total);
-        let length = (total as u64).to_be_bytes();
+        let length = (out.len() as u64).to_be_bytes();
         let salt: [u8; 32] = random();
         let salt = &salt[..self.0.len()];
         let prefix: [u8; PREFIX_BYTES] = random();
-        out.put_slice(&length);
-        out.put_u8(self.header_bytes() as u8);
-        out.put_slice(salt);
-        out.put_slice(&prefix);
+        let (mut head, segments) = out.split_at_mut(LENGTH_BYTES + self.header_bytes());
+        head.put_slice(&length);
+        head.put_u8(self.header_bytes() as u8);
+        head.put_slice(salt);
+        head.put_slice(&prefix);
         let key = self.message_key(salt, &length);
-        let (mut left, mut number) = (bytes, 0);
-        while left > 0 {
-            let segment = left.min(PLAIN_SEGMENT_BYTES);
-            left -= segment;
-            if let Err(error) = seal(segment, &key, nonce(&prefix, number, left == 0), out) {
-                out.truncate(start);
-                return Err(error);
-            }
-            number += 1;
+        let count = segments.len().div_ceil(SEGMENT_BYTES);
+        for (number, segment) in segments.chunks_mut(SEGMENT_BYTES).enumerate() {
+            let nonce = nonce(&prefix, number as u32, number + 1 == count);
+            let (bytes, tag) = segment.split_at_mut(segment.len() - TAG_BYTES);
+            seal(bytes, tag, &key, nonce)?;
         }
         Ok(())
     }

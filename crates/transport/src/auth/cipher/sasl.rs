@@ -72,28 +72,27 @@ pub(super) fn directions(keys: &SaslKeys, side: Side) -> (SaslSealer, SaslOpener
 }
 
 impl SaslSealer {
-    /// Appends `bytes` plain bytes, which `fill` writes, in as many blocks as they need.
+    /// How long `bytes` plain bytes become, in as many blocks as they need.
+    pub(super) fn sealed_bytes(&self, bytes: usize) -> usize {
+        let block_bytes = |plain| LENGTH_BYTES + self.0.sealed_bytes(plain);
+        let last = bytes % PLAIN_BLOCK_BYTES;
+        bytes / PLAIN_BLOCK_BYTES * block_bytes(PLAIN_BLOCK_BYTES)
+            + if last > 0 { block_bytes(last) } else { 0 }
+    }
+
+    /// Makes `out` the blocks of `bytes` plain bytes, which `fill` writes.
     pub(super) fn seal(
         &mut self,
         bytes: usize,
-        out: &mut BytesMut,
+        out: &mut [u8],
         fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let block_bytes = |plain| LENGTH_BYTES + self.0.sealed_bytes(plain);
-        let last = bytes % PLAIN_BLOCK_BYTES;
-        let total = bytes / PLAIN_BLOCK_BYTES * block_bytes(PLAIN_BLOCK_BYTES)
-            + if last > 0 { block_bytes(last) } else { 0 };
-        let start = out.len();
-        out.resize(start + total, 0);
         // The plain bytes wait behind where the blocks grow, which never reach those not yet taken.
-        let mut plain = start + total - bytes;
-        if let Err(error) = fill(&mut out[plain..]) {
-            out.truncate(start);
-            return Err(error);
-        }
-        let mut block = start;
-        while plain < start + total {
-            let taken = (start + total - plain).min(PLAIN_BLOCK_BYTES);
+        let mut plain = out.len() - bytes;
+        fill(&mut out[plain..])?;
+        let mut block = 0;
+        while plain < out.len() {
+            let taken = (out.len() - plain).min(PLAIN_BLOCK_BYTES);
             out.copy_within(plain..plain + taken, block + LENGTH_BYTES);
             plain += taken;
             let end = block + LENGTH_BYTES + self.0.sealed_bytes(taken);
