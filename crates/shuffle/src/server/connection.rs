@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::calls;
 use super::places::Place;
+use super::socket::Socket;
 use super::streams::{Chunk, StreamError, Streams, parse_stream_name};
-use super::wire::{Stream, Wire};
+use super::wire::Wire;
 use crate::blocks::{BlockError, Segment};
 use crate::metrics::ErrorKind;
 use crate::registry::Executor;
@@ -63,10 +64,10 @@ enum Peer {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, service: Arc<Service>, place: Place) -> Connection {
+    pub(super) fn new(socket: Socket, service: Arc<Service>, place: Place) -> Connection {
         let limits = &service.config.limits;
         Connection {
-            wire: Wire::new(stream, service.disks.clone(), service.unsent.clone(), limits.stalled_after),
+            wire: Wire::new(socket, service.disks.clone(), service.unsent.clone(), limits.stalled_after),
             decoder: FrameDecoder::new(limits.request_bytes),
             streams: Streams::new(limits.streams_per_connection),
             peer: match service.security.authenticator() {

@@ -4,6 +4,7 @@
 mod calls;
 mod connection;
 mod places;
+mod socket;
 mod streams;
 mod wire;
 
@@ -20,6 +21,7 @@ use crate::metrics::ErrorKind;
 use crate::service::Service;
 use connection::Connection;
 use places::Places;
+use socket::Socket;
 
 /// A peer whose machine went away is noticed after about a minute and a half.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -59,8 +61,8 @@ pub(crate) async fn run(
         let (service, stop, number) = (service.clone(), stop.clone(), place.number());
         let task = tasks.spawn(async move {
             let _open = service.metrics.open_connections.enter();
-            match wire::Stream::accept(socket, &service).await {
-                Ok(stream) => Connection::new(stream, service.clone(), place).run(stop).await,
+            match Socket::accept(socket, &service).await {
+                Ok(socket) => Connection::new(socket, service.clone(), place).run(stop).await,
                 Err(error) => {
                     service.metrics.error(ErrorKind::Forbidden);
                     tracing::warn!(%error, "no TLS with this peer");

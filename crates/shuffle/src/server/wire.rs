@@ -3,22 +3,16 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bellows_transport::auth::SessionCipher;
 use bytes::BytesMut;
-use rustix::net::{RecvFlags, SendFlags};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
-use tokio_rustls::server::TlsStream;
 
+use super::socket::{Patience, Socket, send_file};
 use crate::blocks::{Segment, Source};
 use crate::disks::Disks;
-use crate::service::Service;
 
 /// Up to here a block is copied behind its header, and several blocks leave in one write; beyond, `sendfile` is
 /// cheaper.
@@ -34,92 +28,11 @@ const READ_AHEAD_BYTES: u64 = 128 << 10;
 const BURST_BYTES: u64 = 512 << 10;
 /// The same while too much waits to be taken by others.
 const CROWDED_BURST_BYTES: u64 = 32 << 10;
-const READ_BYTES: usize = 16 << 10;
 /// An idle connection keeps no more than this.
 const KEPT_BYTES: usize = 16 << 10;
 
-pub(super) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Stream {
-    /// Goes through the TLS handshake where the configuration asks for TLS.
-    pub(super) async fn accept(socket: TcpStream, service: &Service) -> io::Result<Stream> {
-        match service.security.tls() {
-            None => Ok(Stream::Plain(socket)),
-            Some(acceptor) => {
-                let handshake = Box::pin(acceptor.accept(socket));
-                Ok(Stream::Tls(Box::new(in_time(service.config.limits.stalled_after, handshake).await?)))
-            }
-        }
-    }
-
-    /// Waits for bytes and appends them; 0 at the end. While a plain connection waits it holds no empty buffer.
-    async fn read(&mut self, input: &mut BytesMut) -> io::Result<usize> {
-        let socket = match self {
-            Stream::Plain(socket) => socket,
-            Stream::Tls(tls) => {
-                input.reserve(READ_BYTES);
-                return tls.read_buf(input).await;
-            }
-        };
-        loop {
-            let receive = || {
-                // On the stack: what is kept is as long as what came, however many connections there are.
-                let mut buffer = [MaybeUninit::uninit(); READ_BYTES];
-                let ((bytes, _), _) = rustix::net::recv(&*socket, &mut buffer, RecvFlags::empty())?;
-                input.extend_from_slice(bytes);
-                Ok(bytes.len())
-            };
-            match socket.try_io(Interest::READABLE, receive) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                done => return done,
-            }
-            if input.is_empty() {
-                *input = BytesMut::new();
-            }
-            socket.readable().await?;
-        }
-    }
-
-    /// What is taken at once; of TLS, nothing.
-    fn try_write(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
-        let Stream::Plain(socket) = self else { return Ok(0) };
-        match socket.try_io(Interest::WRITABLE, || send(socket, bytes, more)) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                Ok(0)
-            }
-            done => done,
-        }
-    }
-
-    /// `more` says that further bytes follow at once. All has to be taken within the bound.
-    async fn write_all(&mut self, bytes: &[u8], more: bool, stalled_after: Duration) -> io::Result<()> {
-        match self {
-            Stream::Plain(socket) => {
-                let mut sent = 0;
-                let mut patience = Patience::new(stalled_after);
-                while sent < bytes.len() {
-                    let send = || send(socket, &bytes[sent..], more);
-                    sent += when_writable(socket, &mut patience, send).await?;
-                }
-            }
-            Stream::Tls(tls) => {
-                let written = async {
-                    tls.write_all(bytes).await?;
-                    tls.flush().await
-                };
-                in_time(stalled_after, written).await?;
-            }
-        }
-        Ok(())
-    }
-}
-
 pub(super) struct Wire {
-    stream: Stream,
+    socket: Socket,
     pub(super) input: BytesMut,
     pub(super) out: BytesMut,
     cipher: Option<Box<Encrypted>>,
@@ -149,13 +62,13 @@ impl Encrypted {
 
 impl Wire {
     pub(super) fn new(
-        stream: Stream,
+        socket: Socket,
         disks: Arc<Disks>,
         queue: Arc<Semaphore>,
         stalled_after: Duration,
     ) -> Wire {
         let (input, out, patience) = (BytesMut::new(), BytesMut::new(), Patience::new(stalled_after));
-        Wire { stream, input, out, cipher: None, disks, queue, stalled_after, patience }
+        Wire { socket, input, out, cipher: None, disks, queue, stalled_after, patience }
     }
 
     /// From here on, both ways; what waits for a flush must have left.
@@ -189,9 +102,9 @@ impl Wire {
             None => &mut self.input,
         };
         let read = if hurry || begun || !raw.is_empty() {
-            self.patience.bound(self.stream.read(raw)).await?
+            self.patience.bound(self.socket.read(raw)).await?
         } else {
-            self.stream.read(raw).await?
+            self.socket.read(raw).await?
         };
         if let Some(encrypted) = &mut self.cipher {
             encrypted.open(&mut self.input)?;
@@ -205,10 +118,10 @@ impl Wire {
             return Ok(());
         }
         match &mut self.cipher {
-            None => self.stream.write_all(&self.out, more, self.stalled_after).await?,
+            None => self.socket.write_all(&self.out, more, self.stalled_after).await?,
             Some(encrypted) => {
                 encrypted.cipher.encryptor.seal(&self.out, &mut encrypted.out);
-                self.stream.write_all(&encrypted.out, more, self.stalled_after).await?;
+                self.socket.write_all(&encrypted.out, more, self.stalled_after).await?;
                 empty(&mut encrypted.out);
             }
         }
@@ -244,7 +157,7 @@ impl Wire {
 
     /// Sends what waits, then the part of the file. After an error the connection cannot be used further.
     pub(super) async fn send_segment(&mut self, segment: &Segment) -> io::Result<()> {
-        let plain = matches!((&self.stream, &self.cipher), (Stream::Plain(_), None));
+        let plain = matches!((&self.socket, &self.cipher), (Socket::Plain(_), None));
         if plain {
             self.flush(true).await?;
         }
@@ -252,12 +165,12 @@ impl Wire {
         while at < end {
             let window = WINDOW_BYTES.min(end - at);
             make_resident(&self.disks, &segment.source, at, window).await?;
-            match &mut self.stream {
-                Stream::Plain(socket) if plain => {
-                    send_file(socket, &segment.source, at, window, self.stalled_after).await?;
+            match &mut self.socket {
+                Socket::Plain(tcp) if plain => {
+                    send_file(tcp, &segment.source, at, window, self.stalled_after).await?;
                 }
-                stream => {
-                    let target = (stream, self.cipher.as_deref_mut(), &mut self.out);
+                socket => {
+                    let target = (socket, self.cipher.as_deref_mut(), &mut self.out);
                     let bounds = (&*self.queue, self.stalled_after);
                     send_copied(target, &segment.source, at, window, bounds).await?;
                 }
@@ -269,33 +182,11 @@ impl Wire {
     }
 }
 
-async fn send_file(
-    socket: &TcpStream,
-    source: &Source,
-    mut at: u64,
-    bytes: u64,
-    stalled_after: Duration,
-) -> io::Result<()> {
-    let end = at + bytes;
-    let mut patience = Patience::new(stalled_after);
-    while at < end {
-        let send = || {
-            let mut offset = at;
-            Ok(rustix::fs::sendfile(socket, source, Some(&mut offset), (end - at) as usize)?)
-        };
-        match when_writable(socket, &mut patience, send).await? {
-            0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter")),
-            sent => at += sent as u64,
-        }
-    }
-    Ok(())
-}
-
 /// What waits in `out` and a part of a file behind it, by way of memory: encrypted here, by TLS, or both. All
 /// connections of a thread share the place where that is done; in `out` stays only what the socket does not take at
 /// once.
 async fn send_copied(
-    (stream, mut cipher, out): (&mut Stream, Option<&mut Encrypted>, &mut BytesMut),
+    (socket, mut cipher, out): (&mut Socket, Option<&mut Encrypted>, &mut BytesMut),
     source: &Source,
     mut at: u64,
     bytes: u64,
@@ -307,13 +198,13 @@ async fn send_copied(
         let burst = if room.is_ok() { BURST_BYTES } else { CROWDED_BURST_BYTES }.min(end - at);
         BURST.with_borrow_mut(|place| {
             let ready = gather(cipher.as_deref_mut(), place, out, source, (at, burst as usize))?;
-            let sent = stream.try_write(ready, at + burst < end)?;
+            let sent = socket.try_write(ready, at + burst < end)?;
             out.clear();
             out.extend_from_slice(&ready[sent..]);
             io::Result::Ok(())
         })?;
         at += burst;
-        stream.write_all(out, at < end, stalled_after).await?;
+        socket.write_all(out, at < end, stalled_after).await?;
         out.clear();
     }
     Ok(())
@@ -355,61 +246,12 @@ fn gather<'a>(
     Ok(ready)
 }
 
-fn send(socket: &TcpStream, bytes: &[u8], more: bool) -> io::Result<usize> {
-    let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
-    Ok(rustix::net::send(socket, bytes, flags)?)
-}
-
 /// Empties a buffer, and gives back what an idle connection should not keep.
 fn empty(buffer: &mut BytesMut) {
     buffer.clear();
     if buffer.capacity() > KEPT_BYTES {
         *buffer = BytesMut::new();
     }
-}
-
-/// How long a peer may take for one thing. Counts from the first time that it has to be waited for, so that whoever
-/// keeps up costs no look at a clock.
-#[derive(Clone, Copy)]
-struct Patience {
-    bound: Duration,
-    ends: Option<Instant>,
-}
-
-impl Patience {
-    fn new(bound: Duration) -> Patience {
-        Patience { bound, ends: None }
-    }
-
-    async fn bound<T>(&mut self, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-        let ends = *self.ends.get_or_insert_with(|| Instant::now() + self.bound);
-        tokio::time::timeout_at(ends, work).await.unwrap_or_else(|_| Err(stalled()))
-    }
-}
-
-/// Tries at once, then again whenever the socket takes more; a peer that takes too little for too long is given up.
-async fn when_writable(
-    socket: &TcpStream,
-    patience: &mut Patience,
-    mut send: impl FnMut() -> io::Result<usize>,
-) -> io::Result<usize> {
-    loop {
-        match socket.try_io(Interest::WRITABLE, &mut send) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                patience.bound(socket.writable()).await?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            done => return done,
-        }
-    }
-}
-
-async fn in_time<T>(bound: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    Patience::new(bound).bound(work).await
-}
-
-fn stalled() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "the peer stalled")
 }
 
 /// Waits, on another thread, until the window can be sent without waiting for a disk.
@@ -437,41 +279,4 @@ async fn read_cold(disks: &Disks, source: &Arc<Source>, offset: u64, bytes: usiz
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use socket2::SockRef;
-
-    /// The kernel would hide it behind megabytes of buffers, were they not made small here.
-    #[tokio::test]
-    async fn a_reader_that_takes_too_little_for_too_long_is_given_up() {
-        let file = tempfile::NamedTempFile::new().expect("file");
-        file.as_file().set_len(16 << 20).expect("a hole");
-        let path = file.path().canonicalize().expect("exists");
-        let segment =
-            Segment { source: Arc::new(Source::open(path).expect("opens")), offset: 0, bytes: 16 << 20 };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let reader = tokio::net::TcpSocket::new_v4().expect("socket");
-        SockRef::from(&reader).set_tcp_mss(536).expect("socket");
-        reader.set_recv_buffer_size(16 << 10).expect("socket");
-        let reader = reader.connect(listener.local_addr().expect("bound")).await.expect("connects");
-        let (socket, _) = listener.accept().await.expect("accepts");
-        SockRef::from(&socket).set_send_buffer_size(16 << 10).expect("socket");
-        let trickle = tokio::spawn(async move {
-            let mut some = [0; 1 << 10];
-            loop {
-                reader.readable().await.expect("open");
-                match reader.try_read(&mut some) {
-                    Ok(0) => return,
-                    _ => tokio::time::sleep(Duration::from_millis(5)).await,
-                }
-            }
-        });
-        let disks = Arc::new(Disks::new(Vec::new()));
-        let queue = Arc::new(Semaphore::new(0));
-        let mut wire = Wire::new(Stream::Plain(socket), disks, queue, Duration::from_secs(1));
-        let sent = wire.send_segment(&segment).await;
-        assert_eq!(sent.expect_err("given up").kind(), io::ErrorKind::TimedOut);
-        drop(wire);
-        trickle.abort();
-    }
-}
+mod tests;

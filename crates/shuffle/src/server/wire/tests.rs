@@ -1,0 +1,107 @@
+//! Peers that are slow, over real sockets. The kernel would hide it behind megabytes of buffers, were they not made small.
+
+use std::io::Write as _;
+
+use bellows_transport::auth::{
+    AuthPolicy, ClientAuth, ClientStep, EngineVersion, Method, SecretStore, ServerAuth, Step, StreamCipher,
+};
+use bellows_transport::message::Message;
+use bytes::Bytes;
+use socket2::SockRef;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use super::*;
+
+async fn connected(segment_bytes: u32) -> (TcpStream, Socket) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let reader = TcpSocket::new_v4().expect("socket");
+    SockRef::from(&reader).set_tcp_mss(segment_bytes).expect("socket");
+    reader.set_recv_buffer_size(16 << 10).expect("socket");
+    let reader = reader.connect(listener.local_addr().expect("bound")).await.expect("connects");
+    let (socket, _) = listener.accept().await.expect("accepts");
+    SockRef::from(&socket).set_send_buffer_size(16 << 10).expect("socket");
+    (reader, Socket::Plain(socket))
+}
+
+fn wire(socket: Socket, room: usize, stalled_after: Duration) -> Wire {
+    Wire::new(socket, Arc::new(Disks::new(Vec::new())), Arc::new(Semaphore::new(room)), stalled_after)
+}
+
+fn source(file: &tempfile::NamedTempFile) -> Arc<Source> {
+    Arc::new(Source::open(file.path().canonicalize().expect("exists")).expect("opens"))
+}
+
+/// A client's and a server's, after the exchange and a first message.
+fn ciphers(cipher: StreamCipher) -> (SessionCipher, SessionCipher) {
+    let secrets = Arc::new(SecretStore::one_for_all("s3cret".to_owned()));
+    let mut server = ServerAuth::new(secrets, AuthPolicy::default());
+    let method = Method::Engine(EngineVersion::V2, cipher);
+    let (mut client, call) = ClientAuth::new("app", "s3cret".to_owned(), method);
+    let Ok(Step::Established { reply, cipher: Some(mut theirs), .. }) = server.receive(call) else {
+        panic!("not let in")
+    };
+    let Ok(ClientStep::Established(Some(mut ours))) = client.receive(reply) else { panic!("not genuine") };
+    let (mut call, mut sealed, mut plain) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
+    Message::RpcRequest { request: 1, body: Bytes::from_static(b"call") }.encode(&mut call);
+    ours.encryptor.seal(&call, &mut sealed);
+    theirs.open(&mut sealed, &mut plain).expect("genuine");
+    (*ours, *theirs)
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_too_little_for_too_long_is_given_up() {
+    let file = tempfile::NamedTempFile::new().expect("file");
+    file.as_file().set_len(16 << 20).expect("a hole");
+    let segment = Segment { source: source(&file), offset: 0, bytes: 16 << 20 };
+    let (reader, socket) = connected(536).await;
+    let trickle = tokio::spawn(async move {
+        let mut some = [0; 1 << 10];
+        loop {
+            reader.readable().await.expect("open");
+            match reader.try_read(&mut some) {
+                Ok(0) => return,
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    });
+    let mut wire = wire(socket, 0, Duration::from_secs(1));
+    let sent = wire.send_segment(&segment).await;
+    assert_eq!(sent.expect_err("given up").kind(), io::ErrorKind::TimedOut);
+    drop(wire);
+    trickle.abort();
+}
+
+#[tokio::test]
+async fn encrypted_blocks_come_whole_however_little_is_taken_at_a_time() {
+    let bytes: Vec<u8> = (0..700_001u32).map(|at| (at ^ at >> 9) as u8).collect();
+    let mut file = tempfile::NamedTempFile::new().expect("file");
+    file.write_all(&bytes).expect("writes");
+    let segment = Segment { source: source(&file), offset: 7, bytes: bytes.len() as u64 - 7 };
+    for cipher in [StreamCipher::AesCtr, StreamCipher::AesGcm] {
+        // With room for whole bursts, and without.
+        for room in [BURST_BYTES as usize, 0] {
+            let (mut reader, socket) = connected(16 << 10).await;
+            let (mut client, server) = ciphers(cipher);
+            let mut wire = wire(socket, room, Duration::from_secs(60));
+            wire.encrypt(server).expect("nothing came yet");
+            let send = async {
+                for _ in 0..2 {
+                    wire.out.extend_from_slice(b"head");
+                    wire.send_segment(&segment).await.expect("taken");
+                }
+                assert!(wire.out.capacity() <= KEPT_BYTES && wire.queue.available_permits() == room);
+            };
+            let receive = async {
+                let (mut sealed, mut plain) = (BytesMut::new(), BytesMut::new());
+                let block = [b"head", &bytes[7..]].concat();
+                while plain.len() < 2 * block.len() {
+                    assert!(reader.read_buf(&mut sealed).await.expect("open") > 0);
+                    client.open(&mut sealed, &mut plain).expect("genuine");
+                }
+                assert!(plain == [&block[..], &block].concat());
+            };
+            tokio::join!(send, receive);
+        }
+    }
+}
