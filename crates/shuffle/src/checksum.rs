@@ -10,17 +10,17 @@ use crate::blocks::{Segment, Source};
 
 const STEP_BYTES: u64 = 256 << 10;
 
+/// Compares the block as it lies on disk with what the writer and the reader found.
 pub(crate) fn diagnose(
     algorithm: &str,
-    written_file: &Path,
-    reduce: i32,
+    written: io::Result<i64>,
     block: &Segment,
     checksum_by_reader: i64,
 ) -> CorruptionCause {
     let Some(mut checksum) = Checksum::of(algorithm) else {
         return CorruptionCause::UnsupportedChecksumAlgorithm;
     };
-    let compared = written(written_file, reduce).and_then(|written| {
+    let compared = written.and_then(|written| {
         let mut buffer = Vec::new();
         let (mut at, end) = (block.offset, block.offset + block.bytes);
         while at < end {
@@ -33,7 +33,7 @@ pub(crate) fn diagnose(
     });
     match compared {
         Err(error) => {
-            tracing::warn!(file = %written_file.display(), %error, "cannot diagnose a corrupt block");
+            tracing::warn!(block = %block.source.path().display(), %error, "cannot diagnose a corrupt block");
             CorruptionCause::UnknownIssue
         }
         Ok((written, now)) if written != now => CorruptionCause::DiskIssue,
@@ -42,7 +42,8 @@ pub(crate) fn diagnose(
     }
 }
 
-fn written(file: &Path, reduce: i32) -> io::Result<i64> {
+/// What the writer found, from the file that it left.
+pub(crate) fn written(file: &Path, reduce: i32) -> io::Result<i64> {
     let source = Source::open(file.to_owned()).map_err(io::Error::other)?;
     let at = u64::try_from(reduce).map_err(io::Error::other)? * 8;
     let mut raw = [0; 8];

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use crate::blocks::{LocalDir, LocalDirs};
+use crate::disks::Disk;
 use crate::metrics::Served;
 
 /// A registered executor. A registration under the same name with other directories makes a new one.
@@ -33,8 +34,8 @@ pub(crate) struct App {
     dirs: Mutex<BTreeSet<Arc<Path>>>,
     pub(crate) served: Served,
     pub(crate) served_departed: Served,
-    /// Bytes in its directories; `u64::MAX` before the first count.
-    disk_bytes: AtomicU64,
+    /// Bytes in its directories on each disk, where they were counted.
+    disk_bytes: Mutex<BTreeMap<Disk, u64>>,
     life: Mutex<Life>,
 }
 
@@ -62,7 +63,7 @@ impl App {
             dirs: Mutex::default(),
             served: Served::default(),
             served_departed: Served::default(),
-            disk_bytes: AtomicU64::new(u64::MAX),
+            disk_bytes: Mutex::default(),
             life: Mutex::new(Life { heard: Instant::now(), driver: None }),
         }
     }
@@ -80,11 +81,12 @@ impl App {
     }
 
     pub(crate) fn disk_bytes(&self) -> Option<u64> {
-        Some(self.disk_bytes.load(Relaxed)).filter(|&bytes| bytes != u64::MAX)
+        let counted = self.disk_bytes.lock();
+        (!counted.is_empty()).then(|| counted.values().sum())
     }
 
-    pub(crate) fn set_disk_bytes(&self, bytes: u64) {
-        self.disk_bytes.store(bytes, Relaxed);
+    pub(crate) fn set_disk_bytes(&self, disk: Disk, bytes: u64) {
+        self.disk_bytes.lock().insert(disk, bytes);
     }
 
     /// An executor of the application did something, so that its driver is there.
@@ -98,6 +100,11 @@ impl App {
         if let Some(driver) = life.driver.as_mut() {
             driver.heard = true;
         }
+    }
+
+    /// Its driver registered, with this service or before it was restarted.
+    pub(crate) fn has_driver(&self) -> bool {
+        self.life.lock().driver.is_some()
     }
 
     fn set_driver(&self, driver: Driver) {

@@ -22,7 +22,7 @@ use crate::blocks::{
     rdd_file,
 };
 use crate::checksum;
-use crate::disks::Disks;
+use crate::disks::{Disk, Disks, For};
 use crate::metrics::{ErrorKind, Metrics};
 use crate::registry::{App, Executor, Refusal, Registry};
 use crate::security::Security;
@@ -109,7 +109,7 @@ pub(crate) struct Service {
     pub(crate) metrics: Metrics,
     pub(crate) security: Security,
     store: Store,
-    files: BlockFiles,
+    files: Arc<BlockFiles>,
     /// In KiB; see `Limits::large_requests_bytes`.
     large_requests: Arc<Semaphore>,
     /// In bytes; see `Limits::unsent_bytes`.
@@ -118,7 +118,7 @@ pub(crate) struct Service {
     /// Applications that were removed, and of their directories those that are not deleted yet, as the store has them.
     unfinished: Mutex<BTreeMap<String, BTreeSet<PathBuf>>>,
     /// The allowed roots without symbolic links.
-    roots: Vec<PathBuf>,
+    roots: Arc<[PathBuf]>,
 }
 
 impl Service {
@@ -128,7 +128,7 @@ impl Service {
         registry: Arc<Registry>,
         (store, recovered): (Store, Recovered),
     ) -> Service {
-        let files = BlockFiles::new(config.limits.index_cache_bytes, config.limits.open_files);
+        let files = Arc::new(BlockFiles::new(config.limits.index_cache_bytes, config.limits.open_files));
         let roots: Vec<PathBuf> = config
             .allowed_roots
             .iter()
@@ -151,7 +151,7 @@ impl Service {
             unsent,
             disks,
             unfinished,
-            roots,
+            roots: roots.into(),
         }
     }
 
@@ -197,9 +197,15 @@ impl Service {
         executor: String,
         info: ExecutorInfo,
     ) -> Result<(), CallError> {
+        let sub_dirs = LocalDirs::check(&info.local_dirs, info.sub_dirs_per_local_dir)?;
         let roots = self.roots.clone();
-        let resolve = move || LocalDirs::resolve(&info.local_dirs, info.sub_dirs_per_local_dir, &roots);
-        let dirs = self.disks.wait_for_any(resolve).await??;
+        let resolve = move |told: &Path| {
+            LocalDir::resolve(told.to_str().expect("invariant: it was told as UTF-8"), &roots)
+        };
+        let told = info.local_dirs.into_iter().map(PathBuf::from);
+        let dirs = self.disks.wait_for_each(For::Reading, told, resolve).await?;
+        let dirs = LocalDirs::new(dirs.into_iter().collect::<Result<_, _>>()?, sub_dirs)
+            .expect("invariant: none and 0 were refused");
         if let Some(known) = self.registry.app(&app) {
             known.heard(Instant::now());
         }
@@ -251,7 +257,7 @@ impl Service {
 
     /// The same partitions from disk.
     pub(crate) async fn load_partitions(
-        self: &Arc<Self>,
+        &self,
         executor: &Arc<Executor>,
         (shuffle, map): (i32, i64),
         (start, end): (i32, i32),
@@ -271,17 +277,18 @@ impl Service {
     async fn open_output(&self, key: OutputKey, executor: &Executor) -> Result<Arc<MapOutput>, CallError> {
         let index = executor.dirs.path(&index_file(key.shuffle, key.map));
         let data = executor.dirs.path(&data_file(key.shuffle, key.map));
-        let (at_index, at_data) = (index.clone(), data.clone());
-        let open = |index, data| MapOutput::open(index, data, MAX_KEPT_INDEX_BYTES);
-        let output = if self.disks.are_one(&index, &data) {
-            self.disks.wait(&at_index, move || open(index, MapOutput::open_data(data)?)).await??
+        let (at_index, at_data, files) = (index.clone(), data.clone(), self.files.clone());
+        let open = move |data| {
+            let output = Arc::new(MapOutput::open(index, data, MAX_KEPT_INDEX_BYTES)?);
+            files.keep(key, output.clone());
+            Ok(output)
+        };
+        if self.disks.of(&at_index) == self.disks.of(&at_data) {
+            self.disks.wait(&at_index, move || open(MapOutput::open_data(data)?)).await?
         } else {
             let data = self.disks.wait(&at_data, move || MapOutput::open_data(data)).await??;
-            self.disks.wait(&at_index, move || open(index, data)).await??
-        };
-        let output = Arc::new(output);
-        self.files.keep(key, output.clone());
-        Ok(output)
+            self.disks.wait(&at_index, move || open(data)).await?
+        }
     }
 
     pub(crate) async fn load_rdd_block(
@@ -303,34 +310,30 @@ impl Service {
 
     /// How many of the blocks were there and are gone.
     pub(crate) async fn remove_blocks(
-        self: &Arc<Self>,
+        &self,
         app: &str,
         executor: &str,
         blocks: Vec<String>,
     ) -> Result<i32, CallError> {
         let (_, executor) = self.find(app, executor)?;
-        let service = self.clone();
-        blocking(move || {
-            let mut removed = 0;
-            for block in blocks.iter().filter(|block| is_plain_file_name(block)) {
-                if let Some((shuffle, map)) = map_of_file(block) {
-                    service.files.forget_output(&OutputKey { executor: executor.serial, shuffle, map });
-                }
-                let path = executor.dirs.path(block);
-                match tidy::remove_file(&path) {
-                    Ok(gone) => removed += i32::from(gone),
-                    Err(error) => {
-                        service.disk_error(&path, &error);
-                    }
-                }
+        let blocks: Vec<&String> = blocks.iter().filter(|block| is_plain_file_name(block)).collect();
+        for (shuffle, map) in blocks.iter().filter_map(|block| map_of_file(block)) {
+            self.files.forget_output(&OutputKey { executor: executor.serial, shuffle, map });
+        }
+        let paths = blocks.into_iter().map(|block| executor.dirs.path(block));
+        let remove = |path: &Path| tidy::remove_file(path).map_err(|error| (path.to_owned(), error));
+        let mut count = 0;
+        for removed in self.disks.wait_for_each(For::Tending, paths, remove).await? {
+            match removed {
+                Ok(gone) => count += i32::from(gone),
+                Err((path, error)) => self.disk_error(&path, &error),
             }
-            removed
-        })
-        .await
+        }
+        Ok(count)
     }
 
     pub(crate) async fn diagnose(
-        self: &Arc<Self>,
+        &self,
         (app, executor): (&str, &str),
         (shuffle, map, reduce): (i32, i64, i32),
         checksum_by_reader: i64,
@@ -339,34 +342,45 @@ impl Service {
         let Ok((_, executor)) = self.find(app, executor) else { return CorruptionCause::UnknownIssue };
         let block = self.load_partitions(&executor, (shuffle, map), (reduce, reduce.saturating_add(1))).await;
         let Ok(Some(block)) = block else { return CorruptionCause::UnknownIssue };
-        let diagnosis = blocking(move || {
-            if !is_plain_file_name(&algorithm) {
-                return CorruptionCause::UnsupportedChecksumAlgorithm;
-            }
-            let written = executor.dirs.path(&checksum_file(shuffle, map, &algorithm));
-            checksum::diagnose(&algorithm, &written, reduce, &block, checksum_by_reader)
-        });
-        diagnosis.await.unwrap_or(CorruptionCause::UnknownIssue)
+        if !is_plain_file_name(&algorithm) {
+            return CorruptionCause::UnsupportedChecksumAlgorithm;
+        }
+        // The checksum may lie on another disk than the block.
+        let file = executor.dirs.path(&checksum_file(shuffle, map, &algorithm));
+        let (at, data) = (file.clone(), block.source.path().to_owned());
+        let Ok(written) = self.disks.wait(&at, move || checksum::written(&file, reduce)).await else {
+            return CorruptionCause::UnknownIssue;
+        };
+        let diagnose = move || checksum::diagnose(&algorithm, written, &block, checksum_by_reader);
+        self.disks.wait(&data, diagnose).await.unwrap_or(CorruptionCause::UnknownIssue)
     }
 
     /// Drops what is open of files that are gone, so that their space is free.
-    pub(crate) fn close_stale_files(&self) {
-        self.files.close_stale();
+    pub(crate) async fn close_stale_files(&self, disk: Disk) {
+        let outputs = self.files.with_data(|path| self.disks.of(path) == disk);
+        let files = self.files.clone();
+        if let Err(error) = self.disks.tend(disk, move || files.close_stale(outputs)).await {
+            self.note(&error.into());
+        }
     }
 
-    pub(crate) async fn count_disk_use(self: &Arc<Self>) {
+    pub(crate) async fn count_disk_use(&self, disk: Disk) {
         for app in self.registry.apps() {
-            let (service, dirs) = (self.clone(), app.dirs());
-            let counted = blocking(move || {
-                let count =
-                    |dir: &PathBuf| tidy::disk_bytes(dir).inspect_err(|error| service.disk_error(dir, error));
+            let mut dirs = app.dirs();
+            dirs.retain(|dir| self.disks.of(dir) == disk);
+            if dirs.is_empty() {
+                continue;
+            }
+            let count = move || {
+                let count = |dir: &PathBuf| tidy::disk_bytes(dir).map_err(|error| (dir.clone(), error));
+                dirs.iter().map(count).sum::<Result<u64, _>>()
+            };
+            match self.disks.tend(disk, count).await {
+                Ok(Ok(bytes)) => app.set_disk_bytes(disk, bytes),
                 // A disk that cannot be read leaves the figure as it was.
-                let bytes: io::Result<u64> = dirs.iter().map(count).sum();
-                if let Ok(bytes) = bytes {
-                    app.set_disk_bytes(bytes);
-                }
-            });
-            drop(counted.await);
+                Ok(Err((dir, error))) => self.disk_error(&dir, &error),
+                Err(error) => self.note(&error.into()),
+            }
         }
     }
 
@@ -395,6 +409,7 @@ impl Service {
                 .map(|(kind, n)| (kind.to_owned(), n))
                 .collect(),
             disk_errors: self.disks.errors(),
+            disk_waiting: self.disks.waiting(),
             latency: self.metrics.latency.status(),
         }
     }
@@ -414,13 +429,6 @@ fn app_status(app: &App) -> AppStatus {
     }
 }
 
-/// Runs `work` where waiting for a disk holds nobody else.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, CallError> {
-    Ok(tokio::task::spawn_blocking(work).await?)
-}
-
 /// The block that a name of the old protocol asks for.
 pub(crate) fn parse_block(name: &str) -> Result<BlockName, CallError> {
     BlockName::parse(name).ok_or_else(|| CallError::BadCall(format!("Unexpected block id format: {name}")))
@@ -438,7 +446,8 @@ mod tests {
         let stored = (Store::stopped(), Recovered { unfinished_removals: BTreeMap::new() });
         let service = Service::new(config, security, Arc::new(Registry::new(1, 1)), stored);
         service.note(&service.register_driver("app".into(), 1000).await.expect_err("it is stopping"));
-        service.note(&blocking::<()>(|| panic!("on purpose")).await.expect_err("a panic"));
+        let fault = service.disks.wait::<()>(dir.path(), || panic!("on purpose")).await;
+        service.note(&fault.expect_err("a panic").into());
         let status = service.status();
         assert!(status.disk_errors.is_empty(), "{status:?}");
         assert_eq!(status.errors, [("internal".to_owned(), 1), ("stopping".to_owned(), 1)].into());

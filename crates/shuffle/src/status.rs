@@ -18,6 +18,8 @@ pub struct Status {
     pub errors: BTreeMap<String, u64>,
     /// Of these, what a disk failed at, by the allowed root that it is.
     pub disk_errors: BTreeMap<String, u64>,
+    /// Threads that wait for each disk now, where any does.
+    pub disk_waiting: BTreeMap<String, u64>,
     pub latency: LatencyStatus,
 }
 

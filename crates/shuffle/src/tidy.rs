@@ -53,25 +53,27 @@ pub(crate) fn remove_block_dir(dir: &Path, roots: &[PathBuf]) -> io::Result<Free
 
 /// Block directories of applications that nobody remembers: `root/APPLICATION/blockmgr-*`, and a standalone worker's
 /// `root/WORKER/executor-*/blockmgr-*`, where no directory of the application is registered and nothing below was
-/// written for `age`. What lies directly below a root is left alone: a driver, which never registers, may have it.
+/// written for `age`; and what could not be looked at. What lies directly below a root is left alone: a driver, which never registers, may have it.
 /// So is what has a keeper: executors that use no shuffle service do not register either, and may run for weeks.
 pub(crate) fn orphans(
     root: &Path,
     age: Duration,
     now: SystemTime,
     is_registered: impl Fn(&Path) -> bool,
-    failed: impl Fn(&Path, &io::Error),
-) -> Vec<PathBuf> {
-    let look_into = |dir: &Path| {
-        let found = sub_dirs(dir).inspect_err(|error| failed(dir, error));
+) -> (Vec<PathBuf>, Vec<(PathBuf, io::Error)>) {
+    let (mut orphans, mut failed) = (Vec::new(), Vec::new());
+    let look_into = |dir: &Path, failed: &mut Vec<_>| {
         // What cannot be looked into keeps nobody from looking into the others.
-        found.ok().filter(|dirs| !dirs.iter().any(|dir| dir.ends_with(KEEPER_DIR))).unwrap_or_default()
+        let found = sub_dirs(dir).unwrap_or_else(|error| {
+            failed.push((dir.to_owned(), error));
+            Vec::new()
+        });
+        if found.iter().any(|dir| dir.ends_with(KEEPER_DIR)) { Vec::new() } else { found }
     };
-    let mut app_dirs = look_into(root);
-    let mut orphans = Vec::new();
+    let mut app_dirs = look_into(root, &mut failed);
     while let Some(app_dir) = app_dirs.pop() {
         let (block_dirs, others): (Vec<_>, Vec<_>) =
-            look_into(&app_dir).into_iter().partition(|dir| is_block_dir(dir));
+            look_into(&app_dir, &mut failed).into_iter().partition(|dir| is_block_dir(dir));
         if app_dir.parent() == Some(root) {
             app_dirs.extend(others.into_iter().filter(|dir| has_prefix(dir, EXECUTOR_DIR_PREFIX)));
         }
@@ -81,10 +83,10 @@ pub(crate) fn orphans(
         match newest_change(&block_dirs) {
             Ok(newest) if is_older(newest, age, now) => orphans.extend(block_dirs),
             Ok(_) => {}
-            Err(error) => failed(&app_dir, &error),
+            Err(error) => failed.push((app_dir, error)),
         }
     }
-    orphans
+    (orphans, failed)
 }
 
 fn newest_change(dirs: &[PathBuf]) -> io::Result<SystemTime> {
@@ -375,8 +377,8 @@ mod tests {
         let known = ["known/blockmgr-2", "spark-1/executor-2/blockmgr-6"].map(|dir| root.join(dir));
         let find = |after: u64| {
             let now = SystemTime::now() + Duration::from_secs(after);
-            let failed = |dir: &Path, error: &io::Error| panic!("{}: {error}", dir.display());
-            let mut found = orphans(&root, age, now, |dir| known.iter().any(|known| dir == known), failed);
+            let (mut found, failed) = orphans(&root, age, now, |dir| known.iter().any(|known| dir == known));
+            assert!(failed.is_empty(), "{failed:?}");
             found.sort();
             found
         };
@@ -401,12 +403,10 @@ mod tests {
         let bad = "b".repeat(200);
         let bad_dir = open_dir(&root).expect("opens").expect("there");
         rustix::fs::mkdirat(&bad_dir, bad.as_str(), Mode::RWXU).expect("made");
-        let failures = std::cell::RefCell::new(Vec::new());
-        let failed = |dir: &Path, _: &io::Error| failures.borrow_mut().push(dir.to_owned());
         let later = SystemTime::now() + Duration::from_secs(7200);
-        let found = orphans(&root, Duration::from_secs(3600), later, |_| false, failed);
+        let (found, failed) = orphans(&root, Duration::from_secs(3600), later, |_| false);
         assert_eq!(found.len(), 2);
-        assert_eq!(failures.into_inner(), [root.join(bad)]);
+        assert!(matches!(&failed[..], [(dir, _)] if *dir == root.join(bad)), "{failed:?}");
     }
 
     #[test]

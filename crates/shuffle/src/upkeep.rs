@@ -1,62 +1,108 @@
 //! What is done again and again, or once after a start, without anyone asking: unfinished removals, silent drivers,
-//! files that others deleted, disk use.
+//! files that others deleted, disk use. What waits for a disk has a turn of its own for each, so that one that hangs
+//! holds up nothing of the others.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::MissedTickBehavior;
+use futures::StreamExt;
+use futures::future::{join, join_all};
+use futures::stream::FuturesUnordered;
+use tokio::time::{Interval, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::disks::Disk;
 use crate::service::Service;
+use crate::store::Removed;
 
 const LOOK_FOR_SILENT_DRIVERS: Duration = Duration::from_secs(1);
 const CLOSE_STALE_FILES: Duration = Duration::from_secs(30);
 const REMOVE_FORGOTTEN: Duration = Duration::from_secs(3600);
 const COUNT_DISK_USE: Duration = Duration::from_secs(60);
+/// A read takes as long as the disk needs for 1 MiB, or two disk looks.
+const LOOK_FOR_HANGING_DISKS: Duration = Duration::from_secs(30);
 
 pub(crate) async fn run(service: Arc<Service>, stop: CancellationToken) {
+    let disks = join_all(service.disks.all().map(|disk| tend(&service, disk)));
+    let applications = join(watch_drivers(&service), remove_abandoned(&service));
     tokio::select! {
         () = stop.cancelled() => {}
-        () = work(service) => {}
+        _ = join(disks, applications) => {}
     }
 }
 
-async fn work(service: Arc<Service>) {
-    let every = |period| {
-        let mut interval = tokio::time::interval(period);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        interval
-    };
-    let mut silent = every(LOOK_FOR_SILENT_DRIVERS);
-    let mut stale = every(CLOSE_STALE_FILES);
-    let mut disk = every(COUNT_DISK_USE);
+fn every(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// One disk.
+async fn tend(service: &Service, disk: Disk) {
     let mut forgotten = every(REMOVE_FORGOTTEN);
+    let mut stale = every(CLOSE_STALE_FILES);
+    let mut use_counted = every(COUNT_DISK_USE);
     loop {
         tokio::select! {
-            _ = silent.tick(), if service.config.heartbeat_cleanup => remove_silent(&service).await,
-            _ = stale.tick() => service.close_stale_files(),
-            _ = forgotten.tick() => remove_forgotten(&service).await,
-            _ = disk.tick() => service.count_disk_use().await,
+            biased;
+            _ = forgotten.tick() => {
+                service.finish_removals(disk).await;
+                if let Err(error) = service.remove_orphans(disk).await {
+                    tracing::error!(%error, "orphans stay");
+                }
+            }
+            _ = stale.tick() => service.close_stale_files(disk).await,
+            _ = use_counted.tick() => service.count_disk_use(disk).await,
         }
     }
 }
 
-async fn remove_forgotten(service: &Arc<Service>) {
-    service.finish_removals().await;
-    if let Err(error) = service.remove_abandoned(Instant::now()).await {
-        tracing::error!(%error, "abandoned applications stay");
-    }
-    if let Err(error) = service.remove_orphans().await {
-        tracing::error!(%error, "orphans stay");
+/// Nothing here waits for a disk but that of the registrations.
+async fn watch_drivers(service: &Service) {
+    let mut silent = every(LOOK_FOR_SILENT_DRIVERS);
+    let mut hanging = every(LOOK_FOR_HANGING_DISKS);
+    let mut deletions = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            _ = silent.tick(), if service.config.heartbeat_cleanup => {
+                let forgotten = forget_silent(service).await;
+                deletions.extend(forgotten.into_iter().map(|(app, removed)| delete(service, app, removed)));
+            }
+            Some(()) = deletions.next() => {}
+            _ = hanging.tick() => {
+                for disk in service.disks.hanging() {
+                    tracing::error!(disk, "the disk does not answer");
+                }
+            }
+        }
     }
 }
 
-async fn remove_silent(service: &Arc<Service>) {
+async fn forget_silent(service: &Service) -> Vec<(Arc<str>, Removed)> {
+    let mut forgotten = Vec::new();
     for app in service.registry.silent_apps(Instant::now()) {
         tracing::warn!(%app, "no heartbeat of the driver for longer than it promised: removing the application");
-        let removed = service.remove_app_if(&app, |app| app.is_silent(Instant::now())).await;
-        if let Err(error) = removed {
-            tracing::error!(%app, %error, "cannot remove the application");
+        match service.forget_app_if(&app, |app| app.is_silent(Instant::now())).await {
+            Ok(removed) => forgotten.push((app, removed)),
+            Err(error) => tracing::error!(%app, %error, "cannot remove the application"),
+        }
+    }
+    forgotten
+}
+
+async fn delete(service: &Service, app: Arc<str>, removed: Removed) {
+    if let Err(error) = service.delete(&app, removed).await {
+        tracing::error!(%app, %error, "removal stays unfinished");
+    }
+}
+
+async fn remove_abandoned(service: &Service) {
+    let mut look = every(REMOVE_FORGOTTEN);
+    loop {
+        look.tick().await;
+        // What one disk holds up must not keep the next look from those on others.
+        if timeout(REMOVE_FORGOTTEN, service.remove_abandoned(Instant::now())).await.is_err() {
+            tracing::warn!("a look for abandoned applications did not come to an end");
         }
     }
 }
@@ -105,7 +151,7 @@ mod tests {
         }
 
         async fn remove_abandoned(&self, after: Duration) -> Vec<String> {
-            self.service.remove_abandoned(Instant::now() + after).await.expect("looked");
+            self.service.remove_abandoned(Instant::now() + after).await;
             self.service.status().applications.into_keys().collect()
         }
     }
@@ -141,26 +187,31 @@ mod tests {
         let security = Security::load(&config).expect("none");
         let service = Service::new(config, security, Arc::new(Registry::new(10, 10)), stored);
         let service = Arc::new(service);
-        service.finish_removals().await;
+        join_all(service.disks.all().map(|disk| service.finish_removals(disk))).await;
         assert_eq!(service.unfinished_removals(), removals.clone().into());
         assert!(!removals.iter().flat_map(|(_, dirs)| dirs).any(|dir| dir.exists()), "each was tried");
     }
 
+    /// Drivers of a Standalone cluster send no heartbeats: that none came says nothing of them.
     #[tokio::test]
-    async fn where_nobody_says_when_applications_end_their_age_does() {
+    async fn only_an_application_whose_driver_promised_heartbeats_before_a_restart_is_removed_for_its_age() {
         let scene = Scene::new(true);
-        let old = scene.register("old").await;
-        make_old(&old);
-        scene.register("writes").await;
-        make_old(&scene.register("has a driver").await);
-        scene.service.register_driver("has a driver".into(), 1000).await.expect("registered");
-        let all = ["has a driver", "old", "writes"];
+        make_old(&scene.register("promises nothing").await);
+        let before = scene.register("promised before").await;
+        make_old(&before);
+        let writes = scene.register("promised before and writes").await;
+        make_old(&scene.register("promises").await);
+        scene.service.register_driver("promises".into(), 1000).await.expect("registered");
+        for app in ["promised before", "promised before and writes"] {
+            scene.service.registry.remember_driver(app, Duration::from_secs(1));
+        }
+        let all = ["promised before", "promised before and writes", "promises", "promises nothing"];
         assert_eq!(scene.remove_abandoned(6 * DAY).await, all, "too early");
-        assert_eq!(scene.remove_abandoned(8 * DAY).await, ["has a driver", "writes"]);
-        assert!(!old.exists());
+        assert_eq!(scene.remove_abandoned(8 * DAY).await, all[1..]);
+        assert!(!before.exists() && writes.exists());
         assert_eq!(
             scene.service.registry.silent_apps(Instant::now() + DAY),
-            ["has a driver".into()],
+            ["promises".into()],
             "that is for its heartbeats to say"
         );
     }

@@ -56,6 +56,8 @@ impl Collector for View {
             "root",
             disks,
         )?;
+        let waiting = status.disk_waiting.iter().map(|(root, count)| (root.as_str(), *count));
+        family(&mut out, MetricType::Gauge, "disk_waiting", "Threads that wait for a disk", "root", waiting)?;
         type Figure = (MetricType, &'static str, &'static str, fn(&AppStatus) -> Option<u64>);
         let figures: [Figure; 6] = [
             (MetricType::Gauge, "app_executors", "Executors that run", |a| Some(a.executors)),

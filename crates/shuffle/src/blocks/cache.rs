@@ -1,6 +1,7 @@
 //! The map outputs that are open. Bounded twice at once, in bytes of index and in open files: each entry weighs its
 //! index plus its share of the open-file bound, expressed in bytes.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use quick_cache::Weighter;
@@ -44,14 +45,10 @@ impl BlockFiles {
 
     /// Without touching a disk.
     pub(crate) fn get(&self, key: &OutputKey) -> Option<Arc<MapOutput>> {
-        let output = self.outputs.get(key)?;
-        if output.is_stale() {
-            self.outputs.remove(key);
-            return None;
-        }
-        Some(output)
+        self.outputs.get(key).filter(|output| !output.is_stale())
     }
 
+    /// In place of one that is stale, which may wait for the disk that it was on.
     pub(crate) fn keep(&self, key: OutputKey, output: Arc<MapOutput>) {
         self.outputs.insert(key, output);
     }
@@ -60,9 +57,16 @@ impl BlockFiles {
         self.outputs.remove(key);
     }
 
-    /// Closes what somebody else deleted; an open file keeps its space.
-    pub(crate) fn close_stale(&self) {
-        self.outputs.retain(|_, output| !output.is_stale());
+    /// Those whose data lies where `picked` says.
+    pub(crate) fn with_data(&self, picked: impl Fn(&Path) -> bool) -> Vec<(OutputKey, Arc<MapOutput>)> {
+        self.outputs.iter().filter(|(_, output)| output.data_path().is_some_and(&picked)).collect()
+    }
+
+    /// Closes what somebody else deleted; an open file keeps its space. That is freed now, and may take the disk a while.
+    pub(crate) fn close_stale(&self, outputs: Vec<(OutputKey, Arc<MapOutput>)>) {
+        for (key, output) in outputs.into_iter().filter(|(_, output)| output.is_stale()) {
+            self.outputs.remove_if(&key, |kept| Arc::ptr_eq(kept, &output));
+        }
     }
 
     /// Closes what is open of these executors, so that their deleted files free their space.

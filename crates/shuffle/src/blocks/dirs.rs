@@ -72,7 +72,7 @@ impl LocalDir {
     }
 
     /// Of a path that was checked. Looks at the file system: not for the threads that serve.
-    fn resolve(told: &str, roots: &[PathBuf]) -> Result<LocalDir, DirError> {
+    pub(crate) fn resolve(told: &str, roots: &[PathBuf]) -> Result<LocalDir, DirError> {
         let real = real_path(Path::new(told));
         if !roots.is_empty() && !roots.iter().any(|root| real != *root && real.starts_with(root)) {
             return Err(DirError::OutsideRoots(told.to_owned()));
@@ -99,7 +99,8 @@ pub(crate) struct LocalDirs {
 }
 
 impl LocalDirs {
-    pub(crate) fn resolve(told: &[String], sub_dirs: i32, roots: &[PathBuf]) -> Result<LocalDirs, DirError> {
+    /// What can be said of an executor's directories without a look at a disk; the sub-directories of each.
+    pub(crate) fn check(told: &[String], sub_dirs: i32) -> Result<u32, DirError> {
         if told.is_empty() || told.len() > MAX_DIRS {
             return Err(DirError::Count(told.len()));
         }
@@ -108,11 +109,18 @@ impl LocalDirs {
             .filter(|n| (1..=MAX_SUB_DIRS as u32).contains(n))
             .ok_or(DirError::SubDirs(sub_dirs))?;
         told.iter().try_for_each(|dir| LocalDir::check(dir))?;
+        Ok(sub_dirs)
+    }
+
+    /// Where they lie on one disk, all at once.
+    pub(crate) fn resolve(told: &[String], sub_dirs: i32, roots: &[PathBuf]) -> Result<LocalDirs, DirError> {
+        let sub_dirs = LocalDirs::check(told, sub_dirs)?;
         let dirs = told.iter().map(|dir| LocalDir::resolve(dir, roots)).collect::<Result<_, _>>()?;
         Ok(LocalDirs { dirs, sub_dirs })
     }
 
-    pub(crate) fn stored(dirs: Vec<LocalDir>, sub_dirs: u32) -> Option<LocalDirs> {
+    /// Of directories that were resolved now or when they were stored; nothing when there are none.
+    pub(crate) fn new(dirs: Vec<LocalDir>, sub_dirs: u32) -> Option<LocalDirs> {
         (!dirs.is_empty() && sub_dirs > 0).then(|| LocalDirs { dirs: dirs.into(), sub_dirs })
     }
 

@@ -154,6 +154,10 @@ impl MapOutput {
         matches!(self.index, Index::OnDisk { .. })
     }
 
+    pub(crate) fn data_path(&self) -> Option<&Path> {
+        self.data.as_ref().map(|data| data.path())
+    }
+
     pub(crate) fn is_stale(&self) -> bool {
         self.data.as_ref().is_some_and(|data| data.is_unlinked())
     }

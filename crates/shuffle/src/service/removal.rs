@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{CallError, Service, blocking};
+use futures::future::join_all;
+
+use super::{CallError, Service};
+use crate::disks::{Disk, For};
 use crate::registry::App;
 use crate::store::Removed;
 use crate::{ExecutorRemoval, Removal, tidy};
@@ -18,26 +20,25 @@ const GONE_AFTER: Duration = Duration::from_secs(3600);
 
 impl Service {
     /// Forgets the application, durably, then deletes its directories. May be repeated.
-    pub(crate) async fn remove_app(self: &Arc<Self>, id: &str) -> Result<Removal, CallError> {
+    pub(crate) async fn remove_app(&self, id: &str) -> Result<Removal, CallError> {
         let removed = self.store.remove(id.to_owned()).await?;
         self.delete(id, removed).await
     }
 
-    /// The same for an application that still is what it was when it was picked.
-    pub(crate) async fn remove_app_if(
-        self: &Arc<Self>,
+    /// Forgets an application that still is what it was when it was picked; what is returned is then to be deleted.
+    pub(crate) async fn forget_app_if(
+        &self,
         id: &str,
         still: impl FnOnce(&App) -> bool + Send + 'static,
-    ) -> Result<Removal, CallError> {
-        let removed = self.store.remove_if(id.to_owned(), |app| app.is_some_and(still)).await?;
-        self.delete(id, removed).await
+    ) -> Result<Removed, CallError> {
+        Ok(self.store.remove_if(id.to_owned(), |app| app.is_some_and(still)).await?)
     }
 
-    async fn delete(self: &Arc<Self>, id: &str, removed: Removed) -> Result<Removal, CallError> {
+    pub(crate) async fn delete(&self, id: &str, removed: Removed) -> Result<Removal, CallError> {
         let executors = removed.app.as_ref().map(|app| app.executors()).unwrap_or_default();
         let serials: HashSet<u64> = executors.iter().map(|e| e.serial).collect();
         self.files.forget(|serial| serials.contains(&serial));
-        let mut removal = self.delete_dirs_of(id, removed.dirs).await?;
+        let mut removal = self.delete_all_dirs_of(id, removed.dirs).await?;
         removal.executors = executors.len() as u64;
         if removal != Removal::default() {
             tracing::info!(app = id, ?removal, "application removed");
@@ -45,10 +46,14 @@ impl Service {
         Ok(removal)
     }
 
-    /// Takes up the removals that a stop of the service interrupted, or that a disk did not let come to an end.
-    pub(crate) async fn finish_removals(self: &Arc<Self>) {
-        for (app, dirs) in self.unfinished_removals() {
-            match self.delete_dirs_of(&app, dirs).await {
+    /// Takes up the removals that a stop of the service interrupted, or that this disk did not let come to an end.
+    pub(crate) async fn finish_removals(&self, disk: Disk) {
+        for (app, mut dirs) in self.unfinished_removals() {
+            dirs.retain(|dir| self.disks.of(dir) == disk);
+            if dirs.is_empty() {
+                continue;
+            }
+            match self.delete_dirs_of(&app, disk, dirs).await {
                 Ok(removal) => tracing::info!(app, ?removal, "removal taken up again"),
                 Err(error) => tracing::error!(app, %error, "removal stays unfinished"),
             }
@@ -59,17 +64,36 @@ impl Service {
         self.unfinished.lock().clone()
     }
 
-    /// The duty ends when nothing is left that could still go, and that is stored.
-    async fn delete_dirs_of(
-        self: &Arc<Self>,
-        app: &str,
-        dirs: BTreeSet<PathBuf>,
-    ) -> Result<Removal, CallError> {
+    /// On all disks side by side, so that none that hangs keeps what lies on the others.
+    async fn delete_all_dirs_of(&self, app: &str, dirs: BTreeSet<PathBuf>) -> Result<Removal, CallError> {
         if dirs.is_empty() {
             return Ok(Removal::default());
         }
         self.unfinished.lock().entry(app.to_owned()).or_default().extend(dirs.iter().cloned());
-        let (removal, done) = self.delete_dirs(dirs).await?;
+        let mut by_disk: BTreeMap<Disk, BTreeSet<PathBuf>> = BTreeMap::new();
+        for dir in dirs {
+            by_disk.entry(self.disks.of(&dir)).or_default().insert(dir);
+        }
+        let parts = by_disk.into_iter().map(|(disk, dirs)| self.delete_dirs_of(app, disk, dirs));
+        let mut removal = Removal::default();
+        for part in join_all(parts).await {
+            let part = part?;
+            removal.directories += part.directories;
+            removal.files += part.files;
+            removal.bytes += part.bytes;
+            removal.kept.extend(part.kept);
+        }
+        Ok(removal)
+    }
+
+    /// The duty ends when nothing is left that could still go, and that is stored.
+    async fn delete_dirs_of(
+        &self,
+        app: &str,
+        disk: Disk,
+        dirs: BTreeSet<PathBuf>,
+    ) -> Result<Removal, CallError> {
+        let (removal, done) = self.delete_dirs(disk, dirs).await?;
         self.store.deleted(app.to_owned(), done.clone()).await?;
         // Only what is done: another removal of the same application may be under way.
         let mut unfinished = self.unfinished.lock();
@@ -84,44 +108,44 @@ impl Service {
 
     /// Also returns those with which there is nothing more to be done.
     async fn delete_dirs(
-        self: &Arc<Self>,
+        &self,
+        disk: Disk,
         dirs: BTreeSet<PathBuf>,
     ) -> Result<(Removal, BTreeSet<PathBuf>), CallError> {
-        let service = self.clone();
-        blocking(move || {
-            let (mut removal, mut done) = (Removal::default(), BTreeSet::new());
-            for dir in dirs {
-                // An executor may have registered it since.
-                if service.registry.is_owned(&dir) {
-                    removal.kept.push(format!("{}: registered", dir.display()));
-                    done.insert(dir);
-                    continue;
+        let (registry, roots) = (self.registry.clone(), self.roots.clone());
+        let delete = move |dir: PathBuf| {
+            // An executor may have registered it since.
+            let freed = (!registry.is_owned(&dir)).then(|| tidy::remove_block_dir(&dir, &roots));
+            (dir, freed)
+        };
+        let deleted = self.disks.tend(disk, move || dirs.into_iter().map(delete).collect::<Vec<_>>()).await?;
+        let (mut removal, mut done) = (Removal::default(), BTreeSet::new());
+        for (dir, freed) in deleted {
+            match freed {
+                None => removal.kept.push(format!("{}: registered", dir.display())),
+                Some(Ok(freed)) => {
+                    removal.directories += 1;
+                    removal.files += freed.files;
+                    removal.bytes += freed.bytes;
                 }
-                match tidy::remove_block_dir(&dir, &service.roots) {
-                    Ok(freed) => {
-                        removal.directories += 1;
-                        removal.files += freed.files;
-                        removal.bytes += freed.bytes;
-                        done.insert(dir);
-                    }
-                    Err(error) => {
-                        removal.kept.push(format!("{}: {error}", dir.display()));
-                        if !tidy::is_block_dir(&dir) {
-                            done.insert(dir);
-                        } else if error.kind() != io::ErrorKind::DirectoryNotEmpty {
-                            service.disk_error(&dir, &error);
+                Some(Err(error)) => {
+                    removal.kept.push(format!("{}: {error}", dir.display()));
+                    if tidy::is_block_dir(&dir) {
+                        if error.kind() != io::ErrorKind::DirectoryNotEmpty {
+                            self.disk_error(&dir, &error);
                         }
+                        continue;
                     }
                 }
             }
-            (removal, done)
-        })
-        .await
+            done.insert(dir);
+        }
+        Ok((removal, done))
     }
 
     /// The executor has ended, says the agent.
     pub(crate) async fn executor_departed(
-        self: &Arc<Self>,
+        &self,
         app: &str,
         executor: &str,
     ) -> Result<ExecutorRemoval, CallError> {
@@ -131,72 +155,95 @@ impl Service {
             self.store.departed(app.to_owned(), executor.to_owned()).await?;
         }
         let keep_rdd_blocks = self.config.keep_rdd_blocks;
-        let service = self.clone();
-        let freed = blocking(move || {
-            let (mut files, mut bytes) = (0, 0);
-            for dir in entry.dirs.iter().map(|dir| dir.real()) {
-                match tidy::remove_private_files(dir, keep_rdd_blocks) {
-                    Ok(freed) => (files, bytes) = (files + freed.files, bytes + freed.bytes),
-                    Err(error) => service.disk_error(dir, &error),
+        let clear = move |dir: &Path| {
+            tidy::remove_private_files(dir, keep_rdd_blocks).map_err(|error| (dir.to_owned(), error))
+        };
+        let dirs = entry.dirs.iter().map(|dir| dir.real().to_path_buf());
+        let mut removal = ExecutorRemoval { known: true, files: 0, bytes: 0 };
+        for cleared in self.disks.wait_for_each(For::Tending, dirs, clear).await? {
+            match cleared {
+                Ok(freed) => {
+                    removal.files += freed.files;
+                    removal.bytes += freed.bytes;
                 }
+                Err((dir, error)) => self.disk_error(&dir, &error),
             }
-            (files, bytes)
-        });
-        let (files, bytes) = freed.await?;
-        tracing::info!(app, executor, files, bytes, "executor departed");
-        Ok(ExecutorRemoval { known: true, files, bytes })
+        }
+        tracing::info!(app, executor, ?removal, "executor departed");
+        Ok(removal)
     }
 
     /// Forgets applications of which nothing is left: whoever manages the cluster deleted their directories and said
-    /// nothing, or an executor registered when its application had been removed already. With `heartbeat_cleanup`,
-    /// where nobody says when applications end, also removes those of which nothing was heard, and in whose
-    /// directories nothing was written, for the age of orphans.
-    pub(crate) async fn remove_abandoned(self: &Arc<Self>, now: Instant) -> Result<(), CallError> {
-        for app in self.registry.apps() {
-            let Some(silence) = app.unheard_for(now).filter(|silence| *silence > GONE_AFTER) else {
-                continue;
-            };
-            let (service, dirs) = (self.clone(), app.dirs());
-            let age = self.config.orphan_age.filter(|age| self.config.heartbeat_cleanup && silence > *age);
-            let over = blocking(move || {
-                let look = |dir: &PathBuf| {
-                    tidy::last_change(dir).inspect_err(|error| service.disk_error(dir, error))
-                };
-                let Ok(changes) = dirs.iter().map(look).collect::<io::Result<Vec<_>>>() else { return false };
-                match (changes.into_iter().flatten().max(), age) {
-                    (None, _) => !dirs.is_empty() || age.is_some(),
-                    (Some(newest), Some(age)) => tidy::is_older(newest, age, SystemTime::now()),
-                    (Some(_), None) => false,
-                }
-            });
-            if over.await? {
-                tracing::info!(app = %app.id, ?silence, "nothing is left of the application, or it was abandoned");
-                // Whoever registers or fetches meanwhile is heard, whatever the directories looked like.
-                self.remove_app_if(&app.id, move |app| app.unheard_for(now) == Some(silence)).await?;
+    /// nothing, or an executor registered when its application had been removed already. With `heartbeat_cleanup`
+    /// also removes those whose driver promised heartbeats to this service before it was restarted, when nothing was
+    /// heard, and nothing written in their directories, for the age of orphans: such a driver never registers again.
+    pub(crate) async fn remove_abandoned(&self, now: Instant) {
+        // Side by side: one with a directory on a disk that hangs waits for that alone.
+        let looks = self.registry.apps().into_iter().map(async |app| {
+            if let Err(error) = self.remove_if_abandoned(&app, now).await {
+                tracing::error!(app = %app.id, %error, "an abandoned application may stay");
             }
+        });
+        join_all(looks).await;
+    }
+
+    async fn remove_if_abandoned(&self, app: &App, now: Instant) -> Result<(), CallError> {
+        let Some(silence) = app.unheard_for(now).filter(|silence| *silence > GONE_AFTER) else {
+            return Ok(());
+        };
+        let promised = self.config.heartbeat_cleanup && app.has_driver();
+        let age = self.config.orphan_age.filter(|age| promised && silence > *age);
+        let dirs = app.dirs();
+        let none = dirs.is_empty();
+        let look = |dir: &Path| tidy::last_change(dir).map_err(|error| (dir.to_owned(), error));
+        let mut newest = None;
+        for change in self.disks.wait_for_each(For::Tending, dirs, look).await? {
+            match change {
+                Ok(change) => newest = newest.max(change),
+                Err((dir, error)) => {
+                    self.disk_error(&dir, &error);
+                    return Ok(());
+                }
+            }
+        }
+        let over = match (newest, age) {
+            (None, _) => !none || age.is_some(),
+            (Some(newest), Some(age)) => tidy::is_older(newest, age, SystemTime::now()),
+            (Some(_), None) => false,
+        };
+        if over {
+            tracing::info!(app = %app.id, ?silence, "nothing is left of the application, or it was abandoned");
+            // Whoever registers or fetches meanwhile is heard, whatever the directories looked like.
+            let forgotten = self.forget_app_if(&app.id, move |app| app.unheard_for(now) == Some(silence));
+            self.delete(&app.id, forgotten.await?).await?;
         }
         Ok(())
     }
 
-    /// Deletes what applications left that nobody remembers.
-    pub(crate) async fn remove_orphans(self: &Arc<Self>) -> Result<(), CallError> {
+    /// Deletes what applications that nobody remembers left on a disk.
+    pub(crate) async fn remove_orphans(&self, disk: Disk) -> Result<(), CallError> {
         let Some(age) = self.config.orphan_age else { return Ok(()) };
-        let service = self.clone();
-        let found = blocking(move || {
-            let registered = |dir: &Path| service.registry.is_owned(dir);
-            let failed = |dir: &Path, error: &io::Error| match error.kind() {
+        let mut roots = self.roots.to_vec();
+        roots.retain(|root| self.disks.of(root) == disk);
+        let registry = self.registry.clone();
+        let look = move || {
+            let look =
+                |root: &PathBuf| tidy::orphans(root, age, SystemTime::now(), |dir| registry.is_owned(dir));
+            let (found, failed): (Vec<_>, Vec<_>) = roots.iter().map(look).unzip();
+            (found.into_iter().flatten().collect(), failed.into_iter().flatten().collect())
+        };
+        let (found, failed): (BTreeSet<PathBuf>, Vec<_>) = self.disks.tend(disk, look).await?;
+        for (dir, error) in failed {
+            match error.kind() {
                 // `lost+found` is nobody's orphan.
                 io::ErrorKind::PermissionDenied => {
                     tracing::debug!(dir = %dir.display(), %error, "not looked into for orphans");
                 }
-                _ => service.disk_error(dir, error),
-            };
-            let roots = service.roots.iter();
-            roots.flat_map(|root| tidy::orphans(root, age, SystemTime::now(), registered, failed)).collect()
-        });
-        let found: BTreeSet<PathBuf> = found.await?;
+                _ => self.disk_error(&dir, &error),
+            }
+        }
         if !found.is_empty() {
-            let (removal, _) = self.delete_dirs(found).await?;
+            let (removal, _) = self.delete_dirs(disk, found).await?;
             tracing::info!(?removal, "orphans removed");
         }
         Ok(())

@@ -437,7 +437,7 @@ fn load(database: &Database, registry: &Registry) -> Result<Recovered, redb::Err
         let stored: Option<StoredExecutor> = serde_json::from_slice(value.value()).ok();
         let parts = stored.and_then(|stored| {
             let dirs = stored.dirs.into_iter().map(|d| LocalDir::stored(d.told, d.real)).collect();
-            Some((LocalDirs::stored(dirs, stored.sub_dirs)?, stored.departed))
+            Some((LocalDirs::new(dirs, stored.sub_dirs)?, stored.departed))
         });
         let loaded = parts.map(|(dirs, departed)| registry.restore(app, executor, dirs, departed));
         if !matches!(loaded, Some(Ok(_))) {
