@@ -25,15 +25,16 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// When not empty, executors may register only directories below one of these.
     pub allowed_roots: Vec<PathBuf>,
-    /// Whether an application whose driver registered and then fell silent is removed. Switch it off where
-    /// something that knows better (the agent) says when applications end.
+    /// Whether an application whose driver registered, is no longer connected and fell silent is removed. Switch it
+    /// off where something that knows better (the agent) says when applications end.
     pub heartbeat_cleanup: bool,
     /// Whether blocks of cached RDDs outlive their executor, for applications that set
     /// `spark.shuffle.service.fetch.rdd.enabled`. They are served in any case, as long as they are there.
     pub keep_rdd_blocks: bool,
     /// Directories below a root that belong to no registered application are deleted when nothing was written in
-    /// them for so long, unless the root has a keeper ([`KEEPER_DIR`]); with `heartbeat_cleanup` also a registered
-    /// application of which nothing was heard either, unless its driver keeps sending heartbeats. Nothing means never.
+    /// them for so long, unless the root has a keeper ([`KEEPER_DIR`]); with `heartbeat_cleanup` also an application
+    /// whose driver promised heartbeats before this service was restarted, when nothing was heard of it either. Nothing
+    /// means never.
     pub orphan_age: Option<Duration>,
     /// When set, every connection has to prove that it knows its application's secret.
     pub auth: Option<Auth>,

@@ -45,6 +45,28 @@ struct Life {
     /// When its driver or an executor last did something, or this service started.
     heard: Instant,
     driver: Option<Driver>,
+    /// Those that its driver registered over and that are open.
+    driver_connections: usize,
+}
+
+/// A connection that an application's driver registered over, until it is dropped: as long as it is open, the driver
+/// is there, however late its heartbeats are, and once it is closed none comes over it any more.
+#[derive(Debug)]
+pub(crate) struct DriverConnection(Arc<App>);
+
+impl DriverConnection {
+    pub(crate) fn of(app: Arc<App>) -> DriverConnection {
+        app.life.lock().driver_connections += 1;
+        DriverConnection(app)
+    }
+}
+
+impl Drop for DriverConnection {
+    fn drop(&mut self) {
+        let mut life = self.0.life.lock();
+        life.driver_connections -= 1;
+        life.heard = Instant::now();
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +86,7 @@ impl App {
             served: Served::default(),
             served_departed: Served::default(),
             disk_bytes: Mutex::default(),
-            life: Mutex::new(Life { heard: Instant::now(), driver: None }),
+            life: Mutex::new(Life { heard: Instant::now(), driver: None, driver_connections: 0 }),
         }
     }
 
@@ -114,7 +136,8 @@ impl App {
     pub(crate) fn is_silent(&self, now: Instant) -> bool {
         let life = self.life.lock();
         let since = now.saturating_duration_since(life.heard);
-        life.driver.is_some_and(|driver| driver.heard && since > driver.timeout)
+        let late = life.driver.is_some_and(|driver| driver.heard && since > driver.timeout);
+        late && life.driver_connections == 0
     }
 
     /// For how long nothing was heard of it; nothing while its driver keeps a promise to be heard.
@@ -192,7 +215,7 @@ impl Registry {
         self.inner.read().executors
     }
 
-    /// Applications whose driver promised heartbeats and has been silent for longer than it said.
+    /// Applications whose driver promised heartbeats, has been silent for longer than it said, and is not connected.
     pub(crate) fn silent_apps(&self, now: Instant) -> Vec<Arc<str>> {
         let inner = self.inner.read();
         inner.apps.values().filter(|app| app.is_silent(now)).map(|app| app.id.clone()).collect()
@@ -454,5 +477,21 @@ mod tests {
         assert_eq!(silent(16), ["b".into()], "not since the restart");
         registry.app("c").expect("known").driver_heard(start + Duration::from_secs(16));
         assert_eq!(silent(18).len(), 2);
+    }
+
+    #[test]
+    fn a_driver_that_is_connected_is_not_silent() {
+        let (registry, timeout) = (Registry::new(10, 10), Duration::from_secs(10));
+        registry.set_driver("a", timeout, Instant::now() - 2 * timeout);
+        let silent = |after| registry.silent_apps(Instant::now() + after);
+        assert_eq!(silent(Duration::ZERO), ["a".into()]);
+        let app = registry.app("a").expect("known");
+        let connections = [(); 2].map(|()| DriverConnection::of(app.clone()));
+        for connection in connections {
+            assert!(silent(timeout * 1000).is_empty());
+            drop(connection);
+        }
+        assert!(silent(Duration::ZERO).is_empty(), "its time begins when it is gone");
+        assert_eq!(silent(2 * timeout), ["a".into()]);
     }
 }

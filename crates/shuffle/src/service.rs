@@ -24,7 +24,7 @@ use crate::blocks::{
 use crate::checksum;
 use crate::disks::{Disk, Disks, For};
 use crate::metrics::{ErrorKind, Metrics};
-use crate::registry::{App, Executor, Refusal, Registry};
+use crate::registry::{App, DriverConnection, Executor, Refusal, Registry};
 use crate::security::Security;
 use crate::store::{Recovered, Store, StoreError};
 use crate::{AppStatus, Config, Status, tidy};
@@ -216,11 +216,17 @@ impl Service {
         Ok(self.store.register(app, executor, dirs).await?)
     }
 
-    pub(crate) async fn register_driver(&self, app: String, timeout_ms: i64) -> Result<(), CallError> {
+    /// What is returned is to be kept as long as the driver's connection is open.
+    pub(crate) async fn register_driver(
+        &self,
+        app: String,
+        timeout_ms: i64,
+    ) -> Result<Option<DriverConnection>, CallError> {
         let timeout =
             Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0)).max(MIN_HEARTBEAT_TIMEOUT);
         tracing::info!(app, ?timeout, "driver registered");
-        Ok(self.store.driver(app, timeout).await?)
+        self.store.driver(app.clone(), timeout).await?;
+        Ok(self.registry.app(&app).map(DriverConnection::of))
     }
 
     pub(crate) fn heartbeat(&self, app: &str) {

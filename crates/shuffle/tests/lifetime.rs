@@ -120,15 +120,25 @@ async fn a_driver_that_falls_silent_takes_its_application_along() {
     let mut client = Client::connect(&service).await;
     client.register(&silent).await;
     client.register(&quiet).await;
-    let driver = Rpc::RegisterDriver { app: "silent".into(), heartbeat_timeout_ms: 1 };
-    assert_eq!(client.call(&driver).await, Ok(None));
-    assert_eq!(client.call(&Rpc::Heartbeat { app: "silent".into() }).await, Ok(None));
+    let promise = |app: &str| Rpc::RegisterDriver { app: app.into(), heartbeat_timeout_ms: 1 };
+    let (mut driver, mut other) = (Client::connect(&service).await, Client::connect(&service).await);
+    assert_eq!(driver.call(&promise("silent")).await, Ok(None));
+    assert_eq!(driver.call(&Rpc::Heartbeat { app: "silent".into() }).await, Ok(None));
+    // Late as well, but its connection is open, so that it is there.
+    assert_eq!(other.call(&promise("late")).await, Ok(None));
+    drop(driver);
     eventually("the silent application is removed", async || {
         (!service.status().applications.contains_key("silent") && !exists(&silent.dirs[0])).then_some(())
     })
     .await;
     // One whose driver promised nothing stays.
     assert!(client.fetch(&quiet.fetch(0, &[(1, &[0])], false)).await.is_ok());
+    assert!(service.status().applications.contains_key("late"));
+    drop(other);
+    eventually("its driver is gone", async || {
+        (!service.status().applications.contains_key("late")).then_some(())
+    })
+    .await;
     service.stop().await;
 }
 
@@ -151,7 +161,7 @@ async fn a_driver_that_only_the_service_before_heard_is_not_taken_for_dead() {
     let service = bench.start().await;
     let mut client = Client::connect(&service).await;
     client.register(&after).await;
-    assert_eq!(client.call(&promise("after")).await, Ok(None));
+    assert_eq!(Client::connect(&service).await.call(&promise("after")).await, Ok(None));
     eventually("the other is silent for long enough", async || (!exists(&after.dirs[0])).then_some(())).await;
     assert!(client.fetch(&before.fetch(0, &[(1, &[0])], false)).await.expect("block")[0] == blocks[0]);
     // Heard again, its silence means something again.

@@ -37,9 +37,10 @@ pub(super) async fn answer(connection: &mut Connection, body: Bytes) -> Result<B
             Ok(Rpc::CorruptionCause(cause).encode())
         }
         Rpc::RegisterDriver { app, heartbeat_timeout_ms } => {
-            service.register_driver(app, heartbeat_timeout_ms).await?;
-            // Its driver sends heartbeats over this connection, and never makes another for them.
-            connection.place.keep();
+            // It sends heartbeats over this connection, and never makes another for them.
+            if let Some(driver) = service.register_driver(app, heartbeat_timeout_ms).await? {
+                connection.place.keep(driver);
+            }
             Ok(done())
         }
         Rpc::Heartbeat { app } => {

@@ -9,6 +9,8 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
+use crate::registry::DriverConnection;
+
 /// Has something to do.
 const BUSY: u64 = 0;
 /// Has lost its place.
@@ -32,8 +34,8 @@ pub(super) struct Place {
     number: u64,
     /// Milliseconds from the start, or one of the above.
     silent_since: Arc<AtomicU64>,
-    /// Its peer would not come back.
-    kept: bool,
+    /// Of a driver, which would not come back.
+    kept: Option<DriverConnection>,
 }
 
 impl Places {
@@ -52,7 +54,7 @@ impl Places {
         taken.next += 1;
         let silent_since = Arc::new(AtomicU64::new(self.now()));
         taken.places.insert(number, (silent_since.clone(), None));
-        (Some(Place { places: self.clone(), number, silent_since, kept: false }), full)
+        (Some(Place { places: self.clone(), number, silent_since, kept: None }), full)
     }
 
     /// What is to be ended when the place is taken away.
@@ -97,19 +99,19 @@ impl Place {
 
     /// Waits for its peer from now on.
     pub(super) fn silent(&self) {
-        if !self.kept {
+        if self.kept.is_none() {
             self.silent_since.store(self.places.now(), Relaxed);
         }
     }
 
     /// Has something to do; false when the place is lost.
     pub(super) fn busy(&self) -> bool {
-        self.kept || self.silent_since.swap(BUSY, Relaxed) != OUT
+        self.kept.is_some() || self.silent_since.swap(BUSY, Relaxed) != OUT
     }
 
     /// The place is not taken away any more.
-    pub(super) fn keep(&mut self) {
-        self.kept = true;
+    pub(super) fn keep(&mut self, driver: DriverConnection) {
+        self.kept = Some(driver);
     }
 }
 
@@ -122,6 +124,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::Registry;
 
     #[tokio::test]
     async fn who_was_silent_longest_makes_room() {
@@ -133,7 +136,9 @@ mod tests {
             since(place, at);
         }
         assert!(driver.busy());
-        driver.keep();
+        let registry = Registry::new(1, 1);
+        registry.set_driver("app", std::time::Duration::ZERO, Instant::now());
+        driver.keep(DriverConnection::of(registry.app("app").expect("known")));
         driver.silent();
         let task = tokio::spawn(std::future::pending::<()>());
         places.seat(old.number(), task.abort_handle());
