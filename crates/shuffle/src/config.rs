@@ -99,6 +99,8 @@ pub struct Limits {
     /// A connection that does not, within this time, take what is being sent (of a large block up to 1 MiB at a time), bring
     /// to an end a message that it began, or authenticate, is cut.
     pub stalled_after: Duration,
+    /// Who waits for a disk for longer is told that it does not answer.
+    pub disk_answers_within: Duration,
     /// Applications and executors that may be registered at once.
     pub applications: usize,
     pub executors: usize,
@@ -115,6 +117,8 @@ impl Default for Limits {
             open_files: 1024,
             unsent_bytes: 128 << 20,
             stalled_after: Duration::from_secs(60),
+            // Spark's clients give up after 120 s (`spark.network.timeout`) and would learn nothing.
+            disk_answers_within: Duration::from_secs(100),
             applications: 16 * 1024,
             executors: 1 << 20,
         }

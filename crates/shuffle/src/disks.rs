@@ -7,12 +7,13 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use futures::future::try_join_all;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinError;
+use tokio::time::timeout;
 
 /// How many may wait for one disk at once; others take their turn.
 const READING: usize = 16;
@@ -26,10 +27,22 @@ pub(crate) struct Disk(usize);
 /// What somebody waits for a disk for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum For {
-    /// A client that wants a little, now: a part of a block, a path.
+    /// A client that wants a little: a part of a block, a path.
     Reading,
-    /// Deleting, counting, looking through directories.
-    Tending,
+    /// A client that wants something deleted.
+    Deleting,
+    /// No client: may take as long as it takes.
+    Upkeep,
+}
+
+/// Why nothing came of it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WaitError {
+    /// Was counted as the disk's failure, and told, when it was noticed.
+    #[error("the disk {0} does not answer")]
+    Hangs(String),
+    #[error(transparent)]
+    Ended(#[from] JoinError),
 }
 
 #[derive(Debug)]
@@ -38,29 +51,32 @@ struct Gate {
     root: Option<PathBuf>,
     reading: Arc<Semaphore>,
     tending: Arc<Semaphore>,
-    /// Reads that have come to an end, well or not.
-    read: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Disks {
     /// Of the allowed roots and the work directory, without symbolic links; the last is for what lies elsewhere.
     gates: Vec<Gate>,
+    /// How long a client's turn and what it asked for may take together.
+    patience: Duration,
     errors: Mutex<BTreeMap<String, u64>>,
-    /// What was read of each disk that had readers, when [`Disks::hanging`] was last asked.
-    waited_for: Mutex<BTreeMap<Disk, u64>>,
+}
+
+impl Gate {
+    fn name(&self) -> String {
+        self.root.as_ref().map_or_else(|| "other".to_owned(), |root| root.display().to_string())
+    }
 }
 
 impl Disks {
-    pub(crate) fn new(roots: Vec<PathBuf>) -> Disks {
+    pub(crate) fn new(roots: Vec<PathBuf>, patience: Duration) -> Disks {
         let gate = |root| Gate {
             root,
             reading: Arc::new(Semaphore::new(READING)),
             tending: Arc::new(Semaphore::new(TENDING)),
-            read: Arc::default(),
         };
         let gates = roots.into_iter().map(Some).chain([None]).map(gate).collect();
-        Disks { gates, errors: Mutex::default(), waited_for: Mutex::default() }
+        Disks { gates, patience, errors: Mutex::default() }
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = Disk> + use<> {
@@ -77,17 +93,17 @@ impl Disks {
         &self,
         path: &Path,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, JoinError> {
+    ) -> Result<T, WaitError> {
         self.wait_at(self.of(path), For::Reading, work).await
     }
 
-    /// The same for work that takes its time.
+    /// The same for upkeep.
     pub(crate) async fn tend<T: Send + 'static>(
         &self,
         disk: Disk,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, JoinError> {
-        self.wait_at(disk, For::Tending, work).await
+    ) -> Result<T, WaitError> {
+        self.wait_at(disk, For::Upkeep, work).await
     }
 
     /// The same for each of several paths: of one disk one after the other, on several disks side by side. Results are
@@ -97,7 +113,7 @@ impl Disks {
         what_for: For,
         paths: impl IntoIterator<Item = PathBuf>,
         work: impl Fn(&Path) -> T + Clone + Send + 'static,
-    ) -> Result<Vec<T>, JoinError> {
+    ) -> Result<Vec<T>, WaitError> {
         let mut by_disk: BTreeMap<Disk, Vec<(usize, PathBuf)>> = BTreeMap::new();
         for (at, path) in paths.into_iter().enumerate() {
             by_disk.entry(self.of(&path)).or_default().push((at, path));
@@ -117,23 +133,26 @@ impl Disks {
         disk: Disk,
         what_for: For,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, JoinError> {
+    ) -> Result<T, WaitError> {
         let gate = &self.gates[disk.0];
-        let (places, ended) = match what_for {
-            For::Reading => (&gate.reading, Some(gate.read.clone())),
-            For::Tending => (&gate.tending, None),
+        let places = if what_for == For::Reading { &gate.reading } else { &gate.tending };
+        let done = async {
+            let place = places.clone().acquire_owned().await.expect("invariant: a gate is never closed");
+            let done = tokio::task::spawn_blocking(move || {
+                // Kept by the thread: whoever asked may be gone before the disk answers.
+                let _place = place;
+                work()
+            });
+            Ok(done.await?)
         };
-        let place = places.clone().acquire_owned().await.expect("invariant: a gate is never closed");
-        let done = tokio::task::spawn_blocking(move || {
-            // Kept by the thread: whoever asked may be gone before the disk answers.
-            let _place = place;
-            let done = work();
-            if let Some(ended) = ended {
-                ended.fetch_add(1, Relaxed);
-            }
-            done
-        });
-        done.await
+        if what_for == For::Upkeep {
+            return done.await;
+        }
+        timeout(self.patience, done).await.unwrap_or_else(|_| {
+            let disk = self.count_error(gate.name());
+            tracing::error!(disk, "the disk does not answer");
+            Err(WaitError::Hangs(disk))
+        })
     }
 
     /// How many threads wait for each disk now, where any does.
@@ -141,25 +160,8 @@ impl Disks {
         let waiting = |gate: &Gate| {
             READING - gate.reading.available_permits() + TENDING - gate.tending.available_permits()
         };
-        let of = |gate: &Gate| (self.gate_name(gate), waiting(gate) as u64);
+        let of = |gate: &Gate| (gate.name(), waiting(gate) as u64);
         self.gates.iter().map(of).filter(|(_, waiting)| *waiting > 0).collect()
-    }
-
-    /// Disks that had readers when this was last asked and have some still, and not one read came to an end in between.
-    /// Counted as failed, and returned by name.
-    pub(crate) fn hanging(&self) -> Vec<String> {
-        let reads = |disk: Disk| {
-            let gate = &self.gates[disk.0];
-            (gate.reading.available_permits() < READING).then(|| (disk, gate.read.load(Relaxed)))
-        };
-        let now: BTreeMap<Disk, u64> = self.all().filter_map(reads).collect();
-        let before = std::mem::replace(&mut *self.waited_for.lock(), now.clone());
-        let hanging = now.into_iter().filter(|(disk, read)| before.get(disk) == Some(read));
-        hanging.map(|(disk, _)| self.count_error(self.gate_name(&self.gates[disk.0]))).collect()
-    }
-
-    fn gate_name(&self, gate: &Gate) -> String {
-        gate.root.as_ref().map_or_else(|| "other".to_owned(), |root| root.display().to_string())
     }
 
     /// Returns the name under which it was counted.
@@ -215,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_disk_is_named_by_its_root_or_else_by_its_mount_point() {
-        let disks = Disks::new(vec!["/disk1/spark".into(), "/var/lib/bellows".into()]);
+        let disks = Disks::new(vec!["/disk1/spark".into(), "/var/lib/bellows".into()], Duration::MAX);
         disks.failed(Path::new("/disk1/spark/app/blockmgr-1/00/shuffle_0_0_0.data"));
         disks.failed(Path::new("/disk1/spark/app/blockmgr-2"));
         disks.failed(Path::new("/proc/self/nothing"));
@@ -227,7 +229,7 @@ mod tests {
     /// As many as a hanging disk may hold, and some more.
     #[tokio::test]
     async fn a_disk_that_hangs_holds_so_many_threads_and_stops_no_other() {
-        let disks = Disks::new(vec!["/hangs".into(), "/works".into()]);
+        let disks = Disks::new(vec!["/hangs".into(), "/works".into()], Duration::MAX);
         let (answer, hanging) = std::sync::mpsc::channel::<()>();
         let hanging = Arc::new(Mutex::new(hanging));
         let stuck = |what_for| {
@@ -238,26 +240,46 @@ mod tests {
             })
         };
         let readers = try_join_all((0..2 * READING).map(|_| stuck(For::Reading)));
-        let tending = try_join_all((0..2 * TENDING).map(|_| stuck(For::Tending)));
+        let tending = try_join_all((0..2 * TENDING).map(|_| stuck(For::Deleting)));
         let look = async {
             let all = (READING + TENDING) as u64;
             while disks.waiting() != [("/hangs".to_owned(), all)].into() {
                 tokio::task::yield_now().await;
             }
-            assert_eq!(disks.hanging(), Vec::<String>::new(), "looked at for the first time");
             for path in ["/works/x", "/elsewhere"] {
                 assert_eq!(disks.wait(Path::new(path), || 1).await.expect("ran"), 1);
                 assert_eq!(disks.tend(disks.of(Path::new(path)), || 2).await.expect("ran"), 2);
             }
-            assert_eq!(disks.hanging(), ["/hangs"]);
-            assert_eq!(disks.errors(), [("/hangs".to_owned(), 1)].into());
             drop(answer);
         };
         let (readers, tending, ()) = futures::join!(readers, tending, look);
         for results in readers.into_iter().chain(tending).flatten() {
             assert_eq!(results, [true, false], "in the order of the paths");
         }
-        assert!(disks.waiting().is_empty() && disks.hanging().is_empty());
+        assert!(disks.waiting().is_empty() && disks.errors().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_disk_that_hangs_is_told_so_in_the_end() {
+        let disks = Disks::new(vec!["/hangs".into()], Duration::from_millis(1));
+        let (answer, hanging) = std::sync::mpsc::channel::<()>();
+        let hanging = Arc::new(Mutex::new(hanging));
+        let stuck = |what_for| {
+            let hanging = hanging.clone();
+            disks.wait_for_each(what_for, ["/hangs/x".into()], move |_| hanging.lock().recv().is_err())
+        };
+        let refused = try_join_all(
+            (0..2 * READING)
+                .map(|_| async { Ok::<_, ()>(stuck(For::Reading).await.expect_err("hangs").to_string()) }),
+        );
+        let refused = refused.await.expect("all refused");
+        assert!(refused.iter().all(|error| error == "the disk /hangs does not answer"), "{refused:?}");
+        assert!(matches!(stuck(For::Deleting).await, Err(WaitError::Hangs(_))));
+        assert_eq!(disks.errors(), [("/hangs".to_owned(), 2 * READING as u64 + 1)].into());
+        assert_eq!(disks.waiting()["/hangs"], READING as u64 + 1, "its threads wait on");
+        let upkeep = stuck(For::Upkeep);
+        drop(answer);
+        assert_eq!(upkeep.await.expect("patient"), [true]);
     }
 
     #[test]

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use bellows_transport::rpc::{CorruptionCause, ExecutorInfo};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinError;
 
 use crate::blocks::{
     BlockError, BlockFiles, BlockName, DirError, LocalDir, LocalDirs, MAX_KEPT_INDEX_BYTES, MapOutput,
@@ -22,7 +21,7 @@ use crate::blocks::{
     rdd_file,
 };
 use crate::checksum;
-use crate::disks::{Disk, Disks, For};
+use crate::disks::{Disk, Disks, For, WaitError};
 use crate::metrics::{ErrorKind, Metrics};
 use crate::registry::{App, DriverConnection, Executor, Refusal, Registry};
 use crate::security::Security;
@@ -45,6 +44,8 @@ pub(crate) enum CallError {
     Unsupported(String),
     #[error("java.lang.RuntimeException: {0}")]
     Block(#[from] BlockError),
+    #[error("java.io.IOException: {0}")]
+    Hangs(String),
     #[error("java.io.IOException: {0}")]
     Store(String),
     #[error("java.lang.IllegalStateException: {0}")]
@@ -70,7 +71,7 @@ impl CallError {
                 ErrorKind::BlockMissing
             }
             CallError::Block(BlockError::BadIndex { .. }) => ErrorKind::BadIndex,
-            CallError::Block(BlockError::Disk { .. }) => ErrorKind::Disk,
+            CallError::Block(BlockError::Disk { .. }) | CallError::Hangs(_) => ErrorKind::Disk,
             CallError::Store(_) => ErrorKind::Store,
             CallError::Stopping => ErrorKind::Stopping,
             CallError::Internal(_) => ErrorKind::Internal,
@@ -90,10 +91,14 @@ impl From<StoreError> for CallError {
     }
 }
 
-impl From<JoinError> for CallError {
-    fn from(error: JoinError) -> CallError {
-        // Nothing here is ever cancelled but by the end of the runtime.
-        if error.is_panic() { CallError::Internal(error.to_string()) } else { CallError::Stopping }
+impl From<WaitError> for CallError {
+    fn from(error: WaitError) -> CallError {
+        match error {
+            WaitError::Hangs(_) => CallError::Hangs(error.to_string()),
+            WaitError::Ended(fault) if fault.is_panic() => CallError::Internal(fault.to_string()),
+            // Nothing here is ever cancelled but by the end of the runtime.
+            WaitError::Ended(_) => CallError::Stopping,
+        }
     }
 }
 
@@ -137,7 +142,8 @@ impl Service {
         let large_requests = Arc::new(Semaphore::new(config.limits.large_requests_bytes / 1024));
         let unsent = Arc::new(Semaphore::new(config.limits.unsent_bytes));
         let work_dir = config.work_dir.canonicalize().unwrap_or_else(|_| config.work_dir.clone());
-        let disks = Arc::new(Disks::new(roots.iter().cloned().chain([work_dir]).collect()));
+        let named = roots.iter().cloned().chain([work_dir]).collect();
+        let disks = Arc::new(Disks::new(named, config.limits.disk_answers_within));
         let metrics = Metrics::default();
         let unfinished = Mutex::new(recovered.unfinished_removals);
         Service {
@@ -164,6 +170,9 @@ impl Service {
     /// Counts and tells a failure of the disk that `path` is on.
     pub(crate) fn disk_error(&self, path: &Path, error: &io::Error) {
         self.metrics.error(ErrorKind::Disk);
+        if error.get_ref().is_some_and(|inner| inner.is::<WaitError>()) {
+            return; // Counted and told where it was noticed.
+        }
         let disk = self.disks.failed(path);
         tracing::error!(disk, path = %path.display(), %error, "disk error");
     }
@@ -329,7 +338,7 @@ impl Service {
         let paths = blocks.into_iter().map(|block| executor.dirs.path(block));
         let remove = |path: &Path| tidy::remove_file(path).map_err(|error| (path.to_owned(), error));
         let mut count = 0;
-        for removed in self.disks.wait_for_each(For::Tending, paths, remove).await? {
+        for removed in self.disks.wait_for_each(For::Deleting, paths, remove).await? {
             match removed {
                 Ok(gone) => count += i32::from(gone),
                 Err((path, error)) => self.disk_error(&path, &error),

@@ -19,8 +19,6 @@ const LOOK_FOR_SILENT_DRIVERS: Duration = Duration::from_secs(1);
 const CLOSE_STALE_FILES: Duration = Duration::from_secs(30);
 const REMOVE_FORGOTTEN: Duration = Duration::from_secs(3600);
 const COUNT_DISK_USE: Duration = Duration::from_secs(60);
-/// A read takes as long as the disk needs for 1 MiB, or two disk looks.
-const LOOK_FOR_HANGING_DISKS: Duration = Duration::from_secs(30);
 
 pub(crate) async fn run(service: Arc<Service>, stop: CancellationToken) {
     let disks = join_all(service.disks.all().map(|disk| tend(&service, disk)));
@@ -60,7 +58,6 @@ async fn tend(service: &Service, disk: Disk) {
 /// Nothing here waits for a disk but that of the registrations.
 async fn watch_drivers(service: &Service) {
     let mut silent = every(LOOK_FOR_SILENT_DRIVERS);
-    let mut hanging = every(LOOK_FOR_HANGING_DISKS);
     let mut deletions = FuturesUnordered::new();
     loop {
         tokio::select! {
@@ -69,11 +66,6 @@ async fn watch_drivers(service: &Service) {
                 deletions.extend(forgotten.into_iter().map(|(app, removed)| delete(service, app, removed)));
             }
             Some(()) = deletions.next() => {}
-            _ = hanging.tick() => {
-                for disk in service.disks.hanging() {
-                    tracing::error!(disk, "the disk does not answer");
-                }
-            }
         }
     }
 }

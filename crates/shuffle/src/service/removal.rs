@@ -160,7 +160,7 @@ impl Service {
         };
         let dirs = entry.dirs.iter().map(|dir| dir.real().to_path_buf());
         let mut removal = ExecutorRemoval { known: true, files: 0, bytes: 0 };
-        for cleared in self.disks.wait_for_each(For::Tending, dirs, clear).await? {
+        for cleared in self.disks.wait_for_each(For::Deleting, dirs, clear).await? {
             match cleared {
                 Ok(freed) => {
                     removal.files += freed.files;
@@ -197,7 +197,7 @@ impl Service {
         let none = dirs.is_empty();
         let look = |dir: &Path| tidy::last_change(dir).map_err(|error| (dir.to_owned(), error));
         let mut newest = None;
-        for change in self.disks.wait_for_each(For::Tending, dirs, look).await? {
+        for change in self.disks.wait_for_each(For::Upkeep, dirs, look).await? {
             match change {
                 Ok(change) => newest = newest.max(change),
                 Err((dir, error)) => {
