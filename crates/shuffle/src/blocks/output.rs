@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::dirs::open_file;
@@ -76,9 +77,11 @@ impl Source {
         Ok(())
     }
 
-    /// Whether the file is gone or was put there anew under the same name since it was opened.
+    /// Whether the file is gone or was put there anew under the same name since it was opened. From memory, even where
+    /// the file system would ask its disk or another machine.
     pub(crate) fn is_unlinked(&self) -> bool {
-        rustix::fs::fstat(&self.file).is_ok_and(|stat| stat.st_nlink == 0)
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        rustix::fs::statx(&self.file, c"", flags, StatxFlags::NLINK).is_ok_and(|stat| stat.stx_nlink == 0)
     }
 }
 
