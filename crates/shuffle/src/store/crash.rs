@@ -103,7 +103,7 @@ fn lived() -> Vec<Event> {
     let disk = Disk::default();
     let (store, _, thread) = open(&disk, Arc::new(Registry::new(9, 99))).expect("opens");
     disk.note(Event::Created);
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("runtime");
     runtime.block_on(async {
         for executor in 0..6 {
             for app in ["stays", "goes"] {

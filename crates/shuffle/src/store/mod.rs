@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::Error;
 use crate::blocks::{LocalDir, LocalDirs};
@@ -34,6 +35,9 @@ const CACHE_BYTES: usize = 1 << 20;
 /// Calls that may wait for the database; more make their connections wait.
 const QUEUE: usize = 1024;
 const MAX_BATCH: usize = 256;
+/// Whoever waits for longer is told that the disk does not answer. It may do what it was asked for yet: every call may be
+/// repeated, and what was removed and is not deleted comes up again with the next removal or start.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(100);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
@@ -99,6 +103,7 @@ struct StoredDir {
 pub(crate) struct Store {
     path: Arc<Path>,
     commands: mpsc::Sender<Command>,
+    answers_within: Duration,
 }
 
 /// What was found on disk at the start, apart from what went into the registry.
@@ -136,13 +141,14 @@ impl Store {
             .name("registrations".into())
             .spawn(move || writer.run(inbox))
             .map_err(|e| e.to_string())?;
-        Ok((Store { path, commands }, recovered, thread))
+        Ok((Store { path, commands, answers_within: ANSWERS_WITHIN }, recovered, thread))
     }
 
     /// One whose thread has ended: it does nothing that it is asked for.
     #[cfg(test)]
     pub(crate) fn stopped() -> Store {
-        Store { path: Path::new("stopped").into(), commands: mpsc::channel(1).0 }
+        let path = Path::new("stopped").into();
+        Store { path, commands: mpsc::channel(1).0, answers_within: ANSWERS_WITHIN }
     }
 
     /// The database's file.
@@ -188,8 +194,12 @@ impl Store {
 
     async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
-        self.commands.send(command(answer)).await.map_err(|_| StoreError::Stopped)?;
-        answered.await.map_err(|_| StoreError::Stopped)?
+        let asked = async {
+            self.commands.send(command(answer)).await.map_err(|_| StoreError::Stopped)?;
+            answered.await.map_err(|_| StoreError::Stopped)?
+        };
+        let silent = |_| StoreError::Failed(format!("{}: the disk does not answer", self.path.display()));
+        timeout(self.answers_within, asked).await.map_err(silent)?
     }
 }
 
