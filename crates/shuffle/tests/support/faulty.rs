@@ -48,13 +48,18 @@ pub(crate) struct FaultyDisk {
     pub(crate) shown: PathBuf,
 }
 
+/// Whether there is FUSE for this user; that there is none is told past the capture of what tests print.
+pub(crate) fn is_possible() -> bool {
+    let device = File::options().read(true).write(true).open("/dev/fuse");
+    if let Err(error) = &device {
+        let told = writeln!(io::stderr(), "\n*** SKIPPED: NO TEST OF FAILING DISKS: /dev/fuse: {error} ***");
+        told.expect("writes");
+    }
+    device.is_ok()
+}
+
 impl FaultyDisk {
-    /// Nothing where there is no FUSE; that is told.
-    pub(crate) fn mount(dir: &Path, name: &str) -> Option<FaultyDisk> {
-        if let Err(error) = File::options().read(true).write(true).open("/dev/fuse") {
-            eprintln!("\n*** SKIPPED, WITHOUT A TEST OF FAILING DISKS: /dev/fuse: {error} ***\n");
-            return None;
-        }
+    pub(crate) fn mount(dir: &Path, name: &str) -> FaultyDisk {
         let (path, shown) = (dir.join(name), dir.join(format!("{name}.shown")));
         for dir in [&path, &shown] {
             fs::create_dir_all(dir).expect("directory");
@@ -72,7 +77,7 @@ impl FaultyDisk {
         disk.wait_for("mounted");
         // Whoever starts now finds the root in memory.
         fs::metadata(&disk.path).expect("works");
-        Some(disk)
+        disk
     }
 
     /// Returns when it is so.
