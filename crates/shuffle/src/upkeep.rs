@@ -57,11 +57,14 @@ async fn tend(service: &Service, disk: Disk) {
 
 /// Nothing here waits for a disk but that of the registrations.
 async fn watch_drivers(service: &Service) {
+    if !service.config.heartbeat_cleanup {
+        return;
+    }
     let mut silent = every(LOOK_FOR_SILENT_DRIVERS);
     let mut deletions = FuturesUnordered::new();
     loop {
         tokio::select! {
-            _ = silent.tick(), if service.config.heartbeat_cleanup => {
+            _ = silent.tick() => {
                 let forgotten = forget_silent(service).await;
                 deletions.extend(forgotten.into_iter().map(|(app, removed)| delete(service, app, removed)));
             }
@@ -182,6 +185,22 @@ mod tests {
         join_all(service.disks.all().map(|disk| service.finish_removals(disk))).await;
         assert_eq!(service.unfinished_removals(), removals.clone().into());
         assert!(!removals.iter().flat_map(|(_, dirs)| dirs).any(|dir| dir.exists()), "each was tried");
+    }
+
+    #[tokio::test]
+    async fn upkeep_runs_with_and_without_heartbeats() {
+        for heartbeat_cleanup in [true, false] {
+            let scene = Scene::new(heartbeat_cleanup);
+            std::fs::write(scene.register("app").await.join("file"), "12345").expect("written");
+            let stop = CancellationToken::new();
+            let upkeep = tokio::spawn(run(scene.service.clone(), stop.clone()));
+            while scene.service.status().applications["app"].disk_bytes != Some(5) {
+                assert!(!upkeep.is_finished());
+                tokio::task::yield_now().await;
+            }
+            stop.cancel();
+            upkeep.await.expect("no panic");
+        }
     }
 
     /// Drivers of a Standalone cluster send no heartbeats: that none came says nothing of them.
