@@ -25,7 +25,8 @@ async fn connected(segment_bytes: u32) -> (TcpStream, Socket) {
 }
 
 fn wire(socket: Socket, room: usize, stalled_after: Duration) -> Wire {
-    Wire::new(socket, Arc::new(Disks::new(Vec::new())), Arc::new(Semaphore::new(room)), stalled_after)
+    let disks = Arc::new(Disks::new(Vec::new(), Duration::MAX));
+    Wire::new(socket, disks, Arc::new(Semaphore::new(room)), stalled_after)
 }
 
 fn source(file: &tempfile::NamedTempFile) -> Arc<Source> {
