@@ -1,8 +1,6 @@
 //! What Mesos' executor driver does between an executor's calls and its callbacks. It knows nothing of Java.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bellows_client::{ExecutorClient, ExecutorEvent, ExecutorOptions};
@@ -13,21 +11,15 @@ use bellows_wire::v1::{
 };
 use bytes::Bytes;
 use thiserror::Error;
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::lifecycle::{Lifecycle, Status};
-use crate::network::Network;
-use crate::scheduler::CallbackFailed;
+use crate::driver::{CallbackFailed, Driver, Role};
+use crate::lifecycle::Status;
 
 const DEFAULT_RECOVERY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 const DEFAULT_MAX_BACKOFF: Duration = Duration::from_secs(2);
 const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(5);
-
-/// What an abort may take on the agent's account.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// One method of `org.apache.mesos.Executor`, with its arguments.
 #[derive(Debug)]
@@ -59,257 +51,137 @@ enum EnvironmentError {
     Invalid { name: &'static str, value: String },
 }
 
-pub(crate) struct ExecutorDriver {
-    lifecycle: Lifecycle,
-    connection: Mutex<Option<Connection>>,
+pub(crate) type ExecutorDriver = Driver<Executor>;
+
+pub(crate) struct Executor;
+
+/// The way to the agent, and what is filled into updates.
+#[derive(Clone)]
+pub(crate) struct Client {
+    agent: ExecutorClient,
+    executor_id: ExecutorId,
+    agent_id: AgentId,
 }
 
-/// Exists from `start` to `stop`; without a client once aborted.
-struct Connection {
-    network: Network,
-    client: Option<ExecutorClient>,
-    settings: Settings,
-    /// Dropped when nothing is left to be sent: until then the callbacks' thread keeps the subscription open.
-    running: Option<watch::Sender<()>>,
-}
-
-/// What the thread for callbacks needs.
-pub(crate) struct Work {
-    driver: Arc<ExecutorDriver>,
-    runtime: Handle,
-    events: mpsc::Receiver<ExecutorEvent>,
-    running: watch::Receiver<()>,
+pub(crate) struct Events {
+    agent: mpsc::Receiver<ExecutorEvent>,
     grace_period: Duration,
+    registered: bool,
+    shut_down: bool,
+}
+
+impl Role for Executor {
+    const THREAD: &'static str = "mesos-executor";
+    type Client = Client;
+    type Event = ExecutorEvent;
+    type Events = Events;
+    type Callback = Callback;
+
+    /// To the agent that the environment names.
+    fn connect(&self) -> Result<(Client, Events), String> {
+        let Settings { agent_id, client, grace_period } =
+            Settings::read(&std::env::vars().collect()).map_err(|error| error.to_string())?;
+        let executor_id = client.executor_id.clone();
+        let (agent, events) = ExecutorClient::start(client);
+        let events = Events { agent: events, grace_period, registered: false, shut_down: false };
+        Ok((Client { agent, executor_id, agent_id }, events))
+    }
+
+    async fn flush(client: &Client) {
+        client.agent.flush().await;
+    }
+
+    async fn next(events: &mut Events) -> Option<ExecutorEvent> {
+        match events.agent.recv().await {
+            // Not the end: the executor still has to stop.
+            None if events.shut_down => std::future::pending().await,
+            event => event,
+        }
+    }
+
+    /// After `Shutdown` there are no callbacks, but the driver runs on, so that the executor can tell how its tasks
+    /// ended.
+    fn heard(
+        driver: &ExecutorDriver,
+        events: &mut Events,
+        event: ExecutorEvent,
+        callback: &mut impl FnMut(Callback) -> Result<(), CallbackFailed>,
+    ) -> Result<(), CallbackFailed> {
+        if events.shut_down {
+            return Ok(());
+        }
+        match event {
+            ExecutorEvent::Connected => Ok(()),
+            ExecutorEvent::Disconnected { .. } => callback(Callback::Disconnected),
+            ExecutorEvent::Received(event) if event.r#type() != event::Type::Shutdown => {
+                received(*event, &mut events.registered, callback)
+            }
+            ExecutorEvent::Received(_) | ExecutorEvent::AgentLost(_) => {
+                if let ExecutorEvent::AgentLost(reason) = event {
+                    warn!(%reason, "the agent is lost; shutting down");
+                }
+                events.shut_down = true;
+                kill_after(events.grace_period);
+                callback(Callback::Shutdown)
+            }
+            ExecutorEvent::Fatal(message) => {
+                driver.abort();
+                callback(Callback::Error(message))?;
+                Err(CallbackFailed)
+            }
+        }
+    }
 }
 
 impl ExecutorDriver {
-    pub(crate) fn new() -> Self {
-        Self { lifecycle: Lifecycle::new(), connection: Mutex::new(None) }
-    }
-
-    /// Connects to the agent that the environment names, and hands what the callbacks' thread has to do to `spawn`.
-    /// An error has aborted the driver; its text is for the `error` callback.
-    pub(crate) fn start(
-        self: &Arc<Self>,
-        spawn: impl FnOnce(Work) -> std::io::Result<()>,
-    ) -> Result<Status, String> {
-        self.lifecycle.start(|| {
-            let settings = Settings::read(&std::env::vars().collect()).map_err(|error| error.to_string())?;
-            let options = settings.client.clone();
-            let failed = |error: std::io::Error| format!("cannot start a thread: {error}");
-            let (network, (client, events)) =
-                Network::start("mesos-executor", move || ExecutorClient::start(options)).map_err(failed)?;
-            let (running, running_receiver) = watch::channel(());
-            let work = Work {
-                driver: Arc::clone(self),
-                runtime: network.handle.clone(),
-                events,
-                running: running_receiver,
-                grace_period: settings.grace_period,
-            };
-            *self.lock() =
-                Some(Connection { network, client: Some(client), settings, running: Some(running) });
-            spawn(work).map_err(failed)
-        })
-    }
-
     /// Ends the connection when the agent has heard what was sent before.
     pub(crate) fn stop(&self) -> Status {
-        let (answer, _) = self.lifecycle.stop();
-        let connection = if answer == Status::NotStarted { None } else { self.lock().take() };
-        if let Some(connection) = connection
-            && connection.close().join().is_err()
-        {
-            warn!("the network thread panicked");
-        }
-        answer
-    }
-
-    /// Ends the callbacks and the connection.
-    pub(crate) fn abort(&self) -> Status {
-        if self.lifecycle.abort()
-            && let Some(connection) = self.lock().as_mut()
-        {
-            let (client, running) = (connection.client.take(), connection.running.take());
-            // What was asked before the abort is still sent.
-            connection.network.handle.spawn(async move {
-                if let Some(client) = client
-                    && timeout(FLUSH_TIMEOUT, client.flush()).await.is_err()
-                {
-                    warn!("the agent does not hear what was asked before the abort");
-                }
-                drop(running);
-            });
-        }
-        self.lifecycle.status()
-    }
-
-    /// As if the process had ended.
-    pub(crate) fn discard(&self) {
-        self.lifecycle.stop();
-        self.lock().take();
-    }
-
-    /// Blocks until the driver is stopped or aborted and no callback runs any more.
-    pub(crate) fn join(&self) -> Status {
-        self.lifecycle.join()
+        self.stop_after(async |client| {
+            if let Some(client) = client {
+                client.agent.flush().await;
+            }
+        })
     }
 
     /// Told to the agent now or with the next subscription, until the agent acknowledges it.
     pub(crate) fn send_status_update(&self, mut status: TaskStatus) -> Status {
-        let Some((client, settings)) = self.reach() else { return self.lifecycle.status() };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         status.uuid = Some(Bytes::copy_from_slice(uuid::Uuid::new_v4().as_bytes()));
         status.source = Some(task_status::Source::Executor.into());
         status.timestamp = Some(now);
-        status.executor_id = Some(settings.client.executor_id);
-        status.agent_id = Some(settings.agent_id);
-        self.post(
-            &client,
-            Call {
-                r#type: Some(call::Type::Update.into()),
-                update: Some(call::Update { status }),
-                ..Call::default()
-            },
-        )
+        self.post(|client| {
+            status.executor_id = Some(client.executor_id.clone());
+            status.agent_id = Some(client.agent_id.clone());
+            let update = Some(call::Update { status });
+            Call { r#type: Some(call::Type::Update.into()), update, ..Call::default() }
+        })
     }
 
     pub(crate) fn send_framework_message(&self, data: Bytes) -> Status {
-        let Some((client, _)) = self.reach() else { return self.lifecycle.status() };
-        self.post(
-            &client,
-            Call {
-                r#type: Some(call::Type::Message.into()),
-                message: Some(call::Message { data }),
-                ..Call::default()
-            },
-        )
+        let message = Some(call::Message { data });
+        self.post(|_| Call { r#type: Some(call::Type::Message.into()), message, ..Call::default() })
     }
 
-    fn post(&self, client: &ExecutorClient, call: Call) -> Status {
-        if client.post(call).is_err() {
+    fn post(&self, call: impl FnOnce(&Client) -> Call) -> Status {
+        if let Some((client, _)) = self.reach()
+            && client.agent.post(call(&client)).is_err()
+        {
             info!("dropped: the client has stopped");
         }
-        self.lifecycle.status()
-    }
-
-    /// Not under the lock while sending, which may wait.
-    fn reach(&self) -> Option<(ExecutorClient, Settings)> {
-        if !self.lifecycle.is_running() {
-            return None;
-        }
-        let connection = self.lock();
-        let connection = connection.as_ref()?;
-        Some((connection.client.clone()?, connection.settings.clone()))
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Connection>> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status()
     }
 }
 
-impl Connection {
-    fn close(self) -> JoinHandle<()> {
-        let Self { network, client, running, .. } = self;
-        network.close(async move {
-            if let Some(client) = client {
-                client.flush().await;
-            }
-            drop(running);
-        })
-    }
-}
-
-impl Work {
-    /// Runs callbacks one after the other until the driver is stopped or aborted. After `Shutdown` there are none,
-    /// but the driver runs on, so that the executor can tell how its tasks ended.
-    pub(crate) fn run(mut self, mut callback: impl FnMut(Callback) -> Result<(), CallbackFailed>) {
-        let _end = CallbacksEnd {
-            driver: Arc::clone(&self.driver),
-            runtime: self.runtime.clone(),
-            running: self.running.clone(),
-        };
-        let mut registered = false;
-        let mut shut_down = false;
-        while let Some(event) = self.next() {
-            if shut_down {
-                continue;
-            }
-            let result = match event {
-                ExecutorEvent::Connected => Ok(()),
-                ExecutorEvent::Disconnected { .. } => callback(Callback::Disconnected),
-                ExecutorEvent::Received(event) if event.r#type() == event::Type::Shutdown => {
-                    shut_down = true;
-                    self.shut_down(&mut callback)
-                }
-                ExecutorEvent::AgentLost(reason) => {
-                    warn!(%reason, "the agent is lost; shutting down");
-                    shut_down = true;
-                    self.shut_down(&mut callback)
-                }
-                ExecutorEvent::Received(event) => received(*event, &mut registered, &mut callback),
-                ExecutorEvent::Fatal(message) => {
-                    self.driver.abort();
-                    let _ = callback(Callback::Error(message));
-                    return;
-                }
-            };
-            if result.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// `None` when callbacks end. The client's own end is not theirs: the executor still has to stop.
-    fn next(&mut self) -> Option<ExecutorEvent> {
-        if !self.driver.lifecycle.is_running() {
-            return None;
-        }
-        let Self { events, running, runtime, driver, .. } = self;
-        let next = runtime.block_on(async {
-            tokio::select! {
-                biased;
-                _ = running.changed() => None,
-                Some(event) = events.recv() => Some(event),
-                else => None,
-            }
-        });
-        next.filter(|_| driver.lifecycle.is_running())
-    }
-
-    /// An executor that does not end by itself is ended, as by Mesos: nobody may be left to do it.
-    fn shut_down(
-        &self,
-        callback: &mut impl FnMut(Callback) -> Result<(), CallbackFailed>,
-    ) -> Result<(), CallbackFailed> {
-        let grace_period = self.grace_period;
-        let killer = std::thread::Builder::new().name("mesos-shutdown".to_owned()).spawn(move || {
-            std::thread::sleep(grace_period);
-            warn!("the executor did not end in its grace period; killing it");
-            // An error cannot be: every process may signal itself.
-            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-        });
-        if let Err(error) = killer {
-            warn!(%error, "the end of the grace period is not watched");
-        }
-        callback(Callback::Shutdown)
-    }
-}
-
-/// The end of the callbacks, also by a panic.
-struct CallbacksEnd {
-    driver: Arc<ExecutorDriver>,
-    runtime: Handle,
-    running: watch::Receiver<()>,
-}
-
-impl Drop for CallbacksEnd {
-    fn drop(&mut self) {
-        // Does nothing unless callbacks end by themselves.
-        self.driver.abort();
-        let Self { running, runtime, .. } = self;
-        runtime.block_on(async { while running.changed().await.is_ok() {} });
-        self.driver.lifecycle.callbacks_have_ended();
+/// An executor that does not end by itself is ended, as by Mesos: nobody may be left to do it.
+fn kill_after(grace_period: Duration) {
+    let killer = std::thread::Builder::new().name("mesos-shutdown".to_owned()).spawn(move || {
+        std::thread::sleep(grace_period);
+        warn!("the executor did not end in its grace period; killing it");
+        // An error cannot be: every process may signal itself.
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    });
+    if let Err(error) = killer {
+        warn!(%error, "the end of the grace period is not watched");
     }
 }
 

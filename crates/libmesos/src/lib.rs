@@ -3,6 +3,7 @@
 //!
 //! A panic never leaves an export, and nothing is written to standard output: both belong to the JVM's program.
 
+mod driver;
 mod executor;
 mod java;
 mod lifecycle;

@@ -58,18 +58,18 @@ impl Lifecycle {
         }
     }
 
-    /// Stops a running or aborted driver. Gives what `stop` answers, and the status before.
-    pub(crate) fn stop(&self) -> (Status, Status) {
+    /// Stops a running or aborted driver. Gives what `stop` answers.
+    pub(crate) fn stop(&self) -> Status {
         let mut state = self.lock();
-        let before = state.status;
-        let answer = match before {
-            Status::Running => Status::Stopped,
+        match std::mem::replace(&mut state.status, Status::Stopped) {
+            Status::Running | Status::Stopped => Status::Stopped,
             // Mesos answers what went wrong before.
             Status::Aborted => Status::Aborted,
-            Status::NotStarted | Status::Stopped => return (before, before),
-        };
-        state.status = Status::Stopped;
-        (answer, before)
+            Status::NotStarted => {
+                state.status = Status::NotStarted;
+                Status::NotStarted
+            }
+        }
     }
 
     /// Aborts a running driver; true when it was running.
@@ -107,12 +107,12 @@ mod tests {
     #[test]
     fn starts_once_and_stops_once() {
         let lifecycle = Lifecycle::new();
-        assert_eq!(lifecycle.stop(), (Status::NotStarted, Status::NotStarted));
+        assert_eq!(lifecycle.stop(), Status::NotStarted);
         assert_eq!(lifecycle.join(), Status::NotStarted);
         assert_eq!(lifecycle.start(|| Ok::<_, ()>(())), Ok(Status::Running));
         assert_eq!(lifecycle.start(|| Err("not called again")), Ok(Status::Running));
-        assert_eq!(lifecycle.stop(), (Status::Stopped, Status::Running));
-        assert_eq!(lifecycle.stop(), (Status::Stopped, Status::Stopped));
+        assert_eq!(lifecycle.stop(), Status::Stopped);
+        assert_eq!(lifecycle.stop(), Status::Stopped);
         assert!(!lifecycle.abort());
         lifecycle.callbacks_have_ended();
         assert_eq!(lifecycle.join(), Status::Stopped);
@@ -123,7 +123,7 @@ mod tests {
         let lifecycle = Lifecycle::new();
         assert_eq!(lifecycle.start(|| Err("bad address")), Err("bad address"));
         assert_eq!(lifecycle.join(), Status::Aborted);
-        assert_eq!(lifecycle.stop(), (Status::Aborted, Status::Aborted));
+        assert_eq!(lifecycle.stop(), Status::Aborted);
         assert_eq!(lifecycle.status(), Status::Stopped);
     }
 

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,25 +22,11 @@ pub(crate) struct Network {
 type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Network {
-    /// Starts the thread and runs `start` within its runtime.
-    pub(crate) fn start<T: Send + 'static>(
-        name: &str,
-        start: impl FnOnce() -> T + Send + 'static,
-    ) -> io::Result<(Self, T)> {
+    pub(crate) fn start(name: &str) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
         let (close, closing) = oneshot::channel::<Closing>();
-        let (started, wait) = sync_channel(1);
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let runtime = match Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime,
-                Err(error) => return drop(started.send(Err(error))),
-            };
-            let result = {
-                let _context = runtime.enter();
-                start()
-            };
-            if started.send(Ok((runtime.handle().clone(), result))).is_err() {
-                return;
-            }
             runtime.block_on(async {
                 // Dropped without a word: nothing is left to be said to the other side.
                 if let Ok(last) = closing.await
@@ -53,8 +38,7 @@ impl Network {
             // Not to wait for a name that is being resolved.
             runtime.shutdown_background();
         })?;
-        let (handle, result) = wait.recv().map_err(|_| io::Error::other("the network thread ended"))??;
-        Ok((Self { handle, close, thread }, result))
+        Ok(Self { handle, close, thread })
     }
 
     /// Does `last`, then ends the thread; whoever wants to wait joins it. That takes a few seconds at most.

@@ -1,14 +1,16 @@
 //! Calls from the library into the program's scheduler or executor.
 
+use bytes::Bytes;
 use jni::objects::JObject;
 use jni::refs::IntoAuto as _;
 use jni::refs::Weak;
-use jni::signature::MethodSignature;
-use jni::strings::JNIStr;
-use jni::{Env, JValue};
+use jni::signature::{RuntimeFieldSignature, RuntimeMethodSignature};
+use jni::strings::JNIString;
+use jni::{Env, JValue, JValueOwned, jni_sig, jni_str};
 
 use super::NativeError;
-use super::messages::Messages;
+use super::messages::{JavaMessage, Messages};
+use crate::driver::CallbackFailed;
 
 /// Enough for the arguments of any callback; elements of lists are released one by one.
 const LOCAL_REFERENCES: usize = 32;
@@ -20,14 +22,17 @@ pub(super) struct Callbacks {
     pub(super) messages: Messages,
 }
 
-/// Whom a callback is for, and the driver, which is the first argument of each.
-pub(super) struct Receiver<'local> {
-    pub(super) object: JObject<'local>,
-    pub(super) driver: JObject<'local>,
-}
+/// A method of the program's object and its arguments, of which the first, the driver, goes without saying.
+pub(super) type Method = (&'static str, Vec<Argument>);
 
-/// The callback did not return normally; what it threw is printed.
-pub(super) struct Failed;
+/// Messages with their classes, encoded.
+pub(super) enum Argument {
+    Message(&'static str, Vec<u8>),
+    List(&'static str, Vec<Vec<u8>>),
+    Bytes(Bytes),
+    Text(String),
+    Int(i32),
+}
 
 impl Callbacks {
     pub(super) fn new(env: &mut Env<'_>, driver: &JObject<'_>) -> Result<Self, NativeError> {
@@ -35,17 +40,22 @@ impl Callbacks {
         Ok(Self { driver: env.new_weak_ref(driver)?, messages: Messages::load(env, &loader)? })
     }
 
-    /// Runs `callback` with the driver's object; every local reference is released afterwards. What the program
-    /// throws goes to standard error, as with Mesos.
+    /// Calls a method of the object in the driver's field, which is an `interface` of Mesos. What the program throws
+    /// goes to standard error, as with Mesos.
     pub(super) fn invoke(
         &self,
         env: &mut Env<'_>,
-        callback: impl for<'local> FnOnce(&mut Env<'local>, JObject<'local>) -> Result<(), NativeError>,
-    ) -> Result<(), Failed> {
-        let result = env.with_local_frame(LOCAL_REFERENCES, |env| match self.driver.upgrade_local(env)? {
-            Some(driver) => callback(env, driver),
-            // The program has forgotten its driver: nobody is there to hear.
-            None => Err(NativeError::NoDriver),
+        (field, interface): (&str, &str),
+        method: Method,
+    ) -> Result<(), CallbackFailed> {
+        // Every local reference is released afterwards.
+        let result = env.with_local_frame(LOCAL_REFERENCES, |env| {
+            // The program may have forgotten its driver: then nobody is there to hear.
+            let driver = self.driver.upgrade_local(env)?.ok_or(NativeError::NoDriver)?;
+            let class = format!("Lorg/apache/mesos/{interface};");
+            let class = RuntimeFieldSignature::from_str(class)?;
+            let object = env.get_field(&driver, JNIString::from(field), class.field_signature())?.l()?;
+            self.call(env, &object, &format!("Lorg/apache/mesos/{interface}Driver;"), driver, method)
         });
         let Err(error) = result else { return Ok(()) };
         if env.exception_check() {
@@ -54,22 +64,68 @@ impl Callbacks {
         } else {
             tracing::warn!(%error, "a callback could not be made");
         }
-        Err(Failed)
+        Err(CallbackFailed)
+    }
+
+    fn call<'local>(
+        &self,
+        env: &mut Env<'local>,
+        object: &JObject<'_>,
+        driver_class: &str,
+        driver: JObject<'local>,
+        (name, arguments): Method,
+    ) -> Result<(), NativeError> {
+        let mut signature = format!("({driver_class}");
+        let mut values = vec![JValueOwned::from(driver)];
+        for argument in arguments {
+            signature += &argument.signature();
+            values.push(argument.to_java(env, &self.messages)?);
+        }
+        let signature = RuntimeMethodSignature::from_str(signature + ")V")?;
+        let values: Vec<_> = values.iter().map(JValue::from).collect();
+        env.call_method(object, JNIString::from(name), signature.method_signature(), &values)?;
+        Ok(())
     }
 }
 
-impl Receiver<'_> {
-    /// Calls a method that takes the driver and then `arguments`.
-    pub(super) fn call<'sig, 'args>(
+pub(super) fn message<M: JavaMessage>(message: &M) -> Argument {
+    Argument::Message(M::CLASS, message.encode_to_vec())
+}
+
+pub(super) fn list<M: JavaMessage>(messages: &[M]) -> Argument {
+    Argument::List(M::CLASS, messages.iter().map(M::encode_to_vec).collect())
+}
+
+impl Argument {
+    fn signature(&self) -> String {
+        match self {
+            Self::Message(class, _) => format!("Lorg/apache/mesos/Protos${class};"),
+            Self::List(..) => "Ljava/util/List;".to_owned(),
+            Self::Bytes(_) => "[B".to_owned(),
+            Self::Text(_) => "Ljava/lang/String;".to_owned(),
+            Self::Int(_) => "I".to_owned(),
+        }
+    }
+
+    fn to_java<'local>(
         &self,
-        env: &mut Env<'_>,
-        name: &JNIStr,
-        signature: MethodSignature<'sig, 'args>,
-        arguments: &[JValue<'_>],
-    ) -> Result<(), NativeError> {
-        let mut all = vec![JValue::Object(&self.driver)];
-        all.extend_from_slice(arguments);
-        env.call_method(&self.object, name, signature, &all)?;
-        Ok(())
+        env: &mut Env<'local>,
+        messages: &Messages,
+    ) -> Result<JValueOwned<'local>, NativeError> {
+        Ok(match self {
+            Self::Message(class, bytes) => messages.to_java(env, class, bytes)?.into(),
+            Self::List(class, elements) => {
+                let list = env.new_object(jni_str!("java/util/ArrayList"), jni_sig!("()V"), &[])?;
+                for bytes in elements {
+                    let element = messages.to_java(env, class, bytes)?.auto();
+                    let signature = jni_sig!("(Ljava/lang/Object;)Z");
+                    env.call_method(&list, jni_str!("add"), signature, &[JValue::Object(&element)])?;
+                }
+                list.into()
+            }
+            Self::Bytes(bytes) => env.byte_array_from_slice(bytes)?.into(),
+            Self::Text(text) => env.new_string(text)?.into(),
+            Self::Int(number) => JValueOwned::Int(*number),
+        })
     }
 }

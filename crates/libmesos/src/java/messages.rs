@@ -1,56 +1,61 @@
 //! Protobuf messages from and to Java. The Java classes are looked up once per driver, with the driver's own class
 //! loader: a thread that the JVM did not start would not find an application's classes.
 
+use std::collections::HashMap;
+
+use bellows_wire::v1;
 use jni::ids::JStaticMethodID;
 use jni::objects::{JByteArray, JClass, JClassLoader, JObject, JObjectArray};
 use jni::refs::IntoAuto as _;
 use jni::refs::{Global, LoaderContext};
 use jni::signature::{ReturnType, RuntimeMethodSignature};
 use jni::strings::JNIString;
-use jni::{Env, JValue, jni_sig, jni_str};
+use jni::{Env, jni_sig, jni_str};
 use prost::Message;
 
 use super::NativeError;
+use crate::lifecycle::Status;
 
 /// Where Mesos' Java messages live.
 const PROTOS: &str = "org.apache.mesos.Protos";
 
-/// The messages that callbacks take.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
-    FrameworkId,
-    FrameworkInfo,
-    MasterInfo,
-    Offer,
-    OfferId,
-    TaskStatus,
-    TaskInfo,
-    TaskId,
-    ExecutorId,
-    ExecutorInfo,
-    AgentId,
-    AgentInfo,
+/// A message, and the class in `Protos` that is its Java counterpart; the names are those of version 0.
+pub(super) trait JavaMessage: Message + Default {
+    const CLASS: &'static str;
 }
 
-/// In the order of `Kind`; the v0 names.
-const NAMES: [&str; 12] = [
-    "FrameworkID",
-    "FrameworkInfo",
-    "MasterInfo",
-    "Offer",
-    "OfferID",
-    "TaskStatus",
-    "TaskInfo",
-    "TaskID",
-    "ExecutorID",
-    "ExecutorInfo",
-    "SlaveID",
-    "SlaveInfo",
-];
+macro_rules! java_messages {
+    ($($message:ty => $class:literal,)*) => {
+        const CLASSES: &[&str] = &[$($class),*];
+        $(impl JavaMessage for $message {
+            const CLASS: &'static str = $class;
+        })*
+    };
+}
+
+java_messages! {
+    v1::AgentId => "SlaveID",
+    v1::AgentInfo => "SlaveInfo",
+    v1::Credential => "Credential",
+    v1::ExecutorId => "ExecutorID",
+    v1::ExecutorInfo => "ExecutorInfo",
+    v1::Filters => "Filters",
+    v1::FrameworkId => "FrameworkID",
+    v1::FrameworkInfo => "FrameworkInfo",
+    v1::MasterInfo => "MasterInfo",
+    v1::Offer => "Offer",
+    v1::offer::Operation => "Offer$Operation",
+    v1::OfferId => "OfferID",
+    v1::Request => "Request",
+    v1::TaskId => "TaskID",
+    v1::TaskInfo => "TaskInfo",
+    v1::TaskStatus => "TaskStatus",
+}
 
 /// Global references: freed with the value, which must happen while the JVM lives.
 pub(super) struct Messages {
-    parsers: Vec<StaticMethod>,
+    /// By the name of the class.
+    parsers: HashMap<&'static str, StaticMethod>,
     status_for_number: StaticMethod,
 }
 
@@ -62,31 +67,33 @@ struct StaticMethod {
 
 impl Messages {
     pub(super) fn load(env: &mut Env<'_>, loader: &JClassLoader<'_>) -> Result<Self, NativeError> {
-        let parsers = NAMES
+        let parsers = CLASSES
             .iter()
-            .map(|name| StaticMethod::load(env, loader, name, "parseFrom", "[B"))
-            .collect::<Result<_, _>>()?;
+            .map(|class| Ok((*class, StaticMethod::load(env, loader, class, "parseFrom", "[B")?)))
+            .collect::<Result<_, NativeError>>()?;
         Ok(Self { parsers, status_for_number: StaticMethod::load(env, loader, "Status", "valueOf", "I")? })
     }
 
+    /// `class` is a `JavaMessage`'s, and `bytes` are one of its messages.
     pub(super) fn to_java<'local>(
         &self,
         env: &mut Env<'local>,
-        kind: Kind,
-        message: &impl Message,
+        class: &'static str,
+        bytes: &[u8],
     ) -> Result<JObject<'local>, NativeError> {
-        let bytes = env.byte_array_from_slice(&message.encode_to_vec())?.auto();
+        let bytes = env.byte_array_from_slice(bytes)?.auto();
         // SAFETY: every parser was looked up as a static method that takes one byte array.
-        unsafe { self.parsers[kind as usize].call(env, jni::sys::jvalue { l: bytes.as_raw() }) }
+        unsafe { self.parsers[class].call(env, jni::sys::jvalue { l: bytes.as_raw() }) }
     }
 
+    /// `Protos.Status`, of the class loader that the caller's classes come from.
     pub(super) fn status<'local>(
         &self,
         env: &mut Env<'local>,
-        number: i32,
+        status: Status,
     ) -> Result<JObject<'local>, NativeError> {
         // SAFETY: the method was looked up as a static method that takes one int.
-        unsafe { self.status_for_number.call(env, jni::sys::jvalue { i: number }) }
+        unsafe { self.status_for_number.call(env, jni::sys::jvalue { i: status as i32 }) }
     }
 }
 
@@ -124,25 +131,20 @@ impl StaticMethod {
 }
 
 /// A message from a Java message object.
-pub(super) fn from_java<M: Message + Default>(
-    env: &mut Env<'_>,
-    message: &'static str,
-    object: &JObject<'_>,
-) -> Result<M, NativeError> {
+pub(super) fn from_java<M: JavaMessage>(env: &mut Env<'_>, object: &JObject<'_>) -> Result<M, NativeError> {
     let bytes = env.call_method(object, jni_str!("toByteArray"), jni_sig!("()[B"), &[])?.l()?.auto();
     // SAFETY: the method's signature says that it returns a byte array.
     let bytes = unsafe { JByteArray::from_raw(env, bytes.as_raw()) };
     let bytes = env.convert_byte_array(&bytes)?;
-    M::decode(bytes.as_slice()).map_err(|source| NativeError::Decode { message, source })
+    M::decode(bytes.as_slice()).map_err(|source| NativeError::Decode { message: M::CLASS, source })
 }
 
 /// Messages from a `java.util.Collection` of message objects.
-pub(super) fn all_from_java<M: Message + Default>(
+pub(super) fn all_from_java<M: JavaMessage>(
     env: &mut Env<'_>,
-    message: &'static str,
     collection: &JObject<'_>,
 ) -> Result<Vec<M>, NativeError> {
-    each(env, collection, |env, element| from_java(env, message, element))
+    each(env, collection, from_java)
 }
 
 /// Strings from a `java.util.Collection` of strings.
@@ -176,25 +178,4 @@ fn each<T>(
         values.push(read(env, &element)?);
     }
     Ok(values)
-}
-
-/// A `java.util.ArrayList` of message objects.
-pub(super) fn list_to_java<'local>(
-    env: &mut Env<'local>,
-    messages: &Messages,
-    kind: Kind,
-    values: &[impl Message],
-) -> Result<JObject<'local>, NativeError> {
-    let capacity = i32::try_from(values.len()).unwrap_or(i32::MAX);
-    let list = env.new_object(jni_str!("java/util/ArrayList"), jni_sig!("(I)V"), &[JValue::Int(capacity)])?;
-    for value in values {
-        let element = messages.to_java(env, kind, value)?.auto();
-        env.call_method(
-            &list,
-            jni_str!("add"),
-            jni_sig!("(Ljava/lang/Object;)Z"),
-            &[JValue::Object(&element)],
-        )?;
-    }
-    Ok(list)
 }

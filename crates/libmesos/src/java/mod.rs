@@ -3,8 +3,10 @@
 //! Protobuf messages cross as bytes: the Java classes are Mesos' v0 messages, ours v1, and their field numbers are
 //! the same. Every native method runs inside of `native`, which catches panics and throws them as Java exceptions.
 #![allow(unsafe_code)] // JNI's exports and raw calls; each block says why it is sound.
+#![allow(unreachable_pub)] // `jni_mangle` wants it of what it exports.
 
 mod callbacks;
+mod driver;
 mod executor;
 mod handles;
 mod library;
@@ -13,11 +15,8 @@ mod scheduler;
 mod thread;
 
 use jni::errors::{Error, ErrorPolicy};
-use jni::objects::JObject;
 use jni::{Env, EnvUnowned, jni_str};
 use thiserror::Error as ThisError;
-
-use crate::lifecycle::Status;
 
 #[derive(Debug, ThisError)]
 enum NativeError {
@@ -86,13 +85,4 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("a panic without a message")
-}
-
-/// `Protos.Status`, of the class loader that the caller's classes come from.
-fn status_to_java<'local>(
-    env: &mut Env<'local>,
-    messages: &messages::Messages,
-    status: Status,
-) -> Result<JObject<'local>, NativeError> {
-    messages.status(env, status as i32)
 }

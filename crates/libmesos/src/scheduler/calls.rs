@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use super::SchedulerDriver;
+use super::{Client, SchedulerDriver};
 use crate::lifecycle::Status;
 
 impl SchedulerDriver {
@@ -39,21 +39,18 @@ impl SchedulerDriver {
         operations: Vec<offer::Operation>,
         filters: Filters,
     ) -> Status {
-        if !self.lifecycle.is_running() {
-            return self.lifecycle.status();
-        }
         let tasks: Vec<TaskId> = operations
             .iter()
             .filter_map(|operation| operation.launch.as_ref())
             .flat_map(|launch| launch.task_infos.iter().map(|task| task.task_id.clone()))
             .collect();
-        let Some((client, runtime, local)) = self.reach() else { return self.lifecycle.status() };
+        let Some((Client { master, local }, runtime)) = self.reach() else { return self.status() };
         let state = self.lost_state();
-        if !self.connected.load(Ordering::Acquire) {
+        if !self.role.connected.load(Ordering::Acquire) {
             tell_lost(&local, tasks, state, "Master disconnected");
-            return self.lifecycle.status();
+            return self.status();
         }
-        let answer = client.submit(Call {
+        let answer = master.submit(Call {
             r#type: Some(call::Type::Accept.into()),
             accept: Some(call::Accept { offer_ids, operations, filters: Some(filters) }),
             ..Call::default()
@@ -67,7 +64,7 @@ impl SchedulerDriver {
                 Err(error) => warn!(%error, "whether the offers were accepted is unknown"),
             }
         });
-        self.lifecycle.status()
+        self.status()
     }
 
     pub(crate) fn decline_offer(&self, offer_id: OfferId, filters: Filters) -> Status {
@@ -80,8 +77,8 @@ impl SchedulerDriver {
 
     /// No roles: all. Unheard revives are told at the next registration.
     pub(crate) fn revive_offers(&self, roles: Vec<String>) -> Status {
-        if self.lifecycle.is_running() && !self.connected.load(Ordering::Acquire) {
-            self.revive_wanted.store(true, Ordering::Release);
+        if self.is_running() && !self.role.connected.load(Ordering::Acquire) {
+            self.role.revive_wanted.store(true, Ordering::Release);
         }
         self.send_always(Call {
             r#type: Some(call::Type::Revive.into()),
@@ -92,7 +89,7 @@ impl SchedulerDriver {
 
     /// No roles: all.
     pub(crate) fn suppress_offers(&self, roles: Vec<String>) -> Status {
-        self.revive_wanted.store(false, Ordering::Release);
+        self.role.revive_wanted.store(false, Ordering::Release);
         self.send_always(Call {
             r#type: Some(call::Type::Suppress.into()),
             suppress: (!roles.is_empty()).then_some(call::Suppress { roles }),
@@ -116,7 +113,7 @@ impl SchedulerDriver {
                 acknowledge: Some(call::Acknowledge { agent_id, task_id: status.task_id, uuid }),
                 ..Call::default()
             }),
-            _ => self.lifecycle.status(),
+            _ => self.status(),
         }
     }
 
@@ -168,27 +165,26 @@ impl SchedulerDriver {
 
     /// Drops the call while disconnected, as Mesos does: a framework reconciles after it has registered again.
     fn send(&self, call: Call) -> Status {
-        if self.connected.load(Ordering::Acquire) {
+        if self.role.connected.load(Ordering::Acquire) {
             return self.send_always(call);
         }
         debug!(call = call.r#type().as_str_name(), "dropped: not connected to a master");
-        self.lifecycle.status()
+        self.status()
     }
 
     /// For calls whose effect the client repeats with its next subscription.
     fn send_always(&self, call: Call) -> Status {
-        if self.lifecycle.is_running()
-            && let Some((client, ..)) = self.reach()
-            && client.post(call).is_err()
+        if let Some((client, _)) = self.reach()
+            && client.master.post(call).is_err()
         {
             debug!("dropped: the client has stopped");
         }
-        self.lifecycle.status()
+        self.status()
     }
 
     fn lost_state(&self) -> TaskState {
         let partition_aware = framework_info::capability::Type::PartitionAware;
-        let aware = self.settings.framework.capabilities.iter().any(|c| c.r#type() == partition_aware);
+        let aware = self.role.settings.framework.capabilities.iter().any(|c| c.r#type() == partition_aware);
         if aware { TaskState::TaskDropped } else { TaskState::TaskLost }
     }
 }
