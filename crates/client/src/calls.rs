@@ -49,10 +49,19 @@ enum Queued {
 }
 
 impl CallQueue {
-    /// The queue, and what empties it for as long as it is polled and a clone of the queue exists.
-    pub(crate) fn new(session: watch::Receiver<Option<Session>>) -> (Self, impl Future<Output = ()>) {
+    /// A queue that is emptied for as long as `subscriber` runs; this is dropped once no clone of the queue is left.
+    pub(crate) fn start(
+        session: watch::Receiver<Option<Session>>,
+        subscriber: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         let (calls, receiver) = mpsc::channel(CAPACITY);
-        (Self { calls }, send_calls(receiver, session))
+        tokio::spawn(async move {
+            tokio::select! {
+                () = subscriber => {}
+                () = send_calls(receiver, session) => {}
+            }
+        });
+        Self { calls }
     }
 
     pub(crate) async fn call(&self, name: &'static str, body: Bytes) -> Answer {

@@ -68,7 +68,6 @@ impl ExecutorClient {
     pub fn start(options: ExecutorOptions) -> (Self, mpsc::Receiver<ExecutorEvent>) {
         let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
         let (session, session_receiver) = watch::channel(None);
-        let (calls, sending) = CallQueue::new(session_receiver);
         let options = Arc::new(options);
         let unacknowledged = Arc::default();
         let subscriber = Subscriber {
@@ -77,23 +76,12 @@ impl ExecutorClient {
             events,
             session,
         };
-        tokio::spawn(async move {
-            tokio::select! {
-                () = subscriber.run() => {}
-                () = sending => {}
-            }
-        });
+        let calls = CallQueue::start(session_receiver, subscriber.run());
         (Self { calls, unacknowledged, options }, receiver)
     }
 
-    /// Sends a call after all earlier ones and waits for the agent's answer. The ids are filled in.
-    /// An update that cannot be sent now is told with the next subscription.
-    pub async fn call(&self, call: Call) -> Result<(), CallError> {
-        let (name, body) = self.encode(call);
-        self.calls.call(name, body).await
-    }
-
-    /// As `call`, for threads outside of the runtime that do not wait for the answer: a refusal is logged.
+    /// Sends a call after all earlier ones, from a thread outside of the runtime; a refusal is logged. The ids are
+    /// filled in. An update that cannot be sent now is told with the next subscription.
     pub fn post(&self, call: Call) -> Result<(), CallError> {
         let (name, body) = self.encode(call);
         self.calls.post(name, body)

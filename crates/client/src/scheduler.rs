@@ -65,14 +65,8 @@ impl SchedulerClient {
         let (events, event_receiver) = mpsc::channel(EVENT_CAPACITY);
         let subscription = Arc::new(Mutex::new(options));
         let (session, session_receiver) = watch::channel(None);
-        let (calls, sending) = CallQueue::new(session_receiver);
         let subscriber = Subscriber { leader, subscription: subscription.clone(), events, session };
-        tokio::spawn(async move {
-            tokio::select! {
-                () = subscriber.run() => {}
-                () = sending => {}
-            }
-        });
+        let calls = CallQueue::start(session_receiver, subscriber.run());
         (Self { calls, subscription }, event_receiver)
     }
 
