@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bellows_election::{Backoff, Leader};
+use bellows_wire::v1::FrameworkInfo;
 use bellows_wire::v1::scheduler::{Call, Event, OfferConstraints, call, event};
-use bellows_wire::v1::{FrameworkId, FrameworkInfo};
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
@@ -92,11 +92,6 @@ impl SchedulerClient {
     /// Waits until every call given before was answered or has failed.
     pub async fn flush(&self) {
         self.calls.flush().await;
-    }
-
-    /// The id under which masters know the framework; `None` before the first subscription.
-    pub fn framework_id(&self) -> Option<FrameworkId> {
-        self.subscription.lock().unwrap_or_else(PoisonError::into_inner).framework.id.clone()
     }
 
     /// Keeps what a later SUBSCRIBE must repeat.

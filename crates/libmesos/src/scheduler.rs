@@ -54,8 +54,9 @@ pub(crate) struct Scheduler {
     connected: AtomicBool,
     /// A revive that no master has heard yet.
     revive_wanted: AtomicBool,
-    /// Set by `connect`; outlives an abort.
+    // What an aborted driver needs to end its framework.
     leader: OnceLock<watch::Receiver<Option<Leader>>>,
+    framework_id: OnceLock<FrameworkId>,
 }
 
 /// The way to the master, and to the framework for what the driver itself says in the master's name.
@@ -84,6 +85,7 @@ impl Scheduler {
             connected: AtomicBool::new(false),
             revive_wanted: AtomicBool::new(false),
             leader: OnceLock::new(),
+            framework_id: OnceLock::new(),
         }
     }
 }
@@ -157,25 +159,23 @@ impl SchedulerDriver {
         self.stop_after(|client| {
             info!(failover, "stopping the framework");
             let ends = self.role.connected.load(Ordering::Acquire) && !failover;
-            let known = client.as_ref().and_then(|client| client.master.framework_id());
-            let framework_id = known.or_else(|| self.role.settings.framework.id.clone()).filter(|_| ends);
+            let known = self.role.framework_id.get().cloned().zip(self.role.leader.get().cloned());
             let credential = self.role.settings.credential.clone();
-            let leader = self.role.leader.get().cloned();
             async move {
-                let result = match (client, framework_id, leader) {
-                    (Some(client), Some(_), _) => {
+                let result = match (client, known.filter(|_| ends)) {
+                    (Some(client), Some(_)) => {
                         let teardown = Some(call::Type::Teardown.into());
                         client.master.call(Call { r#type: teardown, ..Call::default() }).await
                     }
-                    (Some(client), None, _) => {
+                    (Some(client), None) => {
                         client.master.flush().await;
                         Ok(())
                     }
                     // Aborted before: there is no subscription to say it on.
-                    (None, Some(framework_id), Some(leader)) => {
+                    (None, Some((framework_id, leader))) => {
                         OperatorClient::new(leader, credential.as_ref()).teardown(&framework_id).await
                     }
-                    (None, ..) => Ok(()),
+                    (None, None) => Ok(()),
                 };
                 if let Err(error) = result {
                     warn!(%error, "the master did not take the framework's end");
@@ -197,6 +197,7 @@ impl SchedulerDriver {
         match event.r#type() {
             event::Type::Subscribed => {
                 let Some(subscribed) = event.subscribed else { return Ok(()) };
+                self.role.framework_id.get_or_init(|| subscribed.framework_id.clone());
                 self.role.connected.store(true, Ordering::Release);
                 if self.role.revive_wanted.swap(false, Ordering::AcqRel) {
                     self.revive_offers(Vec::new());

@@ -3,6 +3,7 @@
 mod support;
 
 use bellows_wire::v1::TaskState;
+use bellows_wire::v1::master as operator;
 use bellows_wire::v1::scheduler::{Call, call};
 use support::Program;
 use support::server::{Answer, Server, events};
@@ -173,6 +174,20 @@ async fn what_a_callback_throws_is_printed_and_aborts_the_driver() {
     let (status, errors) = program.end().await;
     assert!(status.success());
     assert!(errors.iter().any(|line| line.contains("the test asked for it")), "{errors:?}");
+}
+
+#[tokio::test]
+async fn an_aborted_framework_is_ended_by_an_operators_call() {
+    let (mut program, master) = registered(true).await;
+    assert_eq!(program.ask("abort").await, "DRIVER_ABORTED");
+    assert_eq!(program.ask("join").await, "DRIVER_ABORTED");
+    let mut master = Server::<operator::Call>::start_at(master.stop().await).await;
+    program.tell("stop false").await;
+    let call = master.next_call().await;
+    assert_eq!(call.r#type(), operator::call::Type::Teardown);
+    assert_eq!(call.teardown.expect("given").framework_id.value, "F-1");
+    program.expect("= DRIVER_ABORTED").await;
+    leave(program).await;
 }
 
 #[tokio::test]

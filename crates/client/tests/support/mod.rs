@@ -51,6 +51,14 @@ impl Call for bellows_wire::v1::executor::Call {
     }
 }
 
+/// An operator's; the one subscription that an operator has is not played here.
+impl Call for bellows_wire::v1::master::Call {
+    const HAS_STREAM_ID: bool = false;
+    fn is_subscribe(&self) -> bool {
+        false
+    }
+}
+
 pub struct Server<C> {
     pub address: SocketAddr,
     calls: mpsc::UnboundedReceiver<C>,
