@@ -1,22 +1,11 @@
-"""An RDD on the executors' disks, read twice; steered as elastic.py is, and counting what its map side computes."""
-import json
-import os
-import sys
-import time
-
+"""An RDD on the executors' disks, read twice; it counts what its map side computes."""
 from pyspark import StorageLevel
-from pyspark.sql import SparkSession
 
-control = sys.argv[1]
+import twice
 
+RECORDS = 20_000
 
-def say(**event):
-    with open(os.path.join(control, "events"), "a") as out:
-        out.write(json.dumps(event) + "\n")
-
-
-sc = SparkSession.builder.appName("persisted").getOrCreate().sparkContext
-say(event="started", framework=sc.applicationId)
+sc = twice.start("persisted")
 computed = sc.accumulator(0)
 
 
@@ -25,11 +14,5 @@ def square(number):
     return number * number
 
 
-squares = sc.range(0, 20_000, numSlices=8).map(square).persist(StorageLevel.DISK_ONLY)
-expected = sum(number * number for number in range(20_000))
-say(event="first", correct=squares.sum() == expected, computed=computed.value)
-while not os.path.exists(os.path.join(control, "go")):
-    time.sleep(0.1)
-say(event="second", correct=squares.sum() == expected, computed=computed.value)
-sc.stop()
-say(event="stopped")
+squares = sc.range(0, RECORDS, numSlices=8).map(square).persist(StorageLevel.DISK_ONLY)
+twice.run(sc, squares.sum, sum(number * number for number in range(RECORDS)), computed=computed)

@@ -1,28 +1,15 @@
-"""One shuffle that is read twice, the second time when `go` exists in the directory given as the only argument, by
-many short tasks one after the other. Appends what happened, one JSON object a line, to `events` there.
+"""One shuffle of large blocks that is read twice, by many short tasks one after the other.
 
 Its map side counts its own records, so that a recomputed map task shows.
 """
-import json
-import os
 import random
-import sys
 import time
 
-from pyspark.sql import SparkSession
+import twice
 
-control = sys.argv[1]
 RECORDS, MAPS, REDUCES = 24_000, 24, 40
 
-
-def say(**event):
-    with open(os.path.join(control, "events"), "a") as out:
-        out.write(json.dumps(event) + "\n")
-
-
-spark = SparkSession.builder.appName("restart").getOrCreate()
-sc = spark.sparkContext
-say(event="started", framework=sc.applicationId)
+sc = twice.start("restart")
 mapped = sc.accumulator(0)
 
 
@@ -34,17 +21,9 @@ def record(number):
 
 def summed(records):
     time.sleep(0.3)
-    total = sum(key * number for key, (number, _) in records)
-    return [total]
+    yield sum(key * number for key, (number, _) in records)
 
 
 shuffled = sc.range(0, RECORDS, numSlices=MAPS).map(record).partitionBy(REDUCES)
 expected = sum((number % 1009) * number for number in range(RECORDS))
-first = sum(shuffled.mapPartitions(summed).collect())
-say(event="first", correct=first == expected, mapped=mapped.value)
-while not os.path.exists(os.path.join(control, "go")):
-    time.sleep(0.1)
-second = sum(shuffled.mapPartitions(summed).collect())
-say(event="second", correct=second == expected, mapped=mapped.value, records=RECORDS)
-spark.stop()
-say(event="stopped")
+twice.run(sc, lambda: sum(shuffled.mapPartitions(summed).collect()), expected, mapped=mapped)
