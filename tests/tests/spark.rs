@@ -6,16 +6,13 @@ use bellows_testkit::{
 };
 use serde_json::Value;
 use std::{process::Command, time::Duration};
-use tokio::sync::{Mutex, MutexGuard};
 
 /// Long enough for six JVMs to start on two busy cores.
 const LONG: Duration = Duration::from_secs(150);
 
-/// One Spark application's executors are as much as the machine bears; tests take turns.
-async fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::const_new(());
-    TURN.lock().await
-}
+/// For what needs no more than an executor on each agent: to start JVMs is what takes these tests their time.
+const THREE_EXECUTORS: [(&str, &str); 2] =
+    [("spark.cores.max", "3"), ("spark.dynamicAllocation.initialExecutors", "3")];
 
 fn app(name: &str) -> String {
     repository().join("tests/apps").join(name).to_string_lossy().into_owned()
@@ -62,7 +59,6 @@ async fn nothing_left(cluster: &Cluster, framework: &str, limit: Duration) -> Re
 
 #[tokio::test]
 async fn executors_come_and_go_and_what_they_shuffled_stays() -> Result<()> {
-    let _turn = turn().await;
     let (spark, cluster) = (Spark::find(), Cluster::start(ClusterOptions::default())?);
     let mut application = Application::submit(&spark, &cluster, &[&app("elastic.py")], &[], &[])?;
     let framework = started(&mut application).await?;
@@ -89,7 +85,6 @@ async fn executors_come_and_go_and_what_they_shuffled_stays() -> Result<()> {
 #[tokio::test]
 async fn authenticated_and_encrypted() -> Result<()> {
     const SECRET: &str = "S3cret-of-the-cluster-tests";
-    let _turn = turn().await;
     let conf = tempfile::tempdir()?;
     let (path, secrets) = (conf.path().to_string_lossy(), conf.path().join("secrets"));
     let defaults = format!("spark.authenticate true\nspark.authenticate.secret {SECRET}\n");
@@ -139,7 +134,6 @@ async fn authenticated_and_encrypted() -> Result<()> {
 
 #[tokio::test]
 async fn cached_blocks_on_disk_outlive_their_executor() -> Result<()> {
-    let _turn = turn().await;
     let options = ClusterOptions { agents: 1, cpus: 2 };
     let (spark, cluster) = (Spark::find(), Cluster::start_with(options, &["--keep-rdd-blocks"])?);
     let settings = [
@@ -161,11 +155,16 @@ async fn cached_blocks_on_disk_outlive_their_executor() -> Result<()> {
 
 #[tokio::test]
 async fn an_executor_killed_in_mid_job_costs_no_wrong_result() -> Result<()> {
-    let _turn = turn().await;
     let (spark, cluster) = (Spark::find(), Cluster::start(ClusterOptions::default())?);
-    let slow = [("TASK_SECONDS", "1")];
-    let mut application = Application::submit(&spark, &cluster, &[&app("elastic.py")], &[], &slow)?;
+    let slow = [("TASK_SECONDS", "0.5")];
+    let app = app("elastic.py");
+    let mut application = Application::submit(&spark, &cluster, &[&app], &THREE_EXECUTORS, &slow)?;
     let framework = started(&mut application).await?;
+    eventually("the first map output", LONG, || async {
+        ensure!(cluster.shuffle_files() > 0, "none");
+        Ok(())
+    })
+    .await?;
     let running = executors(&cluster, &framework, "an executor", |count| count > 0).await?;
     let victim = running[0]["id"].as_str().context("a task has an id")?.to_owned();
     let executor = eventually("the executor's JVM", LONG, || async {
@@ -200,9 +199,9 @@ async fn an_executor_killed_in_mid_job_costs_no_wrong_result() -> Result<()> {
 
 #[tokio::test]
 async fn teardown_ends_the_tasks_and_deletes_the_shuffle_files() -> Result<()> {
-    let _turn = turn().await;
     let (spark, cluster) = (Spark::find(), Cluster::start(ClusterOptions::default())?);
-    let mut application = Application::submit(&spark, &cluster, &[&app("elastic.py")], &[], &[])?;
+    let app = app("elastic.py");
+    let mut application = Application::submit(&spark, &cluster, &[&app], &THREE_EXECUTORS, &[])?;
     let framework = started(&mut application).await?;
     application.event("first", LONG).await?;
     ensure!(cluster.shuffle_files() > 0, "the first burst shuffled nothing");
@@ -216,7 +215,6 @@ async fn teardown_ends_the_tasks_and_deletes_the_shuffle_files() -> Result<()> {
 
 #[tokio::test]
 async fn a_jvm_application_runs() -> Result<()> {
-    let _turn = turn().await;
     let (spark, cluster) = (Spark::find(), Cluster::start(ClusterOptions::default())?);
     let built = tempfile::tempdir()?;
     let jar = built.path().join("java-pi.jar");
@@ -230,7 +228,8 @@ async fn a_jvm_application_runs() -> Result<()> {
     let packed = Command::new("jar").arg("cf").arg(&jar).arg("-C").arg(&classes).arg(".").status()?;
     ensure!(packed.success(), "jar");
     let jar = jar.to_string_lossy().into_owned();
-    let mut application = Application::submit(&spark, &cluster, &["--class", "JavaPi", &jar], &[], &[])?;
+    let app = ["--class", "JavaPi", &jar];
+    let mut application = Application::submit(&spark, &cluster, &app, &THREE_EXECUTORS, &[])?;
     let result = application.event("result", LONG).await?;
     // Gauss' circle problem: lattice points within radius 1000 (OEIS A000328).
     ensure!(result["inside"] == 3_141_549, "{result}");
@@ -240,7 +239,6 @@ async fn a_jvm_application_runs() -> Result<()> {
 
 #[tokio::test]
 async fn two_applications_at_once_both_make_progress() -> Result<()> {
-    let _turn = turn().await;
     let (spark, cluster) = (Spark::find(), Cluster::start(ClusterOptions { agents: 2, cpus: 2 })?);
     // Each alone would take all four cores.
     let greedy = [("spark.cores.max", "4"), ("spark.dynamicAllocation.initialExecutors", "4")];
@@ -261,13 +259,13 @@ async fn two_applications_at_once_both_make_progress() -> Result<()> {
 
 #[tokio::test]
 async fn a_dead_driver_is_waited_for_and_then_cleared_away() -> Result<()> {
-    let _turn = turn().await;
     let (spark, cluster) = (Spark::find(), Cluster::start(ClusterOptions::default())?);
     let patience = [
         ("spark.mesos.driver.failoverTimeout", "8"),
         ("spark.dynamicAllocation.executorIdleTimeout", "600s"),
     ];
-    let mut application = Application::submit(&spark, &cluster, &[&app("elastic.py")], &patience, &[])?;
+    let settings = [&patience[..], &THREE_EXECUTORS].concat();
+    let mut application = Application::submit(&spark, &cluster, &[&app("elastic.py")], &settings, &[])?;
     let framework = started(&mut application).await?;
     application.event("first", LONG).await?;
     let before = std::time::Instant::now();

@@ -11,6 +11,9 @@ use std::{
     time::Duration,
 };
 
+/// For JVMs that end before what a better compiler makes would pay.
+pub(crate) const SHORT_LIVED: &str = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC";
+
 /// A Spark distribution.
 pub struct Spark {
     home: PathBuf,
@@ -93,14 +96,17 @@ impl Application {
             ("spark.locality.wait", "0s"),
             ("spark.ui.enabled", "false"),
             ("spark.shuffle.service.port", port.as_str()),
+            ("spark.driver.extraJavaOptions", SHORT_LIVED),
+            ("spark.executor.extraJavaOptions", SHORT_LIVED),
         ];
         let settings: Vec<_> = elastic.iter().chain(settings).copied().collect();
         let library = binaries().join("libmesos.so");
-        let environment: Vec<_> = [("MESOS_NATIVE_JAVA_LIBRARY", library.as_os_str())]
-            .into_iter()
-            .chain(environment.iter().map(|&(name, value)| (name, OsStr::new(value))))
-            .collect();
-        Self::launch(&spark.home, &settings, app, &environment)
+        let mut all = vec![
+            ("MESOS_NATIVE_JAVA_LIBRARY", library.as_os_str()),
+            ("SPARK_LAUNCHER_OPTS", OsStr::new(SHORT_LIVED)),
+        ];
+        all.extend(environment.iter().map(|&(name, value)| (name, OsStr::new(value))));
+        Self::launch(&spark.home, &settings, app, &all)
     }
 
     /// Runs `app` with these settings and no others. They are on its command line: no place for a secret.

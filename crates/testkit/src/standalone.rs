@@ -1,6 +1,6 @@
 //! Spark's own cluster manager: a master, and workers without the shuffle service that they could run, so that
 //! `bellows shuffle` takes its place.
-use crate::{Application, Spark, daemon::Daemon, eventually, get_json, write_private};
+use crate::{Application, Spark, daemon::Daemon, eventually, get_json, spark::SHORT_LIVED, write_private};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     ffi::OsStr,
@@ -11,8 +11,6 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// For JVMs that end before what a better compiler makes would pay.
-const SHORT_LIVED: &str = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC";
 /// One daemon's JVM on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(150);
 
