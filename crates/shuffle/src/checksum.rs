@@ -54,6 +54,8 @@ pub(crate) fn written(file: &Path, reduce: i32) -> io::Result<i64> {
 enum Checksum {
     Adler32(simd_adler32::Adler32),
     Crc32(crc32fast::Hasher),
+    /// Since Spark 4.
+    Crc32c(u32),
 }
 
 impl Checksum {
@@ -61,6 +63,7 @@ impl Checksum {
         match algorithm {
             "ADLER32" => Some(Checksum::Adler32(simd_adler32::Adler32::new())),
             "CRC32" => Some(Checksum::Crc32(crc32fast::Hasher::new())),
+            "CRC32C" => Some(Checksum::Crc32c(0)),
             _ => None,
         }
     }
@@ -69,6 +72,7 @@ impl Checksum {
         match self {
             Checksum::Adler32(state) => state.write(bytes),
             Checksum::Crc32(state) => state.update(bytes),
+            Checksum::Crc32c(sum) => *sum = crc32c::crc32c_append(*sum, bytes),
         }
     }
 
@@ -76,6 +80,7 @@ impl Checksum {
         match self {
             Checksum::Adler32(state) => state.finish(),
             Checksum::Crc32(state) => state.finalize(),
+            Checksum::Crc32c(sum) => sum,
         }
     }
 }

@@ -209,12 +209,13 @@ async fn corruption_is_traced_to_its_place() {
     let service = bench.start().await;
     let executor = bench.executor("app", "1");
     executor.map_output(0, 1, &[0, 9]);
-    // Adler-32 and CRC-32 of "123456789", the usual check values.
-    let (adler, crc) = (0x091e_01de_i64, 0xcbf4_3926_i64);
+    // Adler-32, CRC-32 and CRC-32C of "123456789", the usual check values.
+    let (adler, crc, crc32c) = (0x091e_01de_i64, 0xcbf4_3926_i64, 0xe306_9283_i64);
     executor.write("shuffle_0_1_0.data", b"123456789");
     let sums = |second: i64| [1i64.to_be_bytes(), second.to_be_bytes()].concat();
     executor.write("shuffle_0_1_0.checksum.ADLER32", &sums(adler));
     executor.write("shuffle_0_1_0.checksum.CRC32", &sums(crc));
+    executor.write("shuffle_0_1_0.checksum.CRC32C", &sums(crc32c));
     let mut client = Client::connect(&service).await;
     client.register(&executor).await;
     let ask = |reduce, checksum, algorithm: &str| Rpc::DiagnoseCorruption {
@@ -229,6 +230,7 @@ async fn corruption_is_traced_to_its_place() {
     for (call, cause) in [
         (ask(1, adler, "ADLER32"), CorruptionCause::ChecksumVerifyPass),
         (ask(1, crc, "CRC32"), CorruptionCause::ChecksumVerifyPass),
+        (ask(1, crc32c, "CRC32C"), CorruptionCause::ChecksumVerifyPass),
         (ask(0, 1, "ADLER32"), CorruptionCause::ChecksumVerifyPass),
         (ask(1, 5, "ADLER32"), CorruptionCause::NetworkIssue),
         (ask(0, 5, "CRC32"), CorruptionCause::DiskIssue),
