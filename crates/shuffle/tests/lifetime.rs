@@ -331,6 +331,7 @@ async fn metrics_are_told_over_tcp() {
     let mut client = Client::connect(&service).await;
     client.register(&executor).await;
     client.fetch(&executor.fetch(0, &[(1, &[0])], false)).await.expect("block");
+    bench.admin().executor_departed(&executor.app, "1").await.expect("noted");
     let address = service.metrics_addr().expect("asked for");
     let ask = async |path: &str, method: &str| support::request(address, method, path).await;
     let text = ask("/metrics", "GET").await;
@@ -338,6 +339,7 @@ async fn metrics_are_told_over_tcp() {
         "bellows_shuffle_registered_executors 1",
         "bellows_shuffle_bytes_total 100",
         "bellows_shuffle_app_bytes_total{app=\"app-\\\"1\\\"\"} 100",
+        "bellows_shuffle_app_departed_executors{app=\"app-\\\"1\\\"\"} 1",
         "bellows_shuffle_request_seconds_count",
         "bellows_shuffle_errors_total{kind=\"stalled\"} 0",
     ] {

@@ -59,8 +59,11 @@ impl Collector for View {
         let waiting = status.disk_waiting.iter().map(|(root, count)| (root.as_str(), *count));
         family(&mut out, MetricType::Gauge, "disk_waiting", "Threads that wait for a disk", "root", waiting)?;
         type Figure = (MetricType, &'static str, &'static str, fn(&AppStatus) -> Option<u64>);
-        let figures: [Figure; 6] = [
+        let figures: [Figure; 7] = [
             (MetricType::Gauge, "app_executors", "Executors that run", |a| Some(a.executors)),
+            (MetricType::Gauge, "app_departed_executors", "Executors that have gone", |a| {
+                Some(a.departed_executors)
+            }),
             (MetricType::Counter, "app_blocks", "Blocks served", |a| Some(a.blocks_served)),
             (MetricType::Counter, "app_bytes", "Bytes served", |a| Some(a.bytes_served)),
             (MetricType::Counter, "app_departed_blocks", "Blocks served for executors that have gone", |a| {
