@@ -55,7 +55,8 @@ pub(crate) fn map_of_file(name: &str) -> Option<(i32, i64)> {
 
 /// Whether `name` names a file in the directory it is put behind, and nothing else.
 pub(crate) fn is_plain_file_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && !name.contains(['/', '\0'])
+    let sound = |c: char| c != '/' && !c.is_control();
+    !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && name.chars().all(sound)
 }
 
 #[cfg(test)]
@@ -103,7 +104,7 @@ mod tests {
     #[test]
     fn plain_file_names() {
         assert!(is_plain_file_name("rdd_1_2"));
-        for other in ["", ".", "..", "a/b", "/a", "a\0b", &"x".repeat(256)] {
+        for other in ["", ".", "..", "a/b", "/a", "a\0b", "a\nb", &"x".repeat(256)] {
             assert!(!is_plain_file_name(other), "{other}");
         }
     }

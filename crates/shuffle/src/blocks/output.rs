@@ -176,17 +176,17 @@ impl MapOutput {
         let last = u64::try_from(end).ok().filter(|&last| first <= last && last <= partitions);
         let last = last.ok_or_else(out_of_range)?;
         let (from, to) = match &self.index {
+            // Checked as a whole when it was read.
             Index::Kept(offsets) => (offsets[first as usize], offsets[last as usize]),
-            Index::OnDisk { file } => (read_offset(file, first)?, read_offset(file, last)?),
+            Index::OnDisk { file } => {
+                let (from, to) = (read_offset(file, first)?, read_offset(file, last)?);
+                if from > to || to > self.data.as_ref().map_or(0, |data| data.bytes()) {
+                    let reason = format!("partition from {from} to {to}");
+                    return Err(BlockError::BadIndex { path: file.path().to_owned(), reason });
+                }
+                (from, to)
+            }
         };
-        let data_bytes = self.data.as_ref().map_or(0, |d| d.bytes());
-        if from > to || to > data_bytes {
-            let path = match &self.index {
-                Index::OnDisk { file } => file.path().to_owned(),
-                Index::Kept(_) => PathBuf::new(),
-            };
-            return Err(BlockError::BadIndex { path, reason: format!("partition from {from} to {to}") });
-        }
         Ok(self.data.as_ref().map(|data| Segment { source: data.clone(), offset: from, bytes: to - from }))
     }
 }
@@ -235,6 +235,31 @@ mod tests {
         assert_eq!(source.read_resident(&mut part, 500_000).expect("read"), part.len());
         let short = source.read_in(1 << 19, 1 << 20).expect_err("it is shorter");
         assert_eq!(short.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_bad_index_is_named_also_where_it_stays_on_disk() {
+        let dir = tempfile::tempdir().expect("directory");
+        let dir = dir.path().canonicalize().expect("exists");
+        let (index, data) = (dir.join("index"), dir.join("data"));
+        std::fs::write(&data, [0; 9]).expect("written");
+        let offsets = [0u64, 5, 3, 10].map(u64::to_be_bytes).concat();
+        std::fs::write(&index, offsets).expect("written");
+        let open = |max_kept_bytes| {
+            let data = MapOutput::open_data(data.clone())?;
+            MapOutput::open(index.clone(), data, max_kept_bytes)
+        };
+        let path_of = |error| match error {
+            BlockError::BadIndex { path, .. } => path,
+            other => panic!("{other}"),
+        };
+        assert_eq!(path_of(open(1024).expect_err("falls")), index);
+        let on_disk = open(0).expect("not looked at yet");
+        let segment = on_disk.partitions(0, 1).expect("sound").expect("data");
+        assert_eq!((segment.offset, segment.bytes), (0, 5));
+        for (start, end) in [(1, 2), (2, 3)] {
+            assert_eq!(path_of(on_disk.partitions(start, end).expect_err("not sound")), index);
+        }
     }
 
     proptest! {
