@@ -15,6 +15,7 @@ mod service;
 mod status;
 mod store;
 mod tidy;
+mod told;
 mod upkeep;
 
 pub use bellows_transport::auth::AuthPolicy;

@@ -151,7 +151,7 @@ impl App {
 /// Why a registration is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error("application and executor ids have 1 to {MAX_ID_BYTES} bytes")]
+    #[error("application and executor ids have 1 to {MAX_ID_BYTES} bytes and no control characters")]
     Id,
     #[error("{0} belongs to another application")]
     Taken(String),
@@ -160,6 +160,12 @@ pub(crate) enum Refusal {
 }
 
 const MAX_ID_BYTES: usize = 512;
+
+/// Whether it may be the id of an application or an executor: those are told on in logs and answers.
+pub(crate) fn is_id(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_ID_BYTES && !text.contains(char::is_control)
+}
+
 /// What the names of an executor's directories may take, on average over as many executors as may be registered.
 const DIR_BYTES_PER_EXECUTOR: usize = 1024;
 

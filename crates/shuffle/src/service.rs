@@ -26,7 +26,7 @@ use crate::metrics::{ErrorKind, Metrics};
 use crate::registry::{App, DriverConnection, Executor, Refusal, Registry};
 use crate::security::Security;
 use crate::store::{Recovered, Store, StoreError};
-use crate::{AppStatus, Config, Status, tidy};
+use crate::{AppStatus, Config, Status, tidy, told};
 
 /// A driver that is told to be heard every few milliseconds is not served better by it.
 const MIN_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -48,16 +48,18 @@ pub(crate) enum CallError {
     Hangs(String),
     #[error("java.io.IOException: {0}")]
     Store(String),
+    /// A bound that is answered, and with that final: a retry would not help.
     #[error("java.lang.IllegalStateException: {0}")]
-    Limit(String),
+    OverLimit(String),
     #[error("java.lang.IllegalStateException: the service is stopping")]
     Stopping,
     /// A fault of this service.
     #[error("java.lang.IllegalStateException: {0}")]
     Internal(String),
-    /// Told by closing the connection: Spark then tries again, where it takes any answer for final.
+    /// A bound that others fill at the moment. Told by closing the connection: Spark then tries again, where it takes
+    /// any answer for final.
     #[error("{0}")]
-    Crowded(String),
+    RetryLater(String),
 }
 
 impl CallError {
@@ -75,7 +77,7 @@ impl CallError {
             CallError::Store(_) => ErrorKind::Store,
             CallError::Stopping => ErrorKind::Stopping,
             CallError::Internal(_) => ErrorKind::Internal,
-            CallError::Limit(_) | CallError::Crowded(_) => ErrorKind::Limit,
+            CallError::OverLimit(_) | CallError::RetryLater(_) => ErrorKind::Limit,
         }
     }
 }
@@ -83,7 +85,7 @@ impl CallError {
 impl From<StoreError> for CallError {
     fn from(error: StoreError) -> CallError {
         match error {
-            StoreError::Refused(full @ Refusal::Full(_)) => CallError::Limit(full.to_string()),
+            StoreError::Refused(full @ Refusal::Full(_)) => CallError::OverLimit(full.to_string()),
             StoreError::Refused(refusal) => CallError::Forbidden(refusal.to_string()),
             StoreError::Failed(_) => CallError::Store(error.to_string()),
             StoreError::Stopped => CallError::Stopping,
@@ -185,7 +187,7 @@ impl Service {
             _ => {}
         }
         self.metrics.error(error.kind());
-        tracing::warn!(%error, "request failed");
+        tracing::warn!(error = %told::to_log(error), "request failed");
     }
 
     pub(crate) fn find(&self, app: &str, executor: &str) -> Result<(Arc<App>, Arc<Executor>), CallError> {
@@ -453,18 +455,39 @@ pub(crate) fn parse_block(name: &str) -> Result<BlockName, CallError> {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn neither_a_stop_nor_a_fault_of_its_own_is_an_error_of_a_disk() {
+    fn scene() -> (tempfile::TempDir, Service) {
         let dir = tempfile::tempdir().expect("directory");
         let config = Config::new(dir.path());
         let security = Security::load(&config).expect("none");
         let stored = (Store::stopped(), Recovered { unfinished_removals: BTreeMap::new() });
         let service = Service::new(config, security, Arc::new(Registry::new(1, 1)), stored);
+        (dir, service)
+    }
+
+    #[tokio::test]
+    async fn neither_a_stop_nor_a_fault_of_its_own_is_an_error_of_a_disk() {
+        let (_dir, service) = scene();
         service.note(&service.register_driver("app".into(), 1000).await.expect_err("it is stopping"));
         let fault = service.disks.wait::<()>(dir.path(), || panic!("on purpose")).await;
         service.note(&fault.expect_err("a panic").into());
         let status = service.status();
         assert!(status.disk_errors.is_empty(), "{status:?}");
         assert_eq!(status.errors, [("internal".to_owned(), 1), ("stopping".to_owned(), 1)].into());
+    }
+
+    #[tokio::test]
+    async fn a_failed_request_is_one_short_line_of_the_log() {
+        let (_dir, service) = scene();
+        let (mut written, log) = io::pipe().expect("a pipe");
+        let lines =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(std::sync::Mutex::new(log)).finish();
+        tracing::subscriber::with_default(lines, || {
+            let app = format!("app\n2026-01-01 INFO forged{}", "x".repeat(20_000));
+            service.note(&CallError::NotRegistered { app, executor: "1".into() });
+        });
+        drop(service);
+        let mut text = String::new();
+        io::Read::read_to_string(&mut written, &mut text).expect("reads");
+        assert!(text.contains("app\\n2026") && text.lines().count() == 1 && text.len() < 2000, "{text}");
     }
 }

@@ -70,6 +70,36 @@ async fn a_call_that_is_none_is_answered_with_a_failure() {
 }
 
 #[tokio::test]
+async fn an_id_that_is_none_is_not_told_on() {
+    let bench = Bench::new();
+    let (service, mut client, executor) = scene(&bench).await;
+    for id in ["x".repeat(1 << 20), "app\nforged".to_owned(), String::new()] {
+        let named = |app: &str, executor: &str| TestExecutor {
+            app: app.to_owned(),
+            id: executor.to_owned(),
+            dirs: vec![bench.disk().join("blockmgr-x")],
+        };
+        let (of_app, of_executor) = (named(&id, "1"), named("app", &id));
+        for call in [
+            of_app.register(),
+            of_app.fetch(0, &[(1, &[0])], false),
+            of_executor.register(),
+            of_executor.open(&["shuffle_0_1_0"]),
+            Rpc::Heartbeat { app: id.clone() },
+            Rpc::GetLocalDirs { app: "app".into(), executors: vec!["1".into(), id.clone()] },
+        ] {
+            let refused = client.call(&call).await.expect_err("no id");
+            assert!(refused.contains("application and executor ids have") && refused.len() < 200);
+        }
+    }
+    // What else a peer may name comes back cut.
+    let refused = client.call(&executor.open(&[&"x".repeat(1 << 20)])).await.expect_err("no block");
+    assert!(refused.contains("Unexpected block id format: xxx") && refused.len() < 5000);
+    assert_serves(&mut client, &executor).await;
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn a_flood_of_connections_that_do_nothing_keeps_nobody_out() {
     let mut bench = Bench::new();
     bench.config.limits.connections = 4;

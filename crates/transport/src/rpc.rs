@@ -190,6 +190,21 @@ impl Rpc {
         }
     }
 
+    /// All ids of applications and executors that a call names.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        let (executor, more): (_, &[String]) = match self {
+            Rpc::OpenBlocks { executor, .. }
+            | Rpc::RegisterExecutor { executor, .. }
+            | Rpc::RemoveBlocks { executor, .. }
+            | Rpc::DiagnoseCorruption { executor, .. } => (Some(executor), &[]),
+            Rpc::FetchShuffleBlocks(fetch) => (Some(&fetch.executor), &[]),
+            Rpc::GetLocalDirs { executors, .. } => (None, executors),
+            _ => (None, &[]),
+        };
+        let ids = self.app().into_iter().chain(executor.map(String::as_str));
+        ids.chain(more.iter().map(String::as_str))
+    }
+
     /// The call as an RPC's body. Nothing for [`Rpc::Unsupported`], which is only ever received.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();

@@ -20,7 +20,7 @@ const MAX_SUB_DIRS: i32 = 1 << 16;
 /// Why an executor's directories are refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DirError {
-    #[error("{0} is not an absolute path without '..'")]
+    #[error("{0} is not an absolute path without '..' and control characters")]
     NotAbsolute(String),
     #[error("{0} has more than {MAX_COMPONENTS} components")]
     TooDeep(String),
@@ -60,7 +60,7 @@ impl LocalDir {
         let path = Path::new(told);
         let sound = path.is_absolute()
             && told.len() < 4096
-            && !told.contains('\0')
+            && !told.contains(char::is_control)
             && path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
         if !sound {
             return Err(DirError::NotAbsolute(told.to_owned()));

@@ -5,10 +5,14 @@ use bytes::Bytes;
 
 use super::connection::{Connection, done};
 use super::streams::{Stream, Wanted};
+use crate::registry::{Refusal, is_id};
 use crate::service::CallError;
 
 pub(super) async fn answer(connection: &mut Connection, body: Bytes) -> Result<Bytes, CallError> {
     let call = Rpc::decode(body).map_err(|e| CallError::BadCall(e.to_string()))?;
+    if !call.ids().all(is_id) {
+        return Err(CallError::BadCall(Refusal::Id.to_string()));
+    }
     connection.authorize(&call)?;
     let service = connection.service.clone();
     match call {
@@ -63,7 +67,7 @@ fn open(connection: &mut Connection, app: &str, executor: &str, wanted: Wanted) 
     if chunks == 0 {
         return Err(CallError::BadCall("no blocks".to_owned()));
     }
-    let chunks = i32::try_from(chunks).map_err(|_| CallError::Limit("too many blocks".to_owned()))?;
+    let chunks = i32::try_from(chunks).map_err(|_| CallError::OverLimit("too many blocks".to_owned()))?;
     let stream = connection.streams.open(Stream::new(app, executor, wanted))?;
     Ok(Rpc::StreamHandle { stream, chunks }.encode())
 }

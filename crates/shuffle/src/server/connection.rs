@@ -23,6 +23,7 @@ use crate::blocks::{BlockError, Segment};
 use crate::metrics::ErrorKind;
 use crate::registry::Executor;
 use crate::service::{CallError, Service};
+use crate::told;
 
 /// What most requests stay far below.
 const LARGE_REQUEST_BYTES: usize = 64 << 10;
@@ -39,7 +40,7 @@ pub(super) enum Closed {
     #[error("{0}")]
     Failed(#[from] io::Error),
     #[error("{1}")]
-    Given(ErrorKind, String),
+    Refused(ErrorKind, String),
 }
 
 pub(super) struct Connection {
@@ -110,9 +111,9 @@ impl Connection {
                 tracing::warn!(%error, "connection closed");
             }
             Closed::Failed(error) => tracing::debug!(%error, "connection lost"),
-            Closed::Given(kind, reason) => {
+            Closed::Refused(kind, reason) => {
                 self.service.metrics.error(kind);
-                tracing::warn!(%reason, "connection closed");
+                tracing::warn!(reason = %told::to_log(reason), "connection closed");
             }
         }
     }
@@ -123,7 +124,7 @@ impl Connection {
         if matches!((&decoded, &self.peer), (Ok(Decoded::Message(_)), Peer::Anyone | Peer::App(_))) {
             self.wire.message_arrived();
         }
-        match decoded.map_err(|e| Closed::Given(ErrorKind::BadMessage, e.to_string()))? {
+        match decoded.map_err(|e| Closed::Refused(ErrorKind::BadMessage, e.to_string()))? {
             Decoded::Message(message) if matches!(self.peer, Peer::Unproven(_)) => {
                 Box::pin(self.authenticate(message)).await
             }
@@ -159,21 +160,20 @@ impl Connection {
     fn reserve(&mut self, request_bytes: usize) -> Result<(), Closed> {
         if request_bytes > LARGE_REQUEST_BYTES && matches!(self.peer, Peer::Unproven(_)) {
             let reason = format!("a request of {request_bytes} bytes before authentication");
-            return Err(Closed::Given(ErrorKind::Forbidden, reason));
+            return Err(Closed::Refused(ErrorKind::Forbidden, reason));
         }
         if request_bytes > LARGE_REQUEST_BYTES && self.room.is_none() {
             let room = self.service.room_for(request_bytes);
-            self.room =
-                Some(room.ok_or_else(|| {
-                    Closed::Given(ErrorKind::Limit, "no room for a large request".to_owned())
-                })?);
+            self.room = Some(room.ok_or_else(|| {
+                Closed::Refused(ErrorKind::Limit, "no room for a large request".to_owned())
+            })?);
         }
         Ok(())
     }
 
     /// Nothing but the exchange is answered until the peer has proven whom it speaks for.
     async fn authenticate(&mut self, message: Message) -> Result<(), Closed> {
-        let forbidden = |reason: String| Closed::Given(ErrorKind::Forbidden, reason);
+        let forbidden = |reason: String| Closed::Refused(ErrorKind::Forbidden, reason);
         let (Message::RpcRequest { request, body }, Peer::Unproven(auth)) = (message, &mut self.peer) else {
             return Err(forbidden("a request before authentication".to_owned()));
         };
@@ -206,12 +206,14 @@ impl Connection {
                 let start = Instant::now();
                 let answer = match calls::answer(self, body).await {
                     Ok(body) => Message::RpcResponse { request, body },
-                    Err(CallError::Crowded(reason)) => return Err(Closed::Given(ErrorKind::Limit, reason)),
+                    Err(CallError::RetryLater(reason)) => {
+                        return Err(Closed::Refused(ErrorKind::Limit, reason));
+                    }
                     // An answer would be final for Spark; after a restart it is let in again.
                     Err(CallError::Stopping) => return Err(Closed::Stopping),
                     Err(error) => {
                         self.service.note(&error);
-                        Message::RpcFailure { request, error: error.to_string() }
+                        Message::RpcFailure { request, error: told::to_peer(error) }
                     }
                 };
                 self.service.metrics.latency.record(start.elapsed(), 1);
@@ -232,7 +234,7 @@ impl Connection {
             }
             other => {
                 let reason = format!("a client sends no such message: {other:?}");
-                return Err(Closed::Given(ErrorKind::BadMessage, reason.chars().take(200).collect()));
+                return Err(Closed::Refused(ErrorKind::BadMessage, reason));
             }
         }
         Ok(())
@@ -272,7 +274,7 @@ impl Connection {
         let _in_flight = service.metrics.chunks_in_flight.enter();
         let start = Instant::now();
         let Some(id) = parse_stream_name(&stream) else {
-            let error = format!("Stream '{stream}' was not found.");
+            let error = told::to_peer(format_args!("Stream '{stream}' was not found."));
             Message::StreamFailure { stream, error }.encode(&mut self.wire.out);
             return Ok(());
         };
@@ -317,9 +319,11 @@ impl Connection {
     async fn take_chunk(&mut self, id: ChunkId) -> Result<Result<Option<Segment>, String>, Closed> {
         let (app, executor, chunk) = match self.streams.take(id) {
             Ok(taken) => taken,
+            // Spark's service answers "Requested chunk not available since streamId ... is closed", which is final
+            // for its client. On purpose not so here: on a new connection the client opens the stream anew.
             Err(StreamError::Unknown) => {
                 let reason = format!("stream {} is not open", id.stream);
-                return Err(Closed::Given(ErrorKind::BadMessage, reason));
+                return Err(Closed::Refused(ErrorKind::BadMessage, reason));
             }
             Err(StreamError::OutOfOrder(reason)) => {
                 self.service.metrics.error(ErrorKind::BadMessage);
@@ -358,10 +362,10 @@ impl Connection {
         if let CallError::Block(BlockError::Disk { source, .. }) = &error
             && let Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) = Errno::from_io_error(source)
         {
-            return Err(Closed::Given(ErrorKind::Limit, error.to_string()));
+            return Err(Closed::Refused(ErrorKind::Limit, error.to_string()));
         }
         self.service.note(&error);
-        Ok(Err(error.to_string()))
+        Ok(Err(told::to_peer(error)))
     }
 
     fn refuse(&mut self, request: i64, reason: &str) {

@@ -171,7 +171,7 @@ impl Streams {
     pub(super) fn open(&mut self, stream: Stream) -> Result<i64, CallError> {
         let bytes = stream.wanted.bytes();
         if self.open.len() >= self.max || self.bytes + bytes > MAX_BYTES {
-            return Err(CallError::Crowded("too many streams are open on this connection".to_owned()));
+            return Err(CallError::RetryLater("too many streams are open on this connection".to_owned()));
         }
         let id = self.next_id;
         self.next_id += 1;
