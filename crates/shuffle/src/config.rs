@@ -85,8 +85,12 @@ pub struct Limits {
     pub connections: usize,
     /// The largest request frame in bytes.
     pub request_bytes: usize,
-    /// Memory for requests that are larger than most (64 KiB), of all connections together.
+    /// Memory for requests that are larger than most (64 KiB), of all connections together, with what they make: an
+    /// answer that is as large, and a list of many short names, which takes more than its message.
     pub large_requests_bytes: usize,
+    /// Memory for streams that are opened and not read to the end, of all connections together. What one connection
+    /// has opened counts from 64 KiB on.
+    pub open_streams_bytes: usize,
     /// Streams that one connection may have opened and not read to the end.
     pub streams_per_connection: usize,
     /// Bytes of shuffle index kept in memory.
@@ -112,6 +116,7 @@ impl Default for Limits {
             connections: 16 * 1024,
             request_bytes: 16 << 20,
             large_requests_bytes: 256 << 20,
+            open_streams_bytes: 256 << 20,
             streams_per_connection: 4096,
             index_cache_bytes: 64 << 20,
             open_files: 1024,

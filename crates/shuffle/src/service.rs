@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use bellows_transport::frame::MAX_FRAME_BYTES;
 use bellows_transport::rpc::{CorruptionCause, ExecutorInfo};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::blocks::{
     BlockError, BlockFiles, BlockName, DirError, LocalDir, LocalDirs, MAX_KEPT_INDEX_BYTES, MapOutput,
@@ -117,9 +118,9 @@ pub(crate) struct Service {
     pub(crate) security: Security,
     store: Store,
     files: Arc<BlockFiles>,
-    /// In KiB; see `Limits::large_requests_bytes`.
-    large_requests: Arc<Semaphore>,
-    /// In bytes; see `Limits::unsent_bytes`.
+    /// In KiB; see [`crate::Limits`].
+    pub(crate) large_requests: Arc<Semaphore>,
+    pub(crate) open_streams: Arc<Semaphore>,
     pub(crate) unsent: Arc<Semaphore>,
     pub(crate) disks: Arc<Disks>,
     /// Applications that were removed, and of their directories those that are not deleted yet, as the store has them.
@@ -141,8 +142,10 @@ impl Service {
             .iter()
             .map(|root| root.canonicalize().unwrap_or_else(|_| root.clone()))
             .collect();
-        let large_requests = Arc::new(Semaphore::new(config.limits.large_requests_bytes / 1024));
-        let unsent = Arc::new(Semaphore::new(config.limits.unsent_bytes));
+        let room_for = |bytes: usize| Arc::new(Semaphore::new((bytes / 1024).min(Semaphore::MAX_PERMITS)));
+        let large_requests = room_for(config.limits.large_requests_bytes);
+        let open_streams = room_for(config.limits.open_streams_bytes);
+        let unsent = room_for(config.limits.unsent_bytes);
         let work_dir = config.work_dir.canonicalize().unwrap_or_else(|_| config.work_dir.clone());
         let named = roots.iter().cloned().chain([work_dir]).collect();
         let disks = Arc::new(Disks::new(named, config.limits.disk_answers_within));
@@ -156,17 +159,12 @@ impl Service {
             store,
             files,
             large_requests,
+            open_streams,
             unsent,
             disks,
             unfinished,
             roots: roots.into(),
         }
-    }
-
-    /// Room for a request of this size, until what is returned is dropped; nothing when there is none left.
-    pub(crate) fn room_for(&self, request_bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let kib = u32::try_from(request_bytes.div_ceil(1024)).ok()?;
-        self.large_requests.clone().try_acquire_many_owned(kib).ok()
     }
 
     /// Counts and tells a failure of the disk that `path` is on.
@@ -250,15 +248,23 @@ impl Service {
     pub(crate) fn local_dirs(
         &self,
         app: &str,
-        executors: Vec<String>,
+        executors: BTreeSet<String>,
     ) -> Result<Vec<(String, Vec<String>)>, CallError> {
-        executors
-            .into_iter()
-            .map(|id| {
-                let (_, executor) = self.find(app, &id)?;
-                Ok((id, executor.dirs.iter().map(|dir| dir.told().to_owned()).collect()))
-            })
-            .collect()
+        let found = executors.into_iter().map(|id| {
+            let (_, executor) = self.find(app, &id)?;
+            Ok((id, executor))
+        });
+        let found = found.collect::<Result<Vec<_>, CallError>>()?;
+        let in_memory = |told: &str| size_of::<String>() + told.len();
+        let bytes = found.iter().map(|(id, executor)| {
+            in_memory(id) + executor.dirs.iter().map(|dir| in_memory(dir.told())).sum::<usize>()
+        });
+        // Checked before any of it is built: an answer is no longer than a request.
+        if bytes.sum::<usize>() > self.config.limits.request_bytes.min(MAX_FRAME_BYTES) {
+            return Err(CallError::BadCall(format!("{} executors are too many at once", found.len())));
+        }
+        let dirs = |executor: &Executor| executor.dirs.iter().map(|dir| dir.told().to_owned()).collect();
+        Ok(found.into_iter().map(|(id, executor)| (id, dirs(&executor))).collect())
     }
 
     /// The map output if it is open and finding a block in it waits for nothing.

@@ -73,7 +73,7 @@ async fn a_call_that_is_none_is_answered_with_a_failure() {
 async fn an_id_that_is_none_is_not_told_on() {
     let bench = Bench::new();
     let (service, mut client, executor) = scene(&bench).await;
-    for id in ["x".repeat(1 << 20), "app\nforged".to_owned(), String::new()] {
+    for id in ["x".repeat(100_000), "app\nforged".to_owned(), String::new()] {
         let named = |app: &str, executor: &str| TestExecutor {
             app: app.to_owned(),
             id: executor.to_owned(),
@@ -229,23 +229,54 @@ async fn a_message_that_is_never_finished_is_given_up() {
     service.stop().await;
 }
 
+/// The answers to a few KiB of calls would take tens of MiB.
 #[tokio::test]
-async fn requests_of_one_that_never_reads_do_not_pile_up() {
+async fn answers_to_one_that_never_reads_do_not_pile_up() {
     let bench = Bench::new();
     let (service, mut good, executor) = scene(&bench).await;
-    let mut greedy = Client::connect(&service).await;
-    let (stream, _) = greedy.open(&executor.fetch(0, &[(1, &[1])], false)).await;
-    greedy.send(&[Message::ChunkFetchRequest(ChunkId { stream, chunk: 0 })]).await;
-    // Now more requests, as many as are taken. Only the sockets' buffers take any.
-    let requests = vec![0; 1 << 20];
-    let mut taken = 0;
-    while tokio::time::timeout(Duration::from_millis(300), greedy.socket.writable()).await.is_ok() {
-        taken += greedy.socket.try_write(&requests).unwrap_or(0);
-        assert!(taken < 256 << 20, "the service goes on reading");
+    let many = bench.executor_with_long_dirs("app", "2", 64);
+    good.register(&many).await;
+    let ask = Rpc::GetLocalDirs { app: "app".into(), executors: vec!["2".into()] }.encode();
+    let mut calls = bytes::BytesMut::new();
+    let sent = 400;
+    for request in 0..sent {
+        Message::RpcRequest { request, body: ask.clone() }.encode(&mut calls);
     }
-    assert_eq!(service.status().chunks_in_flight, 1);
+    assert!(calls.len() < 16 << 10, "arrive at once");
+    let handled = service.status().latency.requests;
+    let mut greedy = Client::connect(&service).await;
+    greedy.socket.write_all(&calls).await.expect("taken");
+    greedy.socket.readable().await.expect("an answer");
+    // Now and for as long as nothing is read the sockets' buffers hold what was answered, and all else waits.
+    let answered = service.status().latency.requests - handled;
+    assert!(answered < sent as u64 / 2, "{answered} answers were made before one was sent");
     assert_serves(&mut good, &executor).await;
-    drop(greedy);
+    for request in 0..sent {
+        let answer = greedy.receive().await;
+        assert!(matches!(answer, Some(Message::RpcResponse { request: to, .. }) if to == request));
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_is_no_longer_for_an_id_that_is_named_often_and_has_a_bound() {
+    let mut bench = Bench::new();
+    bench.config.limits.request_bytes = 150 << 10;
+    let (service, mut client, executor) = scene(&bench).await;
+    let executors = ["2", "3", "4"].map(|id| bench.executor_with_long_dirs("app", id, 64));
+    for executor in &executors {
+        client.register(executor).await;
+    }
+    let ask = |executors: Vec<String>| Rpc::GetLocalDirs { app: "app".into(), executors };
+    let Ok(Some(Rpc::LocalDirs { executors: told })) = client.call(&ask(vec!["2".into(); 12_000])).await
+    else {
+        panic!("not told");
+    };
+    assert!(told.len() == 1 && told[0].1.len() == 64);
+    let ids = executors.iter().map(|executor| executor.id.clone()).collect();
+    let refused = client.call(&ask(ids)).await.map(|_| ()).expect_err("too long");
+    assert!(refused.contains("3 executors are too many at once"), "{refused}");
+    assert_serves(&mut client, &executor).await;
     service.stop().await;
 }
 
@@ -262,6 +293,24 @@ async fn streams_that_are_opened_and_not_read_are_bounded() {
     assert_eq!(client.try_call(&fetch).await, None);
     assert_eq!(errors(&service, "limit"), 1);
     assert_serves(&mut Client::connect(&service).await, &executor).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn open_streams_share_a_bounded_memory() {
+    let mut bench = Bench::new();
+    bench.config.limits.open_streams_bytes = 512 << 10;
+    let (service, mut client, executor) = scene(&bench).await;
+    let many = executor.fetch(0, &[(1, &[0; 100_000])], false);
+    client.open(&many).await;
+    assert_eq!(Client::connect(&service).await.try_call(&many).await, None);
+    assert_eq!(errors(&service, "limit"), 1);
+    assert_serves(&mut Client::connect(&service).await, &executor).await;
+    drop(client);
+    eventually("there is room again", async || {
+        Client::connect(&service).await.try_call(&many).await.is_some().then_some(())
+    })
+    .await;
     service.stop().await;
 }
 
@@ -311,5 +360,48 @@ async fn large_requests_share_a_bounded_memory() {
     let mut third = Client::connect(&service).await;
     third.socket.write_all(&frame).await.expect("there is room again");
     assert!(matches!(third.receive().await, Some(Message::RpcFailure { request: 9, .. })));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_request_that_is_only_announced_keeps_nobody_out() {
+    let mut bench = Bench::new();
+    bench.config.limits.large_requests_bytes = 1 << 20;
+    let (service, mut good, executor) = scene(&bench).await;
+    let mut large = bytes::BytesMut::new();
+    Message::RpcRequest { request: 9, body: vec![0; 800 << 10].into() }.encode(&mut large);
+    let mut flood = Vec::new();
+    for _ in 0..16 {
+        let mut client = Client::connect(&service).await;
+        let mut sent = bytes::BytesMut::new();
+        let body = Rpc::Heartbeat { app: "app".into() }.encode();
+        Message::RpcRequest { request: 1, body }.encode(&mut sent);
+        sent.extend_from_slice(&large[..1000]);
+        client.socket.write_all(&sent).await.expect("taken");
+        // Once the first is answered the announcement of the second was read.
+        assert!(matches!(client.receive().await, Some(Message::RpcResponse { request: 1, .. })));
+        flood.push(client);
+    }
+    good.socket.write_all(&large).await.expect("taken");
+    assert!(matches!(good.receive().await, Some(Message::RpcFailure { request: 9, .. })));
+    assert_serves(&mut good, &executor).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_of_empty_names_counts_as_what_it_takes_in_memory() {
+    let mut bench = Bench::new();
+    bench.config.limits.large_requests_bytes = 1 << 20;
+    let (service, mut client, executor) = scene(&bench).await;
+    let remove = |count| Rpc::RemoveBlocks {
+        app: "app".into(),
+        executor: "1".into(),
+        blocks: vec![String::new(); count],
+    };
+    assert_eq!(client.call(&remove(5_000)).await, Ok(Some(Rpc::BlocksRemoved { count: 0 })));
+    // In the message these take 200 KB.
+    assert_eq!(client.try_call(&remove(50_000)).await, None);
+    assert_eq!(errors(&service, "limit"), 1);
+    assert_serves(&mut Client::connect(&service).await, &executor).await;
     service.stop().await;
 }

@@ -100,7 +100,7 @@ impl Reader {
 }
 
 pub(crate) fn put_count(out: &mut BytesMut, count: usize) {
-    out.put_i32(i32::try_from(count).expect("messages are far smaller than 2 GiB"));
+    out.put_i32(i32::try_from(count).expect("what is sent is no longer than what may be received"));
 }
 
 pub(crate) fn put_byte_array(out: &mut BytesMut, bytes: &[u8]) {

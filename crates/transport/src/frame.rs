@@ -9,6 +9,9 @@ use crate::message::Message;
 /// Bytes of a frame's length field.
 pub const LENGTH_BYTES: usize = 8;
 
+/// No decoder takes a larger frame, so that whatever is answered with parts of it can be counted in 31 bits.
+pub const MAX_FRAME_BYTES: usize = 1 << 30;
+
 /// After any of these the stream cannot be followed further: the connection has to be closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
@@ -36,9 +39,9 @@ pub struct FrameDecoder {
 }
 
 impl FrameDecoder {
-    /// `max_frame_bytes` bounds a frame's content: type byte, fields and body.
+    /// `max_frame_bytes` bounds a frame's content: type byte, fields and body. [`MAX_FRAME_BYTES`] is the most.
     pub fn new(max_frame_bytes: usize) -> FrameDecoder {
-        FrameDecoder { max_frame_bytes, skip: 0 }
+        FrameDecoder { max_frame_bytes: max_frame_bytes.min(MAX_FRAME_BYTES), skip: 0 }
     }
 
     /// Takes the next message off `input`.

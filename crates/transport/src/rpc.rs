@@ -190,6 +190,16 @@ impl Rpc {
         }
     }
 
+    /// How many strings the call's list has: each takes more memory than it took in the message.
+    pub fn strings(&self) -> usize {
+        match self {
+            Rpc::OpenBlocks { blocks, .. } | Rpc::RemoveBlocks { blocks, .. } => blocks.len(),
+            Rpc::RegisterExecutor { info, .. } => info.local_dirs.len(),
+            Rpc::GetLocalDirs { executors, .. } => executors.len(),
+            _ => 0,
+        }
+    }
+
     /// All ids of applications and executors that a call names.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         let (executor, more): (_, &[String]) = match self {

@@ -8,8 +8,13 @@ use super::streams::{Stream, Wanted};
 use crate::registry::{Refusal, is_id};
 use crate::service::CallError;
 
+/// What one of a byte or none takes in memory, with the least that is taken from the heap.
+const STRING_BYTES: usize = size_of::<String>() + 32;
+
 pub(super) async fn answer(connection: &mut Connection, body: Bytes) -> Result<Bytes, CallError> {
+    let bytes = body.len();
     let call = Rpc::decode(body).map_err(|e| CallError::BadCall(e.to_string()))?;
+    connection.room.grow_to(bytes + call.strings() * STRING_BYTES)?;
     if !call.ids().all(is_id) {
         return Err(CallError::BadCall(Refusal::Id.to_string()));
     }
@@ -32,8 +37,11 @@ pub(super) async fn answer(connection: &mut Connection, body: Bytes) -> Result<B
             Ok(Rpc::BlocksRemoved { count }.encode())
         }
         Rpc::GetLocalDirs { app, executors } => {
-            let executors = service.local_dirs(&app, executors)?;
-            Ok(Rpc::LocalDirs { executors }.encode())
+            // Each once, however often it is named: Spark's service makes a set of them.
+            let executors = service.local_dirs(&app, executors.into_iter().collect())?;
+            let answer = Rpc::LocalDirs { executors }.encode();
+            connection.room.grow_to(bytes + answer.len())?;
+            Ok(answer)
         }
         Rpc::DiagnoseCorruption { app, executor, shuffle, map, reduce, checksum, algorithm } => {
             let cause =

@@ -11,11 +11,11 @@ use bellows_transport::message::{ChunkId, Message, put_chunk_header};
 use bellows_transport::rpc::Rpc;
 use bytes::Bytes;
 use rustix::io::Errno;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::calls;
 use super::places::Place;
+use super::room::{OWN_BYTES, Room};
 use super::socket::Socket;
 use super::streams::{Chunk, StreamError, Streams, parse_stream_name};
 use super::wire::Wire;
@@ -24,9 +24,6 @@ use crate::metrics::ErrorKind;
 use crate::registry::Executor;
 use crate::service::{CallError, Service};
 use crate::told;
-
-/// What most requests stay far below.
-const LARGE_REQUEST_BYTES: usize = 64 << 10;
 
 /// Why a connection ends. Its client then sees an I/O error, which it answers with a retry.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +47,8 @@ pub(super) struct Connection {
     pub(super) service: Arc<Service>,
     peer: Peer,
     pub(super) place: Place,
-    /// For the request that is arriving, when it is a large one.
-    room: Option<OwnedSemaphorePermit>,
+    /// For the request that is arriving or is being answered, and its answer.
+    pub(super) room: Room,
     /// When the requests that wait for a flush were taken up, and how many they are.
     batch: Option<(Instant, u64)>,
 }
@@ -70,14 +67,14 @@ impl Connection {
         Connection {
             wire: Wire::new(socket, service.disks.clone(), service.unsent.clone(), limits.stalled_after),
             decoder: FrameDecoder::new(limits.request_bytes),
-            streams: Streams::new(limits.streams_per_connection),
+            streams: Streams::new(limits.streams_per_connection, Room::new(service.open_streams.clone())),
+            room: Room::new(service.large_requests.clone()),
             peer: match service.security.authenticator() {
                 None => Peer::Anyone,
                 Some(auth) => Peer::Unproven(Box::new(auth)),
             },
             service,
             place,
-            room: None,
             batch: None,
         }
     }
@@ -125,21 +122,23 @@ impl Connection {
             self.wire.message_arrived();
         }
         match decoded.map_err(|e| Closed::Refused(ErrorKind::BadMessage, e.to_string()))? {
-            Decoded::Message(message) if matches!(self.peer, Peer::Unproven(_)) => {
-                Box::pin(self.authenticate(message)).await
-            }
-            Decoded::Message(Message::ChunkFetchRequest(id)) => {
-                self.send_chunk(id).await?;
-                if self.wire.wants_flush() { self.flush().await } else { Ok(()) }
-            }
-            // Boxed: what is rare must not make every connection's task larger.
             Decoded::Message(message) => {
-                let handled = Box::pin(self.handle(message)).await;
-                self.room = None;
-                handled
+                match message {
+                    message if matches!(self.peer, Peer::Unproven(_)) => {
+                        Box::pin(self.authenticate(message)).await?;
+                    }
+                    Message::ChunkFetchRequest(id) => self.send_chunk(id).await?,
+                    // Boxed: what is rare must not make every connection's task larger.
+                    message => Box::pin(self.handle(message)).await?,
+                }
+                if self.wire.wants_flush() {
+                    self.flush().await?;
+                }
+                self.room.shrink_to(0);
+                Ok(())
             }
             Decoded::Incomplete(missing) => {
-                self.reserve(self.wire.input.len() + missing)?;
+                self.admit(self.wire.input.len(), missing)?;
                 self.flush().await?;
                 let hurry = matches!(self.peer, Peer::Unproven(_));
                 self.place.silent();
@@ -156,19 +155,15 @@ impl Connection {
         }
     }
 
-    /// Many large requests at once must not take all memory; who finds no room tries again later.
-    fn reserve(&mut self, request_bytes: usize) -> Result<(), Closed> {
-        if request_bytes > LARGE_REQUEST_BYTES && matches!(self.peer, Peer::Unproven(_)) {
-            let reason = format!("a request of {request_bytes} bytes before authentication");
+    /// Many large requests at once must not take all memory. Room is for what has arrived: what is only announced keeps
+    /// nobody out.
+    fn admit(&mut self, arrived: usize, missing: usize) -> Result<(), Closed> {
+        let bytes = arrived + missing;
+        if bytes > OWN_BYTES && matches!(self.peer, Peer::Unproven(_)) {
+            let reason = format!("a request of {bytes} bytes before authentication");
             return Err(Closed::Refused(ErrorKind::Forbidden, reason));
         }
-        if request_bytes > LARGE_REQUEST_BYTES && self.room.is_none() {
-            let room = self.service.room_for(request_bytes);
-            self.room = Some(room.ok_or_else(|| {
-                Closed::Refused(ErrorKind::Limit, "no room for a large request".to_owned())
-            })?);
-        }
-        Ok(())
+        self.room.grow_to(arrived).map_err(|full| Closed::Refused(full.kind(), full.to_string()))
     }
 
     /// Nothing but the exchange is answered until the peer has proven whom it speaks for.

@@ -4,6 +4,7 @@
 mod calls;
 mod connection;
 mod places;
+mod room;
 mod socket;
 mod streams;
 mod wire;

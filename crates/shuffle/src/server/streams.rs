@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bellows_transport::message::ChunkId;
 use bellows_transport::rpc::FetchShuffleBlocks;
 
+use super::room::Room;
 use crate::blocks::BlockName;
 use crate::registry::{App, Executor};
 use crate::service::{CallError, parse_block};
@@ -92,10 +93,13 @@ impl Wanted {
         }
     }
 
+    /// On the heap.
     fn bytes(&self) -> usize {
         match self {
-            Wanted::Shuffle { maps, reduces, .. } => maps.len() * 12 + reduces.len() * 4,
-            Wanted::Rdd(blocks) => blocks.len() * 8,
+            Wanted::Shuffle { maps, reduces, reduce_ends, .. } => {
+                maps.capacity() * 8 + (reduces.capacity() + reduce_ends.capacity()) * 4
+            }
+            Wanted::Rdd(blocks) => blocks.capacity() * 8,
         }
     }
 }
@@ -114,6 +118,11 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(app: Arc<App>, executor: Arc<Executor>, wanted: Wanted) -> Stream {
         Stream { app, executor, wanted, next: 0, map: 0 }
+    }
+
+    /// Its memory.
+    fn bytes(&self) -> usize {
+        size_of::<(i64, Stream)>() + self.wanted.bytes()
     }
 
     fn take_next(&mut self) -> Option<Chunk> {
@@ -156,26 +165,29 @@ pub(super) struct Streams {
     next_id: i64,
     max: usize,
     bytes: usize,
+    /// For all of these bytes, of what the streams of all connections share.
+    room: Room,
 }
 
 /// Memory that one connection's streams may take.
 const MAX_BYTES: usize = 32 << 20;
 
 impl Streams {
-    pub(super) fn new(max: usize) -> Streams {
+    pub(super) fn new(max: usize, room: Room) -> Streams {
         // Begins anywhere, so that an id of one connection means nothing on another.
         let next_id = i64::from(rand::random::<u32>() >> 1) * 1000;
-        Streams { open: HashMap::new(), next_id, max, bytes: 0 }
+        Streams { open: HashMap::new(), next_id, max, bytes: 0, room }
     }
 
     pub(super) fn open(&mut self, stream: Stream) -> Result<i64, CallError> {
-        let bytes = stream.wanted.bytes();
-        if self.open.len() >= self.max || self.bytes + bytes > MAX_BYTES {
+        let bytes = self.bytes + stream.bytes();
+        if self.open.len() >= self.max || bytes > MAX_BYTES {
             return Err(CallError::RetryLater("too many streams are open on this connection".to_owned()));
         }
+        self.room.grow_to(bytes)?;
+        self.bytes = bytes;
         let id = self.next_id;
         self.next_id += 1;
-        self.bytes += bytes;
         self.open.insert(id, stream);
         Ok(id)
     }
@@ -193,7 +205,8 @@ impl Streams {
         let chunk = stream.take_next().ok_or(StreamError::Unknown)?;
         let (app, executor) = (stream.app.clone(), stream.executor.clone());
         if stream.next == stream.wanted.chunks() {
-            self.bytes -= stream.wanted.bytes();
+            self.bytes -= stream.bytes();
+            self.room.shrink_to(self.bytes);
             self.open.remove(&id.stream);
         }
         Ok((app, executor, chunk))
@@ -211,6 +224,7 @@ mod tests {
     use super::*;
     use crate::blocks::LocalDirs;
     use crate::registry::Registry;
+    use tokio::sync::Semaphore;
 
     fn stream(wanted: Wanted) -> Stream {
         let registry = Registry::new(1, 1);
@@ -222,7 +236,8 @@ mod tests {
     }
 
     fn read_all(wanted: Wanted) -> Vec<Chunk> {
-        let mut streams = Streams::new(2);
+        let shared = Arc::new(Semaphore::new(0));
+        let mut streams = Streams::new(2, Room::new(shared));
         let count = wanted.chunks();
         let stream = streams.open(stream(wanted)).expect("room");
         let chunks = (0..count).map(|chunk| {
@@ -270,7 +285,7 @@ mod tests {
 
     #[test]
     fn out_of_order_and_too_many_are_refused() {
-        let mut streams = Streams::new(1);
+        let mut streams = Streams::new(1, Room::new(Arc::new(Semaphore::new(0))));
         let id = streams.open(stream(fetch(false, &[1, 2], &[1, 2, 2]))).expect("room");
         assert!(streams.open(stream(fetch(false, &[1], &[1, 1, 1]))).is_err());
         for chunk in [1, -1] {
@@ -279,5 +294,39 @@ mod tests {
         }
         assert_eq!(streams.take(ChunkId { stream: id + 1, chunk: 0 }).map(|_| ()), Err(StreamError::Unknown));
         assert_eq!(streams.take(ChunkId { stream: id, chunk: 0 }).map(|(_, _, c)| c), Ok(block(10, 1, 2)));
+    }
+
+    fn of_bytes(bytes: usize) -> Stream {
+        stream(Wanted::Rdd(vec![(1, 2); bytes / 8]))
+    }
+
+    #[test]
+    fn one_connection_opens_no_more_than_its_bound() {
+        let shared = Arc::new(Semaphore::new(1 << 20));
+        let mut streams = Streams::new(10, Room::new(shared.clone()));
+        streams.open(of_bytes(MAX_BYTES / 2)).expect("room");
+        let refused =
+            streams.open(of_bytes(MAX_BYTES / 2)).expect_err("its content is not all that a stream is");
+        assert!(matches!(refused, CallError::RetryLater(_)));
+        assert!(shared.available_permits() > (1 << 20) - MAX_BYTES / 1024);
+    }
+
+    #[test]
+    fn what_is_open_on_all_connections_together_is_bounded_and_is_free_when_it_was_read() {
+        let shared = Arc::new(Semaphore::new(1024));
+        let connection = || Streams::new(1000, Room::new(shared.clone()));
+        let (mut one, mut other) = (connection(), connection());
+        let large = one.open(of_bytes(900 << 10)).expect("room");
+        let refused = other.open(of_bytes(900 << 10)).expect_err("the other's");
+        assert!(matches!(refused, CallError::RetryLater(_)));
+        // What most ask for has room in any case, and many small ones together are a large one.
+        let few = (0..).take_while(|_| other.open(stream(Wanted::Rdd(vec![(1, 2)]))).is_ok()).count();
+        assert!((300..1000).contains(&few), "{few}");
+        for chunk in 0..(900 << 10) / 8 {
+            one.take(ChunkId { stream: large, chunk }).expect("in order");
+        }
+        other.open(of_bytes(900 << 10)).expect("room again");
+        drop(other);
+        assert_eq!(shared.available_permits(), 1024);
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct Wire {
     pub(super) out: BytesMut,
     cipher: Option<Box<Encrypted>>,
     disks: Arc<Disks>,
-    /// Room for what was copied and waits to be taken, in bytes, of all connections together.
+    /// Room for what was copied and waits to be taken, in KiB, of all connections together.
     queue: Arc<Semaphore>,
     stalled_after: Duration,
     /// For the message that is arriving.
@@ -194,7 +194,7 @@ async fn send_copied(
 ) -> io::Result<()> {
     let end = at + bytes;
     while at < end {
-        let room = queue.try_acquire_many(BURST_BYTES as u32);
+        let room = queue.try_acquire_many((BURST_BYTES / 1024) as u32);
         let burst = if room.is_ok() { BURST_BYTES } else { CROWDED_BURST_BYTES }.min(end - at);
         BURST.with_borrow_mut(|place| {
             let ready = gather(cipher.as_deref_mut(), place, out, source, (at, burst as usize))?;

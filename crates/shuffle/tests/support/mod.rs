@@ -69,6 +69,13 @@ impl Bench {
         TestExecutor { app: app.to_owned(), id: executor.to_owned(), dirs: vec![dir] }
     }
 
+    /// An executor whose directories' names take a KiB each; they are not there.
+    pub fn executor_with_long_dirs(&self, app: &str, executor: &str, count: usize) -> TestExecutor {
+        let long = self.disk().join(format!("{0}/{0}/{0}/{0}/blockmgr-{executor}", "x".repeat(240)));
+        let dirs = (0..count).map(|at| long.with_extension(at.to_string())).collect();
+        TestExecutor { app: app.to_owned(), id: executor.to_owned(), dirs }
+    }
+
     /// A new executor's directories, on two "disks" of the application.
     pub fn executor(&self, app: &str, executor: &str) -> TestExecutor {
         let dirs =
