@@ -31,6 +31,8 @@ use crate::{AppStatus, Config, Status, tidy, told};
 
 /// A driver that is told to be heard every few milliseconds is not served better by it.
 const MIN_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Spark's drivers promise minutes. For as long as this one is not taken for dead, and its connection keeps its place.
+const MAX_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// Why a call fails; the text is what the client's exception says.
 #[derive(Debug, thiserror::Error)]
@@ -225,17 +227,16 @@ impl Service {
         Ok(self.store.register(app, executor, dirs).await?)
     }
 
-    /// What is returned is to be kept as long as the driver's connection is open.
+    /// Returns how long the driver may be silent from now on, and what is to be kept as long as its connection is open.
     pub(crate) async fn register_driver(
         &self,
         app: String,
         timeout_ms: i64,
-    ) -> Result<Option<DriverConnection>, CallError> {
-        let timeout =
-            Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0)).max(MIN_HEARTBEAT_TIMEOUT);
+    ) -> Result<(Duration, Option<DriverConnection>), CallError> {
+        let timeout = promised(timeout_ms);
         tracing::info!(app, ?timeout, "driver registered");
         self.store.driver(app.clone(), timeout).await?;
-        Ok(self.registry.app(&app).map(DriverConnection::of))
+        Ok((timeout, self.registry.app(&app).map(DriverConnection::of)))
     }
 
     pub(crate) fn heartbeat(&self, app: &str) {
@@ -438,6 +439,11 @@ impl Service {
     }
 }
 
+fn promised(timeout_ms: i64) -> Duration {
+    let asked = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
+    asked.clamp(MIN_HEARTBEAT_TIMEOUT, MAX_HEARTBEAT_TIMEOUT)
+}
+
 fn app_status(app: &App) -> AppStatus {
     let executors = app.executors();
     let departed = executors.iter().filter(|e| e.departed.load(Relaxed)).count() as u64;
@@ -479,6 +485,13 @@ mod tests {
         let status = service.status();
         assert!(status.disk_errors.is_empty(), "{status:?}");
         assert_eq!(status.errors, [("internal".to_owned(), 1), ("stopping".to_owned(), 1)].into());
+    }
+
+    #[test]
+    fn what_a_driver_promises_has_bounds() {
+        for (asked, taken) in [(i64::MIN, 1), (0, 1), (120_000, 120), (i64::MAX, 24 * 3600)] {
+            assert_eq!(promised(asked), Duration::from_secs(taken), "{asked}");
+        }
     }
 
     #[tokio::test]

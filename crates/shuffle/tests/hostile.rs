@@ -127,6 +127,33 @@ async fn a_flood_of_connections_that_do_nothing_keeps_nobody_out() {
 }
 
 #[tokio::test]
+async fn drivers_that_register_keep_nobody_out() {
+    for heartbeat_cleanup in [true, false] {
+        let mut bench = Bench::new();
+        bench.config.limits.connections = 10;
+        bench.config.heartbeat_cleanup = heartbeat_cleanup;
+        let service = bench.start().await;
+        let mut drivers = Vec::new();
+        for at in 0..10 {
+            let mut driver = Client::connect(&service).await;
+            let (app, heartbeat_timeout_ms) = (format!("app-{at}"), i64::MAX);
+            assert_eq!(driver.call(&Rpc::RegisterDriver { app, heartbeat_timeout_ms }).await, Ok(None));
+            drivers.push(driver);
+        }
+        let executor = bench.executor("app", "1");
+        executor.map_output(0, 1, &[1000]);
+        Client::connect(&service).await.register(&executor).await;
+        for _ in 0..10 {
+            assert_serves(&mut Client::connect(&service).await, &executor).await;
+        }
+        let heartbeat = Rpc::Heartbeat { app: "app-0".into() };
+        let kept = if heartbeat_cleanup { Some(Ok(None)) } else { None };
+        assert_eq!(drivers[0].try_call(&heartbeat).await, kept);
+        service.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn where_all_have_something_to_do_one_more_is_closed() {
     let mut bench = Bench::new();
     bench.config.limits.connections = 2;

@@ -49,9 +49,11 @@ pub(super) async fn answer(connection: &mut Connection, body: Bytes) -> Result<B
             Ok(Rpc::CorruptionCause(cause).encode())
         }
         Rpc::RegisterDriver { app, heartbeat_timeout_ms } => {
-            // It sends heartbeats over this connection, and never makes another for them.
-            if let Some(driver) = service.register_driver(app, heartbeat_timeout_ms).await? {
-                connection.place.keep(driver);
+            let (promised, driver) = service.register_driver(app.clone(), heartbeat_timeout_ms).await?;
+            // Its driver sends heartbeats over this connection, and never makes another for them. Where nobody listens
+            // to them nothing is lost with it.
+            if service.config.heartbeat_cleanup {
+                connection.place.keep(&app, promised, driver);
             }
             Ok(done())
         }
