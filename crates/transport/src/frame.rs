@@ -90,3 +90,17 @@ impl FrameDecoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_asked_for_no_frame_is_longer_than_a_count_reaches() {
+        let mut decoder = FrameDecoder::new(usize::MAX);
+        for (content, taken) in [(MAX_FRAME_BYTES as u64, true), (MAX_FRAME_BYTES as u64 + 1, false)] {
+            let mut input = BytesMut::from(&(content + LENGTH_BYTES as u64).to_be_bytes()[..]);
+            assert_eq!(decoder.decode(&mut input).is_ok(), taken);
+        }
+    }
+}
