@@ -100,12 +100,7 @@ pub async fn remove(args: ShuffleRemoveArgs) -> Result<(), Error> {
     if removal == Removal::default() {
         return Err(Error::NotFound(format!("the shuffle service knows no application {app}")));
     }
-    out!(
-        "{app}: {} executors forgotten; {} files, {} deleted",
-        removal.executors,
-        removal.files,
-        bytes(removal.bytes)
-    );
+    out!("{}", removal_text(app, &removal));
     match removal.kept.is_empty() {
         true => Ok(()),
         false => Err(Error::failed(
@@ -114,6 +109,14 @@ pub async fn remove(args: ShuffleRemoveArgs) -> Result<(), Error> {
              otherwise",
         )),
     }
+}
+
+fn removal_text(app: &str, removal: &Removal) -> String {
+    if removal.executors == 0 && removal.known {
+        return format!("{app}: forgotten; no executor of it was registered");
+    }
+    let (executors, files, bytes) = (removal.executors, removal.files, bytes(removal.bytes));
+    format!("{app}: {executors} executors forgotten; {files} files, {bytes} deleted")
 }
 
 fn no_answer(address: &ShuffleSocketArg, error: &ServiceError) -> Error {
@@ -186,6 +189,14 @@ mod tests {
         status.disk_errors.insert("/data/1".to_owned(), 2);
         insta::assert_snapshot!(status_text(&status));
         insta::assert_snapshot!("idle", status_text(&Status::default()));
+    }
+
+    #[test]
+    fn a_removal_of_nothing_but_a_driver_is_one() {
+        let mut removal = Removal { known: true, ..Removal::default() };
+        assert_eq!(removal_text("m-1", &removal), "m-1: forgotten; no executor of it was registered");
+        removal = Removal { executors: 2, files: 3, bytes: 4000, ..removal };
+        assert_eq!(removal_text("m-1", &removal), "m-1: 2 executors forgotten; 3 files, 4.00 kB deleted");
     }
 
     #[test]

@@ -28,7 +28,6 @@ pub use status::{AppStatus, ExecutorRemoval, LatencyStatus, Removal, Status};
 pub mod fuzzing;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +35,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use admin::server::SocketFile;
 use registry::Registry;
 use service::Service;
 use store::Store;
@@ -47,7 +47,7 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 pub struct Running {
     local_addr: SocketAddr,
     service: Arc<Service>,
-    admin_socket: Option<PathBuf>,
+    admin_socket: Option<SocketFile>,
     metrics: Option<bellows_runtime::Server>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -68,8 +68,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let registry = Arc::new(Registry::new(config.limits.applications, config.limits.executors));
     let (store, recovered, store_thread) = open_store(&config, registry.clone()).await?;
     // After the store: its directory is there now, and another service that uses it was noticed.
-    let admin_socket = config.admin_socket.clone();
-    let admin_listener = admin_socket.as_deref().map(admin::server::bind).transpose()?;
+    let admin = config.admin_socket.as_deref().map(admin::server::bind).transpose()?;
+    let (admin_listener, admin_socket) = admin.unzip();
     tracing::info!(%local_addr, executors = registry.executor_count(), "shuffle service starts");
     let service = Arc::new(Service::new(config, security, registry, (store, recovered)));
 
@@ -114,9 +114,8 @@ impl Running {
             metrics.stop(STOP_GRACE).await;
         }
         let ended = tokio::time::timeout(STOP_GRACE, self.tasks.wait()).await.is_ok();
-        if let Some(path) = self.admin_socket {
-            // Another service may have taken the place already; then its socket is not ours to judge. Nothing lost.
-            drop(std::fs::remove_file(path));
+        if let Some(socket) = self.admin_socket {
+            socket.remove();
         }
         drop(self.service);
         if ended {

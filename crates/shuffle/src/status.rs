@@ -49,7 +49,10 @@ pub struct LatencyStatus {
 
 /// What removing an application did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Removal {
+    /// False when no such application is registered. One may be of which only the driver is.
+    pub known: bool,
     pub executors: u64,
     pub directories: u64,
     pub files: u64,

@@ -24,6 +24,7 @@ async fn an_application_goes_with_all_that_is_its_own_and_nothing_else() {
     assert!(client.fetch(&gone.fetch(0, &[(1, &[0])], false)).await.is_ok());
 
     let removal = bench.admin().remove_app("app").await.expect("removed");
+    assert!(removal.known);
     assert_eq!((removal.executors, removal.directories, removal.files), (1, 2, 2));
     assert_eq!((removal.bytes, removal.kept), (150 + 24, vec![]));
     assert!(!exists(&bench.disk().join("app-x")) && !exists(&bench.disk().join("app-y")));
@@ -34,6 +35,12 @@ async fn an_application_goes_with_all_that_is_its_own_and_nothing_else() {
     let again = bench.admin().remove_app("app").await.expect("removing twice is no error");
     assert_eq!(again, bellows_shuffle::Removal::default());
     assert_eq!(bench.admin().remove_app("never/../heard of").await.expect("nor what never was"), again);
+
+    let driver = Rpc::RegisterDriver { app: "driver only".into(), heartbeat_timeout_ms: 60_000 };
+    assert_eq!(client.call(&driver).await, Ok(None));
+    let removal = bench.admin().remove_app("driver only").await.expect("removed");
+    assert_eq!(removal, bellows_shuffle::Removal { known: true, ..again });
+    assert!(!service.status().applications.contains_key("driver only"));
     service.stop().await;
 }
 
@@ -314,6 +321,15 @@ async fn the_admin_socket_is_the_owners_alone() {
     assert!(second.is_err(), "the socket is in use");
     service.stop().await;
     assert!(!exists(&socket));
+    // One that another service has put in its place meanwhile stays.
+    let first = bench.start().await;
+    std::fs::remove_file(&socket).expect("there");
+    let mut other = bench.config.clone();
+    other.work_dir = bench.dir.path().join("other");
+    let second = bellows_shuffle::start(other).await.expect("starts");
+    first.stop().await;
+    assert!(bench.admin().status().await.is_ok());
+    second.stop().await;
     // One that a kill left behind is no obstacle.
     drop(std::os::unix::net::UnixListener::bind(&socket).expect("binds"));
     let service = bench.start().await;

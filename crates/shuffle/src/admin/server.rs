@@ -1,7 +1,8 @@
 //! The service's side: the admin socket, which may change things, and the metrics listener, which only tells.
 
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::extract::{Path as Segments, State};
@@ -12,9 +13,9 @@ use axum::{Json, Router};
 use rustix::fs::Mode;
 use tokio::net::UnixListener;
 
-use crate::Error;
 use crate::admin::prometheus;
 use crate::service::{CallError, Service};
+use crate::{Error, Removal};
 
 type Shared = State<Arc<Service>>;
 
@@ -32,7 +33,9 @@ pub(crate) fn metrics_routes(service: Arc<Service>) -> Router {
 }
 
 async fn remove_app(State(service): Shared, Segments(app): Segments<String>) -> Response {
-    answer(&service, service.remove_app(&app).await)
+    let known = service.registry.app(&app).is_some();
+    let removal = service.remove_app(&app).await;
+    answer(&service, removal.map(|removal| Removal { known, ..removal }))
 }
 
 async fn executor_departed(
@@ -63,22 +66,107 @@ fn answer<T: serde::Serialize>(service: &Service, result: Result<T, CallError>) 
     }
 }
 
-/// Listens at `path` with mode 0600 from the first moment on: made under another name, then put in place.
-pub(crate) fn bind(path: &Path) -> Result<UnixListener, Error> {
+/// A listening socket's place in the file system.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    /// Device and inode: which of the files that come to lie there is this one.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    /// Unless another service has taken the place meanwhile.
+    pub(crate) fn remove(self) {
+        if identity(&self.path).is_ok_and(|there| there == self.identity) {
+            // Nothing is lost if it stays: the next start makes it anew.
+            drop(std::fs::remove_file(&self.path));
+        }
+    }
+}
+
+/// Listens at `path` with mode 0600 from the first moment that anyone else can reach it: made in a directory of its
+/// own, then put in place.
+pub(crate) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), Error> {
     let failed = |source: io::Error| Error::Bind { address: path.display().to_string(), source };
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(failed(io::ErrorKind::AddrInUse.into()));
     }
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
-    let fresh = Path::new(&fresh);
-    match std::fs::remove_file(fresh) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
+    let mut nursery = path.as_os_str().to_owned();
+    nursery.push(".new");
+    let nursery = Path::new(&nursery);
+    bind_in(nursery, path).inspect_err(|_| clear(nursery)).map_err(failed)
+}
+
+fn bind_in(nursery: &Path, path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    clear(nursery);
+    std::fs::DirBuilder::new().mode(0o700).create(nursery)?;
+    let fresh = nursery.join("s");
+    let listener = UnixListener::bind(&fresh)?;
+    rustix::fs::chmod(&fresh, Mode::RUSR | Mode::WUSR)?;
+    std::fs::rename(&fresh, path)?;
+    std::fs::remove_dir(nursery)?;
+    Ok((listener, SocketFile { path: path.to_owned(), identity: identity(path)? }))
+}
+
+/// What a kill left there. What cannot be removed is in the way, and said so, when the directory is made.
+fn clear(nursery: &Path) {
+    drop(std::fs::remove_file(nursery));
+    drop(std::fs::remove_file(nursery.join("s")));
+    drop(std::fs::remove_dir(nursery));
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = path.symlink_metadata()?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+    use std::mem::MaybeUninit;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// What happens in a directory, as the kernel tells it: nothing is missed, however short it was.
+    #[tokio::test]
+    async fn the_socket_is_never_there_with_more_rights_than_it_has_at_last() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("admin.sock");
+        let nursery = dir.path().join("admin.sock.new");
+        // As a kill, and an older version, left it.
+        std::fs::create_dir(&nursery).expect("directory");
+        drop(std::os::unix::net::UnixListener::bind(nursery.join("s")).expect("binds"));
+        let events = inotify::init(CreateFlags::NONBLOCK).expect("inotify");
+        let watched = WatchFlags::CREATE | WatchFlags::ATTRIB | WatchFlags::MOVED_TO;
+        inotify::add_watch(&events, dir.path(), watched).expect("watches");
+        let (_listener, _file) = bind(&path).expect("binds");
+
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = Reader::new(&events, &mut buffer);
+        let mut seen = Vec::new();
+        while let Ok(event) = reader.next() {
+            let name = event.file_name().expect("of an entry").to_str().expect("UTF-8").to_owned();
+            seen.push((name, event.events()));
+        }
+        let expected = [
+            ("admin.sock.new".to_owned(), ReadFlags::CREATE | ReadFlags::ISDIR),
+            ("admin.sock".to_owned(), ReadFlags::MOVED_TO),
+        ];
+        assert_eq!(seen, expected);
+        assert_eq!(path.metadata().expect("there").permissions().mode() & 0o777, 0o600);
+        assert!(!nursery.exists());
     }
-    let listener = UnixListener::bind(fresh).map_err(failed)?;
-    rustix::fs::chmod(fresh, Mode::RUSR | Mode::WUSR).map_err(|e| failed(e.into()))?;
-    std::fs::rename(fresh, path).map_err(failed)?;
-    Ok(listener)
+
+    #[tokio::test]
+    async fn only_its_own_socket_is_removed() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("admin.sock");
+        let (_listener, first) = bind(&path).expect("binds");
+        std::fs::remove_file(&path).expect("there");
+        let (_listener, second) = bind(&path).expect("binds");
+        first.remove();
+        assert!(path.exists());
+        second.remove();
+        assert!(!path.exists());
+    }
 }
