@@ -228,7 +228,7 @@ impl Connection {
                 self.refuse(request, "this service does not merge shuffle blocks");
             }
             other => {
-                let reason = format!("a client sends no such message: {other:?}");
+                let reason = told::to_log(format_args!("a client sends no such message: {other:?}"));
                 return Err(Closed::Refused(ErrorKind::BadMessage, reason));
             }
         }
