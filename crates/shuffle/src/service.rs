@@ -478,7 +478,7 @@ mod tests {
 
     #[tokio::test]
     async fn neither_a_stop_nor_a_fault_of_its_own_is_an_error_of_a_disk() {
-        let (_dir, service) = scene();
+        let (dir, service) = scene();
         service.note(&service.register_driver("app".into(), 1000).await.expect_err("it is stopping"));
         let fault = service.disks.wait::<()>(dir.path(), || panic!("on purpose")).await;
         service.note(&fault.expect_err("a panic").into());

@@ -161,7 +161,6 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::Registry;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -199,12 +198,12 @@ mod tests {
 
     #[test]
     fn a_driver_keeps_one_place_for_as_long_as_it_promised() {
-        let (places, taken) = full(6);
-        taken[0].keep("late", HOUR / 2);
-        taken[1].keep("twice", 2 * HOUR);
-        taken[2].keep("twice", 2 * HOUR);
-        taken[3].keep("before", 2 * HOUR);
-        taken[3].keep("now", 2 * HOUR);
+        let (places, mut taken) = full(6);
+        taken[0].keep("late", HOUR / 2, None);
+        taken[1].keep("twice", 2 * HOUR, None);
+        taken[2].keep("twice", 2 * HOUR, None);
+        taken[3].keep("before", 2 * HOUR, None);
+        taken[3].keep("now", 2 * HOUR, None);
         let mut new = Vec::new();
         for lost in [0, 1, 4, 5] {
             new.push(places.take().0.expect("made room"));
@@ -217,9 +216,9 @@ mod tests {
 
     #[test]
     fn half_of_the_places_at_most_are_kept() {
-        let (places, taken) = full(4);
-        for (at, place) in taken.iter().enumerate() {
-            place.keep(&format!("app-{at}"), 2 * HOUR);
+        let (places, mut taken) = full(4);
+        for (at, place) in taken.iter_mut().enumerate() {
+            place.keep(&format!("app-{at}"), 2 * HOUR, None);
         }
         let new = [places.take().0, places.take().0].map(|place| place.expect("made room"));
         assert!(new.iter().chain(&taken[..2]).all(Place::busy));
