@@ -285,9 +285,9 @@ pub struct ShuffleServeArgs {
     /// Delete an application's files when its driver falls silent: for Mesos clusters without Bellows' agents
     #[arg(long, env = "BELLOWS_HEARTBEAT_CLEANUP")]
     pub heartbeat_cleanup: bool,
-    /// Delete what nobody remembers below --shuffle-dirs when nothing was written there for so long, as in 36h or 7d
-    /// (or never); agents see to their directories themselves
-    #[arg(long, value_name = "AGE", default_value = "7d", value_parser = age, env = "BELLOWS_ORPHAN_AGE")]
+    /// Delete what nobody remembers below --shuffle-dirs when nothing was written there for so long, as in 36h or 7d. Only
+    /// where every application that writes there uses this service; agents see to their directories themselves
+    #[arg(long, value_name = "AGE", default_value = "never", value_parser = age, env = "BELLOWS_ORPHAN_AGE")]
     pub orphan_age: Age,
     /// Connections that may be open at once
     #[arg(long, value_name = "N", default_value_t = 16384, value_parser = clap::value_parser!(u32).range(1..),

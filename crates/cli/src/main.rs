@@ -82,5 +82,9 @@ fn block_on(
     command: impl Future<Output = Result<(), Error>>,
 ) -> Result<(), Error> {
     let runtime = runtime.enable_all().build();
-    runtime.map_err(|source| Error::Io { what: "starting threads".to_owned(), source })?.block_on(command)
+    let runtime = runtime.map_err(|source| Error::Io { what: "starting threads".to_owned(), source })?;
+    let ended = runtime.block_on(command);
+    // A thread that waits for a disk that hangs may do so for ever.
+    runtime.shutdown_background();
+    ended
 }

@@ -69,7 +69,7 @@ impl Config {
             allowed_roots: Vec::new(),
             heartbeat_cleanup: true,
             keep_rdd_blocks: false,
-            orphan_age: Some(Duration::from_secs(7 * 24 * 3600)),
+            orphan_age: None,
             auth: None,
             tls: None,
             limits: Limits::default(),

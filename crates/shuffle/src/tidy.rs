@@ -122,16 +122,17 @@ pub(crate) fn last_change(dir: &Path) -> io::Result<Option<SystemTime>> {
     open_dir(dir)?.map(|fd| last_change_in(fd, 0)).transpose()
 }
 
+/// When the directory itself was last written; nothing when it is gone.
+pub(crate) fn own_change(dir: &Path) -> io::Result<Option<SystemTime>> {
+    open_dir(dir)?.map(|fd| Ok(modified(&rustix::fs::fstat(fd)?))).transpose()
+}
+
 pub(crate) fn is_older(change: SystemTime, age: Duration, now: SystemTime) -> bool {
     now.duration_since(change).is_ok_and(|since| since > age)
 }
 
 fn last_change_in(dir: OwnedFd, depth: usize) -> io::Result<SystemTime> {
-    let time = |stat: rustix::fs::Stat| {
-        let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
-        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
-    };
-    let mut newest = time(rustix::fs::fstat(&dir)?);
+    let mut newest = modified(&rustix::fs::fstat(&dir)?);
     for entry in Dir::read_from(&dir)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -143,10 +144,14 @@ fn last_change_in(dir: OwnedFd, depth: usize) -> io::Result<SystemTime> {
                 newest = newest.max(last_change_in(child, depth + 1)?);
             }
         } else if let Ok(stat) = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            newest = newest.max(time(stat));
+            newest = newest.max(modified(&stat));
         }
     }
     Ok(newest)
+}
+
+fn modified(stat: &rustix::fs::Stat) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0))
 }
 
 /// Deletes what only the executor itself could have read from its directory: everything but shuffle files, and

@@ -19,6 +19,8 @@ const LOOK_FOR_SILENT_DRIVERS: Duration = Duration::from_secs(1);
 const CLOSE_STALE_FILES: Duration = Duration::from_secs(30);
 const REMOVE_FORGOTTEN: Duration = Duration::from_secs(3600);
 const COUNT_DISK_USE: Duration = Duration::from_secs(60);
+/// Of a disk's time, counting takes one part in so many at most, however many files there are.
+const COUNTING_SHARE: u32 = 20;
 
 pub(crate) async fn run(service: Arc<Service>, stop: CancellationToken) {
     let disks = join_all(service.disks.all().map(|disk| tend(&service, disk)));
@@ -50,7 +52,11 @@ async fn tend(service: &Service, disk: Disk) {
                 }
             }
             _ = stale.tick() => service.close_stale_files(disk).await,
-            _ = use_counted.tick() => service.count_disk_use(disk).await,
+            _ = use_counted.tick() => {
+                let start = Instant::now();
+                service.count_disk_use(disk).await;
+                use_counted.reset_after(COUNT_DISK_USE.max(COUNTING_SHARE * start.elapsed()));
+            }
         }
     }
 }
@@ -125,6 +131,7 @@ mod tests {
             let dir = tempfile::tempdir().expect("directory");
             let mut config = Config::new(dir.path().join("work"));
             config.heartbeat_cleanup = heartbeat_cleanup;
+            config.orphan_age = Some(7 * DAY);
             let registry = Arc::new(Registry::new(10, 10));
             let security = Security::load(&config).expect("none");
             let (store, recovered, _) = Store::open(&config.work_dir, registry.clone()).expect("opens");

@@ -13,9 +13,9 @@ use axum::{Json, Router};
 use rustix::fs::Mode;
 use tokio::net::UnixListener;
 
+use crate::Error;
 use crate::admin::prometheus;
 use crate::service::{CallError, Service};
-use crate::{Error, Removal};
 
 type Shared = State<Arc<Service>>;
 
@@ -33,9 +33,7 @@ pub(crate) fn metrics_routes(service: Arc<Service>) -> Router {
 }
 
 async fn remove_app(State(service): Shared, Segments(app): Segments<String>) -> Response {
-    let known = service.registry.app(&app).is_some();
-    let removal = service.remove_app(&app).await;
-    answer(&service, removal.map(|removal| Removal { known, ..removal }))
+    answer(&service, service.remove_app(&app).await)
 }
 
 async fn executor_departed(

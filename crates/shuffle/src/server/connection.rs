@@ -91,9 +91,9 @@ impl Connection {
         }
     }
 
-    pub(super) async fn run(mut self, stop: CancellationToken) {
+    pub(super) async fn run(&mut self, stop: &CancellationToken) {
         let closed = loop {
-            if let Err(closed) = self.turn(&stop).await {
+            if let Err(closed) = self.turn(stop).await {
                 break closed;
             }
         };
@@ -294,7 +294,8 @@ impl Connection {
     /// The inner error is for the client, and nothing was written; the outer ends the connection.
     async fn send_body(&mut self, segment: &Segment) -> Result<Result<(), String>, Closed> {
         if !self.wire.copies(segment) {
-            let sent = self.wire.send_segment(segment).await;
+            // Boxed: most of a connection's life is not spent here.
+            let sent = Box::pin(self.wire.send_segment(segment)).await;
             if let Err(error) = &sent
                 && is_of_a_disk(error)
             {

@@ -63,7 +63,7 @@ pub(crate) async fn run(
         let task = tasks.spawn(async move {
             let _open = service.metrics.open_connections.enter();
             match Socket::accept(socket, &service).await {
-                Ok(socket) => Connection::new(socket, service.clone(), place).run(stop).await,
+                Ok(socket) => Connection::new(socket, service.clone(), place).run(&stop).await,
                 Err(error) => {
                     service.metrics.error(ErrorKind::Forbidden);
                     tracing::warn!(%error, "no TLS with this peer");

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -28,8 +29,8 @@ impl Socket {
         match service.security.tls() {
             None => Ok(Socket::Plain(socket)),
             Some(acceptor) => {
-                let handshake = Box::pin(acceptor.accept(socket));
-                Ok(Socket::Tls(Box::new(in_time(service.config.limits.stalled_after, handshake).await?)))
+                let mut patience = Patience::new(service.config.limits.stalled_after);
+                Ok(Socket::Tls(Box::new(patience.bound(acceptor.accept(socket)).await?)))
             }
         }
     }
@@ -95,7 +96,7 @@ impl Socket {
                     tls.write_all(bytes).await?;
                     tls.flush().await
                 };
-                in_time(stalled_after, written).await?;
+                Patience::new(stalled_after).bound(written).await?;
             }
         }
         Ok(())
@@ -143,9 +144,14 @@ impl Patience {
         Patience { bound, ends: None }
     }
 
-    pub(super) async fn bound<T>(&mut self, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    /// Boxed: what is waited for only now and then must not make every connection larger.
+    pub(super) fn bound<T, W: Future<Output = io::Result<T>>>(
+        &mut self,
+        work: W,
+    ) -> Pin<Box<impl Future<Output = io::Result<T>> + use<T, W>>> {
         let ends = *self.ends.get_or_insert_with(|| Instant::now() + self.bound);
-        tokio::time::timeout_at(ends, work).await.unwrap_or_else(|_| Err(stalled()))
+        let waited = tokio::time::timeout_at(ends, work);
+        Box::pin(async move { waited.await.unwrap_or_else(|_| Err(stalled())) })
     }
 }
 
@@ -164,10 +170,6 @@ async fn when_writable(
             done => return done,
         }
     }
-}
-
-async fn in_time<T>(bound: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    Patience::new(bound).bound(work).await
 }
 
 fn stalled() -> io::Error {

@@ -275,7 +275,7 @@ async fn read_cold(disks: &Disks, source: &Arc<Source>, offset: u64, bytes: usiz
         let mut buffer = vec![0; bytes];
         reads.read_exact(&mut buffer, offset).map(|()| buffer)
     });
-    read.await.map_err(io::Error::other)?
+    Box::pin(read).await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ impl Service {
         let serials: HashSet<u64> = executors.iter().map(|e| e.serial).collect();
         self.files.forget(|serial| serials.contains(&serial));
         let mut removal = self.delete_all_dirs_of(id, removed.dirs).await?;
+        removal.known = removed.app.is_some();
         removal.executors = executors.len() as u64;
         if removal != Removal::default() {
             tracing::info!(app = id, ?removal, "application removed");
@@ -195,7 +196,11 @@ impl Service {
         let age = self.config.orphan_age.filter(|age| promised && silence > *age);
         let dirs = app.dirs();
         let none = dirs.is_empty();
-        let look = |dir: &Path| tidy::last_change(dir).map_err(|error| (dir.to_owned(), error));
+        let look = move |dir: &Path| {
+            // Without an age it only matters whether anything is there.
+            let changed = if age.is_some() { tidy::last_change(dir) } else { tidy::own_change(dir) };
+            changed.map_err(|error| (dir.to_owned(), error))
+        };
         let mut newest = None;
         for change in self.disks.wait_for_each(For::Upkeep, dirs, look).await? {
             match change {

@@ -400,8 +400,9 @@ fn put_removal(
     app: &str,
     dirs: Vec<PathBuf>,
 ) -> Result<BTreeSet<PathBuf>, redb::Error> {
-    // Every executor of one application: its id and the empty id come first.
-    transaction.open_table(EXECUTORS)?.retain_in((app, "").., |(of, _), _| of != app)?;
+    // Every executor of one application: no id is empty, and none has a control character.
+    let after = format!("{app}\0");
+    transaction.open_table(EXECUTORS)?.retain_in((app, "")..(&*after, ""), |_, _| false)?;
     transaction.open_table(DRIVERS)?.remove(app)?;
     change_removal(transaction, app, |left| left.extend(dirs))
 }
