@@ -71,6 +71,7 @@ fn call(command: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
 /// Twice as many threads as cores, as Netty has them: where the clients are on this machine, one that waits for its core
 /// does not hold up whom it serves.
 fn serve(command: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    bellows_runtime::few_arenas();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.worker_threads(2 * cores);

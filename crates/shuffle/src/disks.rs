@@ -138,12 +138,11 @@ impl Disks {
         let places = if what_for == For::Reading { &gate.reading } else { &gate.tending };
         let done = async {
             let place = places.clone().acquire_owned().await.expect("invariant: a gate is never closed");
-            let done = tokio::task::spawn_blocking(move || {
-                // Kept by the thread: whoever asked may be gone before the disk answers.
-                let _place = place;
-                work()
-            });
-            Ok(done.await?)
+            // The thread keeps the place, since whoever asked may be gone before the disk answers; and returns it, so that
+            // who comes next finds the thread idle and needs no new one.
+            let done = tokio::task::spawn_blocking(move || (work(), place));
+            let (result, _place) = done.await?;
+            Ok(result)
         };
         if what_for == For::Upkeep {
             return done.await;
