@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
 use bellows_transport::rpc::Rpc;
@@ -11,10 +12,31 @@ use support::{Bench, Client, TestExecutor, eventually, exists};
 
 #[derive(Debug, Clone)]
 enum Event {
-    Register { app: usize, executor: usize },
-    Depart { app: usize, executor: usize },
-    Remove { app: usize },
-    RemoveBlock { app: usize, executor: usize },
+    Register {
+        app: usize,
+        executor: usize,
+    },
+    Depart {
+        app: usize,
+        executor: usize,
+    },
+    Remove {
+        app: usize,
+    },
+    RemoveBlock {
+        app: usize,
+        executor: usize,
+    },
+    /// Its driver promises a heartbeat each second, and stays connected without ever sending one.
+    Drive {
+        app: usize,
+    },
+    /// Nothing was written in its directories for long.
+    Age {
+        app: usize,
+    },
+    /// Left by an application that nobody remembers.
+    Orphan,
     Restart,
 }
 
@@ -24,7 +46,10 @@ fn event() -> impl Strategy<Value = Event> {
         6 => (app.clone(), executor.clone()).prop_map(|(app, executor)| Event::Register { app, executor }),
         2 => (app.clone(), executor.clone()).prop_map(|(app, executor)| Event::Depart { app, executor }),
         2 => app.clone().prop_map(|app| Event::Remove { app }),
-        2 => (app, executor).prop_map(|(app, executor)| Event::RemoveBlock { app, executor }),
+        2 => (app.clone(), executor).prop_map(|(app, executor)| Event::RemoveBlock { app, executor }),
+        1 => app.clone().prop_map(|app| Event::Drive { app }),
+        1 => app.prop_map(|app| Event::Age { app }),
+        1 => Just(Event::Orphan),
         1 => Just(Event::Restart),
     ]
 }
@@ -37,6 +62,7 @@ struct Files {
     private: bool,
 }
 
+const OLD: Duration = Duration::from_secs(3600);
 const SHUFFLE: &str = "shuffle_0_1_0.data";
 const BLOCK: &str = "shuffle_0_2_0.data";
 const PRIVATE: &str = "temp_local_1";
@@ -45,13 +71,17 @@ struct World {
     bench: Bench,
     service: bellows_shuffle::Running,
     executors: BTreeMap<(usize, usize), (TestExecutor, Files)>,
+    drivers: Vec<Client>,
+    orphans: Vec<TestExecutor>,
 }
 
 impl World {
     async fn new() -> World {
-        let bench = Bench::new();
+        let mut bench = Bench::new();
+        bench.config.orphan_age = Some(OLD / 2);
         let service = bench.start().await;
-        World { bench, service, executors: BTreeMap::new() }
+        let (drivers, orphans) = (Vec::new(), Vec::new());
+        World { bench, service, executors: BTreeMap::new(), drivers, orphans }
     }
 
     async fn apply(mut self, event: &Event) -> World {
@@ -95,9 +125,32 @@ impl World {
                     files.block = false;
                 }
             }
+            Event::Drive { app } => {
+                // Of one that nobody registered an executor of there are no files.
+                if self.executors.keys().any(|(of, _)| *of == app) {
+                    let mut driver = Client::connect(&self.service).await;
+                    let promise = Rpc::RegisterDriver { app: format!("app{app}"), heartbeat_timeout_ms: 1 };
+                    assert_eq!(driver.call(&promise).await, Ok(None));
+                    self.drivers.push(driver);
+                }
+            }
+            Event::Age { app } => {
+                let of_app = self.executors.iter().filter(|((of, _), _)| *of == app);
+                of_app.for_each(|(_, (executor, _))| make_old(executor));
+            }
+            Event::Orphan => {
+                let orphan = self.bench.executor(&format!("lost{}", self.orphans.len()), "1");
+                orphan.write(SHUFFLE, b"12345");
+                make_old(&orphan);
+                self.orphans.push(orphan);
+            }
             Event::Restart => {
                 self.service.stop().await;
                 self.service = self.bench.start().await;
+                for orphan in self.orphans.drain(..) {
+                    let gone = async || (!orphan.dirs.iter().any(|dir| exists(dir))).then_some(());
+                    eventually("an orphan goes after a start", gone).await;
+                }
             }
         }
         self
@@ -121,6 +174,17 @@ impl World {
     }
 }
 
+/// As if nothing had been written for [`OLD`].
+fn make_old(executor: &TestExecutor) {
+    let long_ago = std::time::SystemTime::now() - OLD;
+    let written = [SHUFFLE, BLOCK, PRIVATE].map(|file| executor.path(file));
+    let parents = written.iter().filter_map(|file| file.parent().map(Path::to_owned)).collect::<Vec<_>>();
+    for path in written.iter().chain(&parents).chain(&executor.dirs).filter(|path| exists(path)) {
+        let file = std::fs::File::open(path).expect("there");
+        file.set_times(std::fs::FileTimes::new().set_modified(long_ago)).expect("its own");
+    }
+}
+
 fn is_empty(dir: &std::path::Path) -> bool {
     std::fs::read_dir(dir).expect("directory").next().is_none()
 }
@@ -140,7 +204,9 @@ proptest! {
             for app in 0..3 {
                 world = world.apply(&Event::Remove { app }).await;
             }
-            assert!(is_empty(&world.bench.disk()));
+            world = world.apply(&Event::Restart).await;
+            // An orphan's directory goes before the one above it.
+            eventually("nothing is left", async || is_empty(&world.bench.disk()).then_some(())).await;
             world.service.stop().await;
         });
     }
@@ -195,14 +261,10 @@ async fn two_hundred_applications_come_and_go_and_leave_nothing() {
 async fn orphans_go_and_their_age_is_respected() {
     let mut bench = Bench::new();
     let orphan = bench.executor("forgotten", "1");
-    let old = orphan.write("shuffle_0_0_0.data", b"12345");
-    let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
-    for path in [&old, &old.parent().expect("parent").to_owned()].into_iter().chain(&orphan.dirs) {
-        let file = std::fs::File::open(path).expect("there");
-        file.set_times(std::fs::FileTimes::new().set_modified(long_ago)).expect("its own");
-    }
+    orphan.write(SHUFFLE, b"12345");
+    make_old(&orphan);
     let young = bench.executor("young", "1");
-    bench.config.orphan_age = Some(Duration::from_secs(600));
+    bench.config.orphan_age = Some(OLD / 2);
     let service = bench.start().await;
     eventually("the orphan goes", async || (!orphan.dirs.iter().any(|dir| exists(dir))).then_some(())).await;
     assert!(young.dirs.iter().all(|dir| exists(dir)));
