@@ -287,7 +287,8 @@ async fn who_waits_for_a_disk_that_hangs_is_told_and_the_service_can_stop() {
     client.send(&[Message::ChunkFetchRequest(ChunkId { stream, chunk: 0 })]).await;
     assert_eq!(client.receive().await, None);
     scene.assert_named(&service).await;
-    assert!(service.status().disk_errors[&scene.name()] >= 3);
+    let status = service.status();
+    assert!(status.disk_errors[&scene.name()] >= 3 && status.errors["disk"] >= 3, "{status:?}");
     service.stop().await;
 
     // What waits still holds nothing that another would need.

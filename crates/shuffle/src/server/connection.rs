@@ -20,6 +20,7 @@ use super::socket::Socket;
 use super::streams::{Chunk, StreamError, Streams, parse_stream_name};
 use super::wire::Wire;
 use crate::blocks::{BlockError, Segment};
+use crate::disks::WaitError;
 use crate::metrics::ErrorKind;
 use crate::registry::Executor;
 use crate::service::{CallError, Service};
@@ -374,6 +375,7 @@ impl Connection {
 /// While a file goes to a socket, what fails may be either of them.
 fn is_of_a_disk(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::UnexpectedEof
+        || error.get_ref().is_some_and(|inner| inner.is::<WaitError>())
         || matches!(
             Errno::from_io_error(error),
             Some(Errno::IO | Errno::UCLEAN | Errno::STALE | Errno::NODEV)
