@@ -17,7 +17,7 @@ use crate::data::{DataSet, SUB_DIRS};
 use crate::peer::Peer;
 
 const THREADS: usize = 2;
-const WARM_UP: Duration = Duration::from_millis(1500);
+const WARM_UP: Duration = Duration::from_millis(700);
 
 pub struct Load<'a> {
     pub peer: &'a Peer,
