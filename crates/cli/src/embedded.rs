@@ -44,9 +44,8 @@ impl Embedded {
         config.listen = SocketAddr::new(listen.ip, listen.shuffle_port);
         config.admin_socket = Some(socket.clone());
         config.allowed_roots = vec![shuffle_root.clone()];
-        // The agents below know which frameworks live, and what others left.
+        // The agents below know which frameworks live.
         config.heartbeat_cleanup = false;
-        config.orphan_age = None;
         shuffle::ask_of_clients(&mut config, clients)?;
         let shuffle = shuffle::start(config).await?;
 

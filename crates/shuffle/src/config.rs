@@ -100,8 +100,8 @@ pub struct Limits {
     /// Memory for copied parts of blocks (encrypted, or for TLS) that wait for slow peers, of all connections together.
     /// Without room, a connection copies 32 KiB at a time instead of 512.
     pub unsent_bytes: usize,
-    /// A connection that does not, within this time, take what is being sent (of a large block up to 1 MiB at a time), bring
-    /// to an end a message that it began, or authenticate, is cut.
+    /// A connection that does not, within this time, take what is being sent (of a large block up to 1 MiB at a time),
+    /// bring to an end a message that it began, or authenticate, is cut.
     pub stalled_after: Duration,
     /// Who waits for a disk for longer is told that it does not answer.
     pub disk_answers_within: Duration,

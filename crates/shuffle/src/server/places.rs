@@ -45,6 +45,7 @@ pub(super) struct Place {
     places: Arc<Places>,
     number: u64,
     silent_since: Arc<AtomicU64>,
+    /// While its application's driver is connected here, the application lives.
     driver: Option<DriverConnection>,
 }
 
