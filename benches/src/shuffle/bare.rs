@@ -183,7 +183,7 @@ fn send_encrypted(
             header = &[];
             data.read_exact_at(body, at)?;
             at += body.len() as u64;
-            Ok(())
+            std::io::Result::Ok(())
         })?;
         send(socket, &place[..sealed_bytes], SendFlags::empty())?;
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bellows_transport::rpc::CorruptionCause;
 
-use crate::blocks::{Segment, Source};
+use crate::blocks::{Look, Segment, Source};
 
 const STEP_BYTES: u64 = 256 << 10;
 
@@ -44,7 +44,7 @@ pub(crate) fn diagnose(
 
 /// What the writer found, from the file that it left.
 pub(crate) fn written(file: &Path, reduce: i32) -> io::Result<i64> {
-    let source = Source::open(file.to_owned()).map_err(io::Error::other)?;
+    let source = Source::open(file.to_owned(), Look::Disk).map_err(io::Error::other)?;
     let at = u64::try_from(reduce).map_err(io::Error::other)? * 8;
     let mut raw = [0; 8];
     source.read_exact(&mut raw, at)?;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::blocks::{LocalDirs, MapOutput, parse_offsets};
+use crate::blocks::{LocalDirs, Look, MapOutput, parse_offsets};
 
 /// The offsets of an index file over `data_bytes` of data, when it is sound.
 pub fn index_offsets(raw: &[u8], data_bytes: u64) -> Option<Box<[u64]>> {
@@ -21,8 +21,8 @@ pub struct Output(MapOutput);
 impl Output {
     /// Its index is kept in memory if it is no longer than `max_kept_bytes`.
     pub fn open(dir: &Path, max_kept_bytes: u64) -> Option<Output> {
-        let data = MapOutput::open_data(path(dir, "shuffle_0_0_0.data")).ok()?;
-        MapOutput::open(path(dir, "shuffle_0_0_0.index"), data, max_kept_bytes).ok().map(Output)
+        let data = MapOutput::open_data(path(dir, "shuffle_0_0_0.data"), Look::Disk).ok()?;
+        MapOutput::open(path(dir, "shuffle_0_0_0.index"), data, max_kept_bytes, Look::Disk).ok().map(Output)
     }
 
     /// Which part of the data file the partitions are.

@@ -17,9 +17,9 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::blocks::{
-    BlockError, BlockFiles, BlockName, DirError, LocalDir, LocalDirs, MAX_KEPT_INDEX_BYTES, MapOutput,
-    OutputKey, Segment, Source, checksum_file, data_file, index_file, is_plain_file_name, map_of_file,
-    rdd_file,
+    BlockError, BlockFiles, BlockName, DirError, LocalDir, LocalDirs, Look, MAX_KEPT_INDEX_BYTES, MapOutput,
+    Moment, OutputKey, Segment, Source, checksum_file, data_file, index_file, is_plain_file_name,
+    map_of_file, rdd_file,
 };
 use crate::checksum;
 use crate::disks::{Disk, Disks, For, WaitError};
@@ -268,15 +268,20 @@ impl Service {
         Ok(found.into_iter().map(|(id, executor)| (id, dirs(&executor))).collect())
     }
 
+    /// From now on what is asked for is what is there now, or later.
+    pub(crate) fn asked(&self) -> Moment {
+        self.files.now()
+    }
+
     /// The map output if it is open and finding a block in it waits for nothing.
     pub(crate) fn output_at_hand(
         &self,
         executor: &Executor,
-        shuffle: i32,
-        map: i64,
+        (shuffle, map): (i32, i64),
+        asked: Moment,
     ) -> Option<Arc<MapOutput>> {
         let key = OutputKey { executor: executor.serial, shuffle, map };
-        self.files.get(&key).filter(|output| !output.reads_disk())
+        self.files.get(&key, asked).filter(|output| !output.reads_disk())
     }
 
     /// The same partitions from disk.
@@ -285,9 +290,10 @@ impl Service {
         executor: &Arc<Executor>,
         (shuffle, map): (i32, i64),
         (start, end): (i32, i32),
+        asked: Moment,
     ) -> Result<Option<Segment>, CallError> {
         let key = OutputKey { executor: executor.serial, shuffle, map };
-        let output = match self.files.get(&key) {
+        let output = match self.files.get(&key, asked) {
             Some(output) => output,
             None => self.open_output(key, executor).await?,
         };
@@ -298,38 +304,73 @@ impl Service {
         Ok(self.disks.wait(&index, move || output.partitions(start, end)).await??)
     }
 
-    async fn open_output(&self, key: OutputKey, executor: &Executor) -> Result<Arc<MapOutput>, CallError> {
-        let index = executor.dirs.path(&index_file(key.shuffle, key.map));
-        let data = executor.dirs.path(&data_file(key.shuffle, key.map));
-        let (at_index, at_data, files) = (index.clone(), data.clone(), self.files.clone());
+    async fn open_output(
+        &self,
+        key: OutputKey,
+        executor: &Arc<Executor>,
+    ) -> Result<Arc<MapOutput>, CallError> {
+        let (index_dir, index) = executor.dirs.place(&index_file(key.shuffle, key.map));
+        let (data_dir, data) = executor.dirs.place(&data_file(key.shuffle, key.map));
+        let open = |index, data, look| {
+            let output = MapOutput::open(index, data, MAX_KEPT_INDEX_BYTES, look);
+            Ok::<_, BlockError>(Arc::new(output?))
+        };
+        if index_dir.is_local() && data_dir.is_local() {
+            let data = MapOutput::open_data(data.clone(), Look::Memory);
+            if let Ok(output) = data.and_then(|data| open(index.clone(), data, Look::Memory)) {
+                self.let_go(self.files.keep(key, output.clone()));
+                return Ok(output);
+            }
+        }
+        let files = self.files.clone();
+        let (at_index, at_data) = (index.clone(), data.clone());
+        let data = move || MapOutput::open_data(data, Look::Disk);
         let open = move |data| {
-            let output = Arc::new(MapOutput::open(index, data, MAX_KEPT_INDEX_BYTES)?);
-            files.keep(key, output.clone());
+            let output = open(index, data, Look::Disk)?;
+            drop(files.keep(key, output.clone()));
             Ok(output)
         };
-        if self.disks.of(&at_index) == self.disks.of(&at_data) {
-            self.disks.wait(&at_index, move || open(MapOutput::open_data(data)?)).await?
+        let opened: Result<_, CallError> = if self.disks.of(&at_index) == self.disks.of(&at_data) {
+            self.disks.wait(&at_index, move || open(data()?)).await?
         } else {
-            let data = self.disks.wait(&at_data, move || MapOutput::open_data(data)).await??;
+            let data = self.disks.wait(&at_data, data).await??;
             self.disks.wait(&at_index, move || open(data)).await?
+        };
+        let output = opened?;
+        output.data().inspect(|data| data_dir.learn(data));
+        Ok(output)
+    }
+
+    /// Closes them where nobody else waits: that takes its time where others deleted them.
+    fn let_go(&self, outputs: Vec<Arc<MapOutput>>) {
+        for output in outputs.into_iter().filter(|output| output.is_stale()) {
+            let disks = self.disks.clone();
+            tokio::spawn(async move {
+                let disk = disks.of(output.data_path().expect("invariant: it has data"));
+                drop(disks.tend(disk, move || drop(output)).await);
+            });
         }
     }
 
     pub(crate) async fn load_rdd_block(
         &self,
-        executor: &Arc<Executor>,
+        executor: &Executor,
         rdd: i32,
         split: i32,
-    ) -> Result<Option<Segment>, CallError> {
-        let path = executor.dirs.path(&rdd_file(rdd, split));
-        let at = path.clone();
-        self.disks
-            .wait(&at, move || {
-                let source = Arc::new(Source::open(path)?);
-                let bytes = source.bytes();
-                Ok(Some(Segment { source, offset: 0, bytes }))
-            })
-            .await?
+    ) -> Result<Segment, CallError> {
+        let (dir, path) = executor.dirs.place(&rdd_file(rdd, split));
+        let in_memory = dir.is_local().then(|| Source::open(path.clone(), Look::Memory).ok()).flatten();
+        let source = match in_memory {
+            Some(source) => source,
+            None => {
+                let at = path.clone();
+                let source = self.disks.wait(&at, move || Source::open(path, Look::Disk)).await??;
+                dir.learn(&source);
+                source
+            }
+        };
+        let bytes = source.bytes();
+        Ok(Segment { source: Arc::new(source), offset: 0, bytes })
     }
 
     /// How many of the blocks were there and are gone.
@@ -364,7 +405,8 @@ impl Service {
         algorithm: String,
     ) -> CorruptionCause {
         let Ok((_, executor)) = self.find(app, executor) else { return CorruptionCause::UnknownIssue };
-        let block = self.load_partitions(&executor, (shuffle, map), (reduce, reduce.saturating_add(1))).await;
+        let partition = (reduce, reduce.saturating_add(1));
+        let block = self.load_partitions(&executor, (shuffle, map), partition, self.asked()).await;
         let Ok(Some(block)) = block else { return CorruptionCause::UnknownIssue };
         if !is_plain_file_name(&algorithm) {
             return CorruptionCause::UnsupportedChecksumAlgorithm;

@@ -45,7 +45,7 @@ fn main() {
                     let (now, later) = rest.split_at(part.len());
                     part.copy_from_slice(now);
                     rest = later;
-                    Ok(())
+                    Ok::<_, ()>(())
                 });
                 filled.expect("memory does not fail");
             });

@@ -225,7 +225,7 @@ proptest! {
                         let (now, later) = rest.split_at(part.len());
                         part.copy_from_slice(now);
                         rest = later;
-                        Ok(())
+                        Ok::<_, ()>(())
                     });
                     filled.expect("memory does not fail");
                 }

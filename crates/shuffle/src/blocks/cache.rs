@@ -3,12 +3,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, Lifecycle, Weighter};
 use rustix::process::Resource;
 
-use super::MapOutput;
+use super::{MapOutput, Moment};
 
 /// A map output of one registration of an executor; a serial number is never used twice, so an entry cannot be
 /// mistaken for one of an executor that registered later under the same name.
@@ -30,8 +31,21 @@ impl Weighter<OutputKey, Arc<MapOutput>> for Weight {
     }
 }
 
+/// What has to go is handed back: to close it may take its time.
+#[derive(Clone)]
+struct HandBack;
+
+impl Lifecycle<OutputKey, Arc<MapOutput>> for HandBack {
+    type RequestState = Vec<Arc<MapOutput>>;
+
+    fn on_evict(&self, evicted: &mut Vec<Arc<MapOutput>>, _: OutputKey, output: Arc<MapOutput>) {
+        evicted.push(output);
+    }
+}
+
 pub(crate) struct BlockFiles {
-    outputs: Cache<OutputKey, Arc<MapOutput>, Weight>,
+    outputs: Cache<OutputKey, Arc<MapOutput>, Weight, DefaultHashBuilder, HandBack>,
+    clock: AtomicU64,
 }
 
 impl BlockFiles {
@@ -40,17 +54,36 @@ impl BlockFiles {
         // Twice the bytes: an entry with an index of average size uses up both bounds evenly.
         let capacity = 2 * index_bytes.max(1 << 20);
         let weight = Weight { per_entry: (capacity / open_files).max(1) };
-        BlockFiles { outputs: Cache::with_weighter(open_files as usize, capacity, weight) }
+        let outputs =
+            Cache::with(open_files as usize, capacity, weight, DefaultHashBuilder::default(), HandBack);
+        BlockFiles { outputs, clock: AtomicU64::new(1) }
     }
 
-    /// Without touching a disk.
-    pub(crate) fn get(&self, key: &OutputKey) -> Option<Arc<MapOutput>> {
-        self.outputs.get(key).filter(|output| !output.is_stale())
+    /// A request that comes now asks for what the files hold from now on.
+    pub(crate) fn now(&self) -> Moment {
+        Moment(self.clock.fetch_add(1, SeqCst) + 1)
     }
 
-    /// In place of one that is stale, which may wait for the disk that it was on.
-    pub(crate) fn keep(&self, key: OutputKey, output: Arc<MapOutput>) {
-        self.outputs.insert(key, output);
+    /// Without touching a disk. An output that was looked at since the request came is not looked at again.
+    pub(crate) fn get(&self, key: &OutputKey, asked: Moment) -> Option<Arc<MapOutput>> {
+        let output = self.outputs.get(key)?;
+        let there = output.seen() >= asked || {
+            let now = Moment(self.clock.load(SeqCst));
+            let there = !output.is_stale();
+            if there {
+                output.see(now);
+            }
+            there
+        };
+        there.then_some(output)
+    }
+
+    /// What has to go for it, to be dropped where its disk may be waited for.
+    #[must_use]
+    pub(crate) fn keep(&self, key: OutputKey, output: Arc<MapOutput>) -> Vec<Arc<MapOutput>> {
+        let mut evicted = Vec::new();
+        self.outputs.insert_with_lifecycle(key, output, &mut evicted);
+        evicted
     }
 
     pub(crate) fn forget_output(&self, key: &OutputKey) {
@@ -79,4 +112,81 @@ impl BlockFiles {
 fn spare_descriptors() -> usize {
     let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(limit / 2).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blocks::{Look, Source};
+    use std::path::PathBuf;
+
+    struct Scene {
+        _dir: tempfile::TempDir,
+        paths: [PathBuf; 2],
+        files: BlockFiles,
+    }
+
+    const KEY: OutputKey = OutputKey { executor: 1, shuffle: 0, map: 0 };
+
+    impl Scene {
+        fn new() -> Scene {
+            let dir = tempfile::tempdir().expect("directory");
+            let real = dir.path().canonicalize().expect("exists");
+            let paths = ["index", "data"].map(|name| real.join(name));
+            Scene { _dir: dir, paths, files: BlockFiles::new(0, 8) }
+        }
+
+        fn write(&self, bytes: u64) {
+            let [index, data] = &self.paths;
+            drop(std::fs::remove_file(data));
+            std::fs::write(index, [0, bytes].map(u64::to_be_bytes).concat()).expect("written");
+            std::fs::write(data, vec![0; bytes as usize]).expect("written");
+        }
+
+        fn open(&self, look: Look) -> Option<Arc<MapOutput>> {
+            let [index, data] = self.paths.clone();
+            let data = MapOutput::open_data(data, look).ok()?;
+            MapOutput::open(index, data, 1 << 20, look).ok().map(Arc::new)
+        }
+
+        fn bytes(&self, asked: Moment) -> Option<u64> {
+            let output = self.files.get(&KEY, asked)?;
+            output.partitions(0, 1).expect("in range").map(|segment| segment.bytes)
+        }
+    }
+
+    #[test]
+    fn who_asks_after_an_output_was_written_anew_gets_nothing_older() {
+        let scene = Scene::new();
+        scene.write(10);
+        let first = scene.open(Look::Disk).expect("opens");
+        assert!(scene.files.keep(KEY, first.clone()).is_empty());
+        let before = scene.files.now();
+        assert_eq!(scene.bytes(before), Some(10));
+        scene.write(20);
+        assert_eq!(scene.bytes(before), Some(10), "it was there when that was asked for");
+        let after = scene.files.now();
+        assert_eq!(scene.bytes(after), None);
+        let evicted = scene.files.keep(KEY, scene.open(Look::Disk).expect("opens"));
+        assert!(matches!(&evicted[..], [old] if Arc::ptr_eq(old, &first)), "to be closed elsewhere");
+        assert_eq!(scene.bytes(after), Some(20));
+        assert_eq!(scene.bytes(before), Some(20));
+    }
+
+    #[test]
+    fn what_is_not_in_memory_is_not_waited_for() {
+        let scene = Scene::new();
+        scene.write(100_000);
+        let in_memory = scene.open(Look::Memory).expect("it was just written");
+        assert_eq!(in_memory.partitions(0, 1).expect("in range").map(|s| s.bytes), Some(100_000));
+        let index = std::fs::File::open(&scene.paths[0]).expect("opens");
+        index.sync_all().expect("synced");
+        rustix::fs::fadvise(&index, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
+        // A file system without a disk keeps it all the same.
+        let index = Source::open(scene.paths[0].clone(), Look::Disk).expect("opens");
+        let forgotten = index.read_resident(&mut [0], 0).expect("reads") == 0;
+        assert_eq!(scene.open(Look::Memory).is_none(), forgotten);
+        assert!(scene.open(Look::Disk).is_some());
+        assert!(scene.open(Look::Memory).is_some());
+    }
 }

@@ -3,13 +3,15 @@
 //! A directory is resolved once, when it is registered. From then on it is opened without following any symbolic
 //! link on the way, so that what is read lies where it was registered whatever happens to the path meanwhile.
 
+use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::BlockError;
+use super::{BlockError, Look, Source};
 
 /// An executor has one on each disk.
 const MAX_DIRS: usize = 128;
@@ -33,12 +35,27 @@ pub(crate) enum DirError {
 }
 
 /// A directory as the executor named it, and as it is reached without symbolic links.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct LocalDir {
     /// Shared with whoever keeps account of directories: there is one for each of many thousand executors.
     real: Arc<Path>,
     /// Where it differs.
     told: Option<Box<str>>,
+    /// See [`Source::is_local`]; nothing is taken for local before a file was opened there.
+    local: AtomicBool,
+}
+
+impl Clone for LocalDir {
+    fn clone(&self) -> LocalDir {
+        let local = AtomicBool::new(self.is_local());
+        LocalDir { real: self.real.clone(), told: self.told.clone(), local }
+    }
+}
+
+impl PartialEq for LocalDir {
+    fn eq(&self, other: &LocalDir) -> bool {
+        (&self.real, &self.told) == (&other.real, &other.told)
+    }
 }
 
 impl LocalDir {
@@ -53,7 +70,17 @@ impl LocalDir {
     /// From what was stored; it was checked when it was registered.
     pub(crate) fn stored(told: String, real: PathBuf) -> LocalDir {
         let told = (real.as_os_str() != told.as_str()).then(|| told.into());
-        LocalDir { real: real.into(), told }
+        LocalDir { real: real.into(), told, local: AtomicBool::new(false) }
+    }
+
+    /// Whether its files may be looked for in memory by the threads that serve.
+    pub(crate) fn is_local(&self) -> bool {
+        self.local.load(Relaxed)
+    }
+
+    /// What a file that was opened there says of all.
+    pub(crate) fn learn(&self, file: &Source) {
+        self.local.store(file.is_local(), Relaxed);
     }
 
     fn check(told: &str) -> Result<(), DirError> {
@@ -92,7 +119,7 @@ fn real_path(path: &Path) -> PathBuf {
     path.to_owned()
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct LocalDirs {
     dirs: Box<[LocalDir]>,
     sub_dirs: u32,
@@ -142,10 +169,15 @@ impl LocalDirs {
 
     /// Where the executor puts a file of this name.
     pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.place(file).1
+    }
+
+    /// The same, and in which of the directories that is.
+    pub(crate) fn place(&self, file: &str) -> (&LocalDir, PathBuf) {
         let hash = java_hash(file) as usize;
         let dir = &self.dirs[hash % self.dirs.len()];
         let sub = (hash / self.dirs.len()) % self.sub_dirs as usize;
-        dir.real().join(format!("{sub:02x}")).join(file)
+        (dir, dir.real().join(format!("{sub:02x}")).join(file))
     }
 }
 
@@ -156,22 +188,30 @@ fn java_hash(text: &str) -> u32 {
     hash.checked_abs().unwrap_or(0) as u32
 }
 
-/// Opens a regular file for reading; a symbolic link anywhere on the way is refused.
-pub(super) fn open_file(path: &Path) -> Result<std::fs::File, BlockError> {
+/// Opens a regular file for reading and tells its length; a symbolic link anywhere on the way is refused.
+pub(super) fn open_file(path: &Path, look: Look) -> Result<(File, u64), BlockError> {
     // O_NONBLOCK: a named pipe in place of a block must not hold the opening thread.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let file =
-        rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve).map_err(|error| match error {
-            Errno::NOENT | Errno::NOTDIR => BlockError::Missing(path.to_owned()),
-            error => BlockError::Disk { path: path.to_owned(), source: error.into() },
-        })?;
-    let stat =
-        rustix::fs::fstat(&file).map_err(|e| BlockError::Disk { path: path.to_owned(), source: e.into() })?;
+    let mut resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    if look == Look::Memory {
+        resolve |= ResolveFlags::CACHED;
+    }
+    let open = |flags| rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve);
+    // Whoever may do so leaves the time of access alone, which would be written for every file that is read once.
+    let opened = match open(flags | OFlags::NOATIME) {
+        Err(Errno::PERM) => open(flags),
+        opened => opened,
+    };
+    let failed = |error: Errno| BlockError::Disk { path: path.to_owned(), source: error.into() };
+    let file = opened.map_err(|error| match error {
+        Errno::NOENT | Errno::NOTDIR => BlockError::Missing(path.to_owned()),
+        error => failed(error),
+    })?;
+    let stat = rustix::fs::fstat(&file).map_err(failed)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(BlockError::Missing(path.to_owned()));
     }
-    Ok(file.into())
+    Ok((file.into(), stat.st_size as u64))
 }
 
 #[cfg(test)]
@@ -234,9 +274,12 @@ mod tests {
         std::fs::write(root.join("real"), "x").expect("write");
         std::os::unix::fs::symlink(root.join("real"), root.join("link")).expect("link");
         std::os::unix::fs::symlink(&root, root.join("dir")).expect("link");
-        assert!(open_file(&root.join("real")).is_ok());
-        assert!(open_file(&root.join("link")).is_err());
-        assert!(open_file(&root.join("dir/real")).is_err());
-        assert!(matches!(open_file(&root), Err(BlockError::Missing(_))));
+        let open = |name: &str, look| open_file(&root.join(name), look).map(|(_, bytes)| bytes);
+        for look in [Look::Disk, Look::Memory] {
+            assert!(matches!(open("real", look), Ok(1)));
+            assert!(open("link", look).is_err());
+            assert!(open("dir/real", look).is_err());
+            assert!(matches!(open("", look), Err(BlockError::Missing(_))));
+        }
     }
 }

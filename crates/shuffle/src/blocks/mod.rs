@@ -11,7 +11,7 @@ pub(crate) use dirs::{DirError, LocalDir, LocalDirs};
 pub(crate) use name::{
     BlockName, checksum_file, data_file, index_file, is_plain_file_name, map_of_file, rdd_file,
 };
-pub(crate) use output::{MAX_KEPT_INDEX_BYTES, MapOutput, Source, parse_offsets};
+pub(crate) use output::{Look, MAX_KEPT_INDEX_BYTES, MapOutput, Moment, Source, parse_offsets};
 
 use std::io;
 use std::path::PathBuf;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -17,19 +18,29 @@ const OFFSET_BYTES: u64 = 8;
 /// Of a longer index the two offsets that a block needs are read from the file.
 pub(crate) const MAX_KEPT_INDEX_BYTES: u64 = 256 << 10;
 
+/// Where a file may be looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Waits for the disk if it must: not for the threads that serve.
+    Disk,
+    /// Never waits: what is not in memory is an error, of no meaning beyond that.
+    Memory,
+}
+
 /// An open file that blocks are read from.
 #[derive(Debug)]
 pub(crate) struct Source {
     file: File,
     path: PathBuf,
     bytes: u64,
+    local: bool,
 }
 
 impl Source {
-    pub(crate) fn open(path: PathBuf) -> Result<Source, BlockError> {
-        let file = open_file(&path)?;
-        let bytes = file.metadata().map_err(|source| BlockError::Disk { path: path.clone(), source })?.len();
-        Ok(Source { file, path, bytes })
+    pub(crate) fn open(path: PathBuf, look: Look) -> Result<Source, BlockError> {
+        let (file, bytes) = open_file(&path, look)?;
+        let local = look == Look::Memory || is_local(&file);
+        Ok(Source { file, path, bytes, local })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -63,6 +74,19 @@ impl Source {
         self.file.read_exact_at(buffer, offset)
     }
 
+    fn read(&self, buffer: &mut [u8], offset: u64, look: Look) -> io::Result<()> {
+        match look {
+            Look::Disk => self.read_exact(buffer, offset),
+            Look::Memory if self.read_resident(buffer, offset)? == buffer.len() => Ok(()),
+            Look::Memory => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Whether its file system finds in memory what is in memory, and asks no other process or machine.
+    pub(crate) fn is_local(&self) -> bool {
+        self.local
+    }
+
     /// Returns when this part was in memory, without a copy of it: what goes to /dev/null is read and passed on by
     /// reference.
     pub(crate) fn read_in(&self, offset: u64, bytes: u64) -> io::Result<()> {
@@ -85,11 +109,22 @@ impl Source {
     }
 }
 
+/// May itself ask another process or machine.
+fn is_local(file: &File) -> bool {
+    // Of linux/magic.h and the file systems' own headers: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS, ZFS.
+    const LOCAL: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010, 0x2fc1_2fc1];
+    rustix::fs::fstatfs(file).is_ok_and(|fs| LOCAL.contains(&(fs.f_type as u64)))
+}
+
 impl AsFd for Source {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 }
+
+/// When a request came, or a look at a file began: later ones are greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment(pub(super) u64);
 
 #[derive(Debug)]
 enum Index {
@@ -105,12 +140,14 @@ pub(crate) struct MapOutput {
     index: Index,
     /// Absent when all partitions are empty and the executor wrote no file.
     data: Option<Arc<Source>>,
+    /// The last [`Moment`] at which it was known not to be stale.
+    seen: AtomicU64,
 }
 
 impl MapOutput {
-    /// The data file, nothing when the executor wrote none. Reads from disk: not for the threads that serve.
-    pub(crate) fn open_data(path: PathBuf) -> Result<Option<Arc<Source>>, BlockError> {
-        match Source::open(path) {
+    /// The data file, nothing when the executor wrote none.
+    pub(crate) fn open_data(path: PathBuf, look: Look) -> Result<Option<Arc<Source>>, BlockError> {
+        match Source::open(path, look) {
             Ok(data) => Ok(Some(Arc::new(data))),
             Err(BlockError::Missing(path)) => {
                 tracing::debug!(path = %path.display(), "map output without data");
@@ -120,28 +157,29 @@ impl MapOutput {
         }
     }
 
-    /// Reads the index from disk, which may be another than the data's. One that is longer than `max_kept_bytes`
-    /// stays there.
+    /// Reads the index, which may lie on another disk than the data. One that is longer than `max_kept_bytes` stays
+    /// there.
     pub(crate) fn open(
         index: PathBuf,
         data: Option<Arc<Source>>,
         max_kept_bytes: u64,
+        look: Look,
     ) -> Result<MapOutput, BlockError> {
-        let index = Source::open(index)?;
+        let index = Source::open(index, look)?;
         let data_bytes = data.as_ref().map_or(0, |d| d.bytes());
         let bad = |reason: String| BlockError::BadIndex { path: index.path().to_owned(), reason };
         if index.bytes() % OFFSET_BYTES != 0 || index.bytes() < 2 * OFFSET_BYTES {
             return Err(bad(format!("{} bytes are no list of offsets", index.bytes())));
         }
         if index.bytes() > max_kept_bytes {
-            return Ok(MapOutput { index: Index::OnDisk { file: index }, data });
+            return Ok(MapOutput { index: Index::OnDisk { file: index }, data, seen: AtomicU64::new(0) });
         }
         let mut raw = vec![0; index.bytes() as usize];
         index
-            .read_exact(&mut raw, 0)
+            .read(&mut raw, 0, look)
             .map_err(|source| BlockError::Disk { path: index.path().to_owned(), source })?;
         let offsets = parse_offsets(&raw, data_bytes).map_err(bad)?;
-        Ok(MapOutput { index: Index::Kept(offsets), data })
+        Ok(MapOutput { index: Index::Kept(offsets), data, seen: AtomicU64::new(0) })
     }
 
     /// Memory that the cache accounts for.
@@ -157,12 +195,24 @@ impl MapOutput {
         matches!(self.index, Index::OnDisk { .. })
     }
 
+    pub(crate) fn data(&self) -> Option<&Source> {
+        self.data.as_deref()
+    }
+
     pub(crate) fn data_path(&self) -> Option<&Path> {
-        self.data.as_ref().map(|data| data.path())
+        self.data().map(Source::path)
     }
 
     pub(crate) fn is_stale(&self) -> bool {
         self.data.as_ref().is_some_and(|data| data.is_unlinked())
+    }
+
+    pub(super) fn seen(&self) -> Moment {
+        Moment(self.seen.load(Relaxed))
+    }
+
+    pub(super) fn see(&self, now: Moment) {
+        self.seen.fetch_max(now.0, Relaxed);
     }
 
     /// The partitions from `start` up to, not including, `end`.
@@ -228,7 +278,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("file");
         std::fs::write(file.path(), vec![1; 1 << 20]).expect("written");
         file.as_file().sync_all().expect("synced");
-        let source = Source::open(file.path().canonicalize().expect("exists")).expect("opens");
+        let source = Source::open(file.path().canonicalize().expect("exists"), Look::Disk).expect("opens");
         rustix::fs::fadvise(&source, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
         source.read_in(500_000, 300_000).expect("read");
         let mut part = vec![0; 300_000];
@@ -246,8 +296,8 @@ mod tests {
         let offsets = [0u64, 5, 3, 10].map(u64::to_be_bytes).concat();
         std::fs::write(&index, offsets).expect("written");
         let open = |max_kept_bytes| {
-            let data = MapOutput::open_data(data.clone())?;
-            MapOutput::open(index.clone(), data, max_kept_bytes)
+            let data = MapOutput::open_data(data.clone(), Look::Disk)?;
+            MapOutput::open(index.clone(), data, max_kept_bytes, Look::Disk)
         };
         let path_of = |error| match error {
             BlockError::BadIndex { path, .. } => path,

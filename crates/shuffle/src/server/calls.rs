@@ -73,11 +73,11 @@ pub(super) async fn answer(connection: &mut Connection, body: Bytes) -> Result<B
 
 fn open(connection: &mut Connection, app: &str, executor: &str, wanted: Wanted) -> Result<Bytes, CallError> {
     let (app, executor) = connection.service.find(app, executor)?;
-    let chunks = wanted.chunks();
+    let (asked, chunks) = (connection.service.asked(), wanted.chunks());
     if chunks == 0 {
         return Err(CallError::BadCall("no blocks".to_owned()));
     }
     let chunks = i32::try_from(chunks).map_err(|_| CallError::OverLimit("too many blocks".to_owned()))?;
-    let stream = connection.streams.open(Stream::new(app, executor, wanted))?;
+    let stream = connection.streams.open(Stream::new(app, executor, asked, wanted))?;
     Ok(Rpc::StreamHandle { stream, chunks }.encode())
 }

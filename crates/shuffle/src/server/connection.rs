@@ -9,20 +9,19 @@ use bellows_transport::auth::{ServerAuth, Step};
 use bellows_transport::frame::{Decoded, FrameDecoder};
 use bellows_transport::message::{ChunkId, Message, put_chunk_header};
 use bellows_transport::rpc::Rpc;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
 use super::calls;
+use super::outgoing::Unread;
 use super::places::Place;
 use super::room::{OWN_BYTES, Room};
 use super::socket::Socket;
-use super::streams::{Chunk, StreamError, Streams, parse_stream_name};
-use super::wire::Wire;
+use super::streams::{Chunk, StreamError, Streams, Taken, parse_stream_name};
+use super::wire::{Unsent, Wire};
 use crate::blocks::{BlockError, Segment};
-use crate::disks::WaitError;
 use crate::metrics::ErrorKind;
-use crate::registry::Executor;
 use crate::service::{CallError, Service};
 use crate::told;
 
@@ -37,8 +36,19 @@ pub(super) enum Closed {
     MadeRoom,
     #[error("{0}")]
     Failed(#[from] io::Error),
+    #[error("{}: {}", .0.source.path().display(), .0.error)]
+    Unread(Unread),
     #[error("{1}")]
     Refused(ErrorKind, String),
+}
+
+impl From<Unsent> for Closed {
+    fn from(unsent: Unsent) -> Closed {
+        match unsent {
+            Unsent::Socket(error) => Closed::Failed(error),
+            Unsent::File(unread) => Closed::Unread(unread),
+        }
+    }
 }
 
 pub(super) struct Connection {
@@ -109,6 +119,7 @@ impl Connection {
                 tracing::warn!(%error, "connection closed");
             }
             Closed::Failed(error) => tracing::debug!(%error, "connection lost"),
+            Closed::Unread(Unread { source, error }) => self.service.disk_error(source.path(), &error),
             Closed::Refused(kind, reason) => {
                 self.service.metrics.error(kind);
                 tracing::warn!(reason = %told::to_log(reason), "connection closed");
@@ -175,11 +186,11 @@ impl Connection {
         };
         match auth.receive(body) {
             Ok(Step::Reply(body)) => {
-                Message::RpcResponse { request, body }.encode(&mut self.wire.out);
+                Message::RpcResponse { request, body }.encode(&mut self.wire.out.bytes);
                 Ok(())
             }
             Ok(Step::Established { reply, app, cipher }) => {
-                Message::RpcResponse { request, body: reply }.encode(&mut self.wire.out);
+                Message::RpcResponse { request, body: reply }.encode(&mut self.wire.out.bytes);
                 self.flush().await?;
                 if let Some(cipher) = cipher {
                     self.wire.encrypt(*cipher)?;
@@ -189,7 +200,7 @@ impl Connection {
                 Ok(())
             }
             Err(refused) => {
-                Message::RpcFailure { request, error: refused.to_string() }.encode(&mut self.wire.out);
+                Message::RpcFailure { request, error: refused.to_string() }.encode(&mut self.wire.out.bytes);
                 self.flush().await?;
                 Err(forbidden(format!("{refused:?}")))
             }
@@ -213,7 +224,7 @@ impl Connection {
                     }
                 };
                 self.service.metrics.latency.record(start.elapsed(), 1);
-                answer.encode(&mut self.wire.out);
+                answer.encode(&mut self.wire.out.bytes);
             }
             Message::OneWay { body } => {
                 if let Err(error) = calls::answer(self, body).await {
@@ -237,7 +248,7 @@ impl Connection {
     }
 
     async fn flush(&mut self) -> Result<(), Closed> {
-        self.wire.flush(false).await?;
+        self.wire.flush().await?;
         if let Some((start, requests)) = self.batch.take() {
             self.service.metrics.latency.record(start.elapsed(), requests);
         }
@@ -249,20 +260,11 @@ impl Connection {
         let _in_flight = service.metrics.chunks_in_flight.enter();
         let (start, requests) = self.batch.unwrap_or_else(|| (Instant::now(), 0));
         self.batch = Some((start, requests + 1));
-        let fail = |error: String| Message::ChunkFetchFailure { id, error };
-        match self.take_chunk(id).await? {
-            Err(error) => fail(error).encode(&mut self.wire.out),
-            Ok(None) => put_chunk_header(&mut self.wire.out, id, 0),
-            Ok(Some(segment)) => {
-                let before = self.wire.out.len();
-                put_chunk_header(&mut self.wire.out, id, segment.bytes);
-                if let Err(error) = self.send_body(&segment).await? {
-                    self.wire.out.truncate(before);
-                    fail(error).encode(&mut self.wire.out);
-                }
-            }
+        let header = |bytes, out: &mut BytesMut| put_chunk_header(out, id, bytes);
+        if let Err(error) = self.put_chunk(id, header).await? {
+            Message::ChunkFetchFailure { id, error }.encode(&mut self.wire.out.bytes);
         }
-        Ok(())
+        if self.wire.wants_flush() { self.flush().await } else { Ok(()) }
     }
 
     async fn send_stream(&mut self, stream: String) -> Result<(), Closed> {
@@ -271,50 +273,28 @@ impl Connection {
         let start = Instant::now();
         let Some(id) = parse_stream_name(&stream) else {
             let error = told::to_peer(format_args!("Stream '{stream}' was not found."));
-            Message::StreamFailure { stream, error }.encode(&mut self.wire.out);
+            Message::StreamFailure { stream, error }.encode(&mut self.wire.out.bytes);
             return Ok(());
         };
-        match self.take_chunk(id).await? {
-            Err(error) => Message::StreamFailure { stream, error }.encode(&mut self.wire.out),
-            Ok(None) => Message::StreamResponse { stream, body_bytes: 0 }.encode(&mut self.wire.out),
-            Ok(Some(segment)) => {
-                let before = self.wire.out.len();
-                let answer = Message::StreamResponse { stream: stream.clone(), body_bytes: segment.bytes };
-                answer.encode(&mut self.wire.out);
-                if let Err(error) = self.send_body(&segment).await? {
-                    self.wire.out.truncate(before);
-                    Message::StreamFailure { stream, error }.encode(&mut self.wire.out);
-                }
-            }
+        let header = |body_bytes, out: &mut BytesMut| {
+            Message::StreamResponse { stream: stream.clone(), body_bytes }.encode(out);
+        };
+        if let Err(error) = self.put_chunk(id, header).await? {
+            Message::StreamFailure { stream, error }.encode(&mut self.wire.out.bytes);
         }
         self.flush().await?;
         service.metrics.latency.record(start.elapsed(), 1);
         Ok(())
     }
 
-    /// The inner error is for the client, and nothing was written; the outer ends the connection.
-    async fn send_body(&mut self, segment: &Segment) -> Result<Result<(), String>, Closed> {
-        if !self.wire.copies(segment) {
-            // Boxed: most of a connection's life is not spent here.
-            let sent = Box::pin(self.wire.send_segment(segment)).await;
-            if let Err(error) = &sent
-                && is_of_a_disk(error)
-            {
-                self.service.disk_error(segment.source.path(), error);
-            }
-            sent?;
-            self.flush().await?;
-            return Ok(Ok(()));
-        }
-        let copied = self.wire.copy_segment(segment).await;
-        let failed =
-            copied.map_err(|source| BlockError::Disk { path: segment.source.path().to_owned(), source });
-        self.for_client(failed.map_err(CallError::from))
-    }
-
-    /// Where the next chunk of a stream lies; nothing for an empty block of an output without data.
-    async fn take_chunk(&mut self, id: ChunkId) -> Result<Result<Option<Segment>, String>, Closed> {
-        let (app, executor, chunk) = match self.streams.take(id) {
+    /// Has the next chunk of a stream wait for a flush, behind its header. The inner error is for the client, and
+    /// nothing waits then; the outer ends the connection.
+    async fn put_chunk(
+        &mut self,
+        id: ChunkId,
+        header: impl FnOnce(u64, &mut BytesMut),
+    ) -> Result<Result<(), String>, Closed> {
+        let taken = match self.streams.take(id) {
             Ok(taken) => taken,
             // Spark's service answers "Requested chunk not available since streamId ... is closed", which is final
             // for its client. On purpose not so here: on a new connection the client opens the stream anew.
@@ -327,59 +307,66 @@ impl Connection {
                 return Ok(Err(format!("java.lang.IllegalStateException: {reason}")));
             }
         };
-        let found = self.locate(&executor, chunk).await;
-        if let Ok(segment) = &found {
-            let bytes = segment.as_ref().map_or(0, |s| s.bytes);
-            self.service.served(&app, &executor, chunk.blocks(), bytes);
+        let segment = match self.locate(&taken).await {
+            Ok(segment) => segment,
+            Err(error) => return self.for_client(error).map(Err),
+        };
+        let before = self.wire.out.bytes.len();
+        let bytes = segment.as_ref().map_or(0, |segment| segment.bytes);
+        header(bytes, &mut self.wire.out.bytes);
+        match segment {
+            None => {}
+            Some(segment) if !self.wire.copies(&segment) => self.wire.out.push(segment),
+            Some(segment) => {
+                if let Err(source) = self.wire.copy_segment(&segment).await {
+                    self.wire.out.bytes.truncate(before);
+                    let path = segment.source.path().to_owned();
+                    return self.for_client(BlockError::Disk { path, source }.into()).map(Err);
+                }
+            }
         }
-        self.for_client(found)
+        self.service.served(&taken.app, &taken.executor, taken.chunk.blocks(), bytes);
+        Ok(Ok(()))
     }
 
-    async fn locate(&self, executor: &Arc<Executor>, chunk: Chunk) -> Result<Option<Segment>, CallError> {
-        match chunk {
+    /// Where the chunk lies; nothing for an empty block of an output without data.
+    async fn locate(&self, taken: &Taken) -> Result<Option<Segment>, CallError> {
+        let (service, executor) = (&self.service, &taken.executor);
+        match taken.chunk {
             Chunk::Shuffle { shuffle, map, start, end } => {
-                match self.service.output_at_hand(executor, shuffle, map) {
+                match service.output_at_hand(executor, (shuffle, map), taken.asked) {
                     Some(output) => Ok(output.partitions(start, end)?),
+                    // Boxed: what is rare must not make every connection's task larger.
                     None => {
-                        let load = self.service.load_partitions(executor, (shuffle, map), (start, end));
+                        let load =
+                            service.load_partitions(executor, (shuffle, map), (start, end), taken.asked);
                         Box::pin(load).await
                     }
                 }
             }
-            Chunk::Rdd { rdd, split } => Box::pin(self.service.load_rdd_block(executor, rdd, split)).await,
+            Chunk::Rdd { rdd, split } => {
+                Box::pin(service.load_rdd_block(executor, rdd, split)).await.map(Some)
+            }
         }
     }
 
-    /// Errors that may pass close the connection: Spark retries those, and takes any it is told for final.
-    fn for_client<T>(&self, result: Result<T, CallError>) -> Result<Result<T, String>, Closed> {
-        let error = match result {
-            Ok(value) => return Ok(Ok(value)),
-            Err(error) => error,
-        };
+    /// What the client is told. Errors that may pass close the connection: Spark retries those, and takes any it is
+    /// told for final.
+    fn for_client(&self, error: CallError) -> Result<String, Closed> {
         if let CallError::Block(BlockError::Disk { source, .. }) = &error
             && let Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) = Errno::from_io_error(source)
         {
             return Err(Closed::Refused(ErrorKind::Limit, error.to_string()));
         }
         self.service.note(&error);
-        Ok(Err(told::to_peer(error)))
+        Ok(told::to_peer(error))
     }
 
     fn refuse(&mut self, request: i64, reason: &str) {
         let error = CallError::Unsupported(reason.to_owned());
         self.service.note(&error);
-        Message::RpcFailure { request, error: error.to_string() }.encode(&mut self.wire.out);
+        Message::RpcFailure { request, error: error.to_string() }.encode(&mut self.wire.out.bytes);
     }
-}
-
-/// While a file goes to a socket, what fails may be either of them.
-fn is_of_a_disk(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::UnexpectedEof
-        || error.get_ref().is_some_and(|inner| inner.is::<WaitError>())
-        || matches!(
-            Errno::from_io_error(error),
-            Some(Errno::IO | Errno::UCLEAN | Errno::STALE | Errno::NODEV)
-        )
 }
 
 /// An answer that says only that it worked.

@@ -3,6 +3,7 @@
 
 mod calls;
 mod connection;
+mod outgoing;
 mod places;
 mod room;
 mod socket;

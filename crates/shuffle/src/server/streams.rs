@@ -8,7 +8,7 @@ use bellows_transport::message::ChunkId;
 use bellows_transport::rpc::FetchShuffleBlocks;
 
 use super::room::Room;
-use crate::blocks::BlockName;
+use crate::blocks::{BlockName, Moment};
 use crate::registry::{App, Executor};
 use crate::service::{CallError, parse_block};
 
@@ -109,6 +109,7 @@ impl Wanted {
 pub(super) struct Stream {
     pub(super) app: Arc<App>,
     pub(super) executor: Arc<Executor>,
+    asked: Moment,
     wanted: Wanted,
     next: usize,
     /// The map that the next chunk is of.
@@ -116,8 +117,8 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(app: Arc<App>, executor: Arc<Executor>, wanted: Wanted) -> Stream {
-        Stream { app, executor, wanted, next: 0, map: 0 }
+    pub(super) fn new(app: Arc<App>, executor: Arc<Executor>, asked: Moment, wanted: Wanted) -> Stream {
+        Stream { app, executor, asked, wanted, next: 0, map: 0 }
     }
 
     /// Its memory.
@@ -148,6 +149,16 @@ impl Stream {
         self.next += 1;
         Some(chunk)
     }
+}
+
+/// What is to be sent next.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) app: Arc<App>,
+    pub(super) executor: Arc<Executor>,
+    /// When its stream was opened.
+    pub(super) asked: Moment,
+    pub(super) chunk: Chunk,
 }
 
 /// Why a chunk is not sent.
@@ -193,7 +204,7 @@ impl Streams {
     }
 
     /// Chunks are taken in their order, each once.
-    pub(super) fn take(&mut self, id: ChunkId) -> Result<(Arc<App>, Arc<Executor>, Chunk), StreamError> {
+    pub(super) fn take(&mut self, id: ChunkId) -> Result<Taken, StreamError> {
         let stream = self.open.get_mut(&id.stream).ok_or(StreamError::Unknown)?;
         if usize::try_from(id.chunk) != Ok(stream.next) {
             let expected = stream.next;
@@ -203,13 +214,13 @@ impl Streams {
             )));
         }
         let chunk = stream.take_next().ok_or(StreamError::Unknown)?;
-        let (app, executor) = (stream.app.clone(), stream.executor.clone());
+        let (app, executor, asked) = (stream.app.clone(), stream.executor.clone(), stream.asked);
         if stream.next == stream.wanted.chunks() {
             self.bytes -= stream.bytes();
             self.room.shrink_to(self.bytes);
             self.open.remove(&id.stream);
         }
-        Ok((app, executor, chunk))
+        Ok(Taken { app, executor, asked, chunk })
     }
 }
 
@@ -222,7 +233,7 @@ pub(super) fn parse_stream_name(name: &str) -> Option<ChunkId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blocks::LocalDirs;
+    use crate::blocks::{BlockFiles, LocalDirs};
     use crate::registry::Registry;
     use tokio::sync::Semaphore;
 
@@ -232,7 +243,7 @@ mod tests {
         registry.insert("a", "1", dirs).expect("free");
         let app = registry.app("a").expect("known");
         let executor = app.executor("1").expect("known");
-        Stream::new(app, executor, wanted)
+        Stream::new(app, executor, BlockFiles::new(0, 0).now(), wanted)
     }
 
     fn read_all(wanted: Wanted) -> Vec<Chunk> {
@@ -242,7 +253,7 @@ mod tests {
         let stream = streams.open(stream(wanted)).expect("room");
         let chunks = (0..count).map(|chunk| {
             let id = ChunkId { stream, chunk: chunk as i32 };
-            streams.take(id).expect("in order").2
+            streams.take(id).expect("in order").chunk
         });
         let chunks = chunks.collect();
         let after = streams.take(ChunkId { stream, chunk: count as i32 }).map(|_| ());
@@ -293,7 +304,10 @@ mod tests {
             assert!(matches!(refused, Err(StreamError::OutOfOrder(_))), "{refused:?}");
         }
         assert_eq!(streams.take(ChunkId { stream: id + 1, chunk: 0 }).map(|_| ()), Err(StreamError::Unknown));
-        assert_eq!(streams.take(ChunkId { stream: id, chunk: 0 }).map(|(_, _, c)| c), Ok(block(10, 1, 2)));
+        assert_eq!(
+            streams.take(ChunkId { stream: id, chunk: 0 }).map(|taken| taken.chunk),
+            Ok(block(10, 1, 2))
+        );
     }
 
     fn of_bytes(bytes: usize) -> Stream {

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use bellows_transport::auth::SessionCipher;
 use bytes::BytesMut;
+use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
+use super::outgoing::{Outgoing, Unread};
 use super::socket::{Patience, Socket, send_file};
 use crate::blocks::{Segment, Source};
 use crate::disks::Disks;
@@ -28,13 +30,11 @@ const READ_AHEAD_BYTES: u64 = 128 << 10;
 const BURST_BYTES: u64 = 512 << 10;
 /// The same while too much waits to be taken by others.
 const CROWDED_BURST_BYTES: u64 = 32 << 10;
-/// An idle connection keeps no more than this.
-const KEPT_BYTES: usize = 16 << 10;
 
 pub(super) struct Wire {
     socket: Socket,
     pub(super) input: BytesMut,
-    pub(super) out: BytesMut,
+    pub(super) out: Outgoing,
     cipher: Option<Box<Encrypted>>,
     disks: Arc<Disks>,
     /// Room for what was copied and waits to be taken, in KiB, of all connections together.
@@ -49,8 +49,25 @@ struct Encrypted {
     cipher: SessionCipher,
     /// Read and not yet decrypted.
     input: BytesMut,
-    /// Encrypted and not yet taken.
-    out: BytesMut,
+}
+
+/// Why not all was sent; the connection cannot be used further.
+#[derive(Debug)]
+pub(super) enum Unsent {
+    Socket(io::Error),
+    File(Unread),
+}
+
+impl From<io::Error> for Unsent {
+    fn from(error: io::Error) -> Unsent {
+        Unsent::Socket(error)
+    }
+}
+
+impl From<Unread> for Unsent {
+    fn from(unread: Unread) -> Unsent {
+        Unsent::File(unread)
+    }
 }
 
 impl Encrypted {
@@ -67,21 +84,23 @@ impl Wire {
         queue: Arc<Semaphore>,
         stalled_after: Duration,
     ) -> Wire {
-        let (input, out, patience) = (BytesMut::new(), BytesMut::new(), Patience::new(stalled_after));
+        let (input, out, patience) = (BytesMut::new(), Outgoing::default(), Patience::new(stalled_after));
         Wire { socket, input, out, cipher: None, disks, queue, stalled_after, patience }
     }
 
     /// From here on, both ways; what waits for a flush must have left.
     pub(super) fn encrypt(&mut self, cipher: SessionCipher) -> io::Result<()> {
         // What the peer sent behind its last plain message is encrypted already.
-        let mut encrypted = Encrypted { cipher, input: self.input.split(), out: BytesMut::new() };
+        let mut encrypted = Encrypted { cipher, input: self.input.split() };
         let opened = encrypted.open(&mut self.input);
         self.cipher = Some(Box::new(encrypted));
         opened
     }
 
+    /// Whether what waits has nothing to gain from waiting for more.
     pub(super) fn wants_flush(&self) -> bool {
-        self.out.len() >= FLUSH_AT_BYTES
+        let sends_file = self.is_plain() && self.out.has_parts();
+        sends_file || self.out.bytes.len() >= FLUSH_AT_BYTES || self.out.len() >= BURST_BYTES
     }
 
     /// The next message has all the time again.
@@ -112,161 +131,145 @@ impl Wire {
         Ok(read > 0)
     }
 
-    /// Hands everything to the socket. `more` says that a file part follows at once.
-    pub(super) async fn flush(&mut self, more: bool) -> io::Result<()> {
+    /// Hands everything to the socket.
+    pub(super) async fn flush(&mut self) -> Result<(), Unsent> {
         if self.out.is_empty() {
             return Ok(());
         }
-        match &mut self.cipher {
-            None => self.socket.write_all(&self.out, more, self.stalled_after).await?,
-            Some(encrypted) => {
-                encrypted.cipher.encryptor.seal(&self.out, &mut encrypted.out);
-                self.socket.write_all(&encrypted.out, more, self.stalled_after).await?;
-                empty(&mut encrypted.out);
-            }
+        // Boxed: most of a connection's life is not spent here.
+        if !self.is_plain() {
+            Box::pin(self.send_copied()).await?;
+        } else if self.out.has_parts() {
+            Box::pin(self.send_files()).await?;
+        } else {
+            self.socket.write_all(&self.out.bytes, false, self.stalled_after).await?;
+            self.out.bytes.clear();
         }
-        empty(&mut self.out);
+        self.out.shrink();
         Ok(())
+    }
+
+    /// Whether files go to the socket without being copied.
+    fn is_plain(&self) -> bool {
+        matches!((&self.socket, &self.cipher), (Socket::Plain(_), None))
     }
 
     /// Appends a small part of a file. On an error nothing was appended.
     pub(super) async fn copy_segment(&mut self, segment: &Segment) -> io::Result<()> {
-        let start = self.out.len();
+        let out = &mut self.out.bytes;
+        let start = out.len();
         let bytes = segment.bytes as usize;
-        self.out.resize(start + bytes, 0);
-        let resident = segment.source.read_resident(&mut self.out[start..], segment.offset);
+        out.resize(start + bytes, 0);
+        let resident = segment.source.read_resident(&mut out[start..], segment.offset);
         let read = match resident {
             Ok(got) if got == bytes => return Ok(()),
             Ok(got) => {
                 let rest =
                     read_cold(&self.disks, &segment.source, segment.offset + got as u64, bytes - got).await;
-                rest.map(|rest| self.out[start + got..].copy_from_slice(&rest))
+                rest.map(|rest| out[start + got..].copy_from_slice(&rest))
             }
             Err(error) => Err(error),
         };
         if read.is_err() {
-            self.out.truncate(start);
+            out.truncate(start);
         }
         read
     }
 
-    /// Whether the part is to be copied rather than sent.
+    /// Whether the part is to be copied rather than sent from its file.
     pub(super) fn copies(&self, segment: &Segment) -> bool {
         segment.bytes <= MAX_COPIED_BYTES
     }
 
-    /// Sends what waits, then the part of the file. After an error the connection cannot be used further.
-    pub(super) async fn send_segment(&mut self, segment: &Segment) -> io::Result<()> {
-        let plain = matches!((&self.socket, &self.cipher), (Socket::Plain(_), None));
-        if plain {
-            self.flush(true).await?;
-        }
-        let (mut at, end) = (segment.offset, segment.offset + segment.bytes);
-        while at < end {
-            let window = WINDOW_BYTES.min(end - at);
-            make_resident(&self.disks, &segment.source, at, window).await?;
-            match &mut self.socket {
-                Socket::Plain(tcp) if plain => {
-                    send_file(tcp, &segment.source, at, window, self.stalled_after).await?;
-                }
-                socket => {
-                    let target = (socket, self.cipher.as_deref_mut(), &mut self.out);
-                    let bounds = (&*self.queue, self.stalled_after);
-                    send_copied(target, &segment.source, at, window, bounds).await?;
-                }
+    /// From the page cache to the socket.
+    async fn send_files(&mut self) -> Result<(), Unsent> {
+        loop {
+            let more = self.out.has_parts();
+            self.socket.write_all(self.out.head(), more, self.stalled_after).await?;
+            let Some(Segment { source, offset, bytes }) = self.out.take_part() else { return Ok(()) };
+            let Socket::Plain(tcp) = &self.socket else { unreachable!("invariant: the socket is plain") };
+            let (mut at, end) = (offset, offset + bytes);
+            while at < end {
+                let window = WINDOW_BYTES.min(end - at);
+                make_resident(&self.disks, &source, at, window).await?;
+                let sent = send_file(tcp, &source, at, window, self.stalled_after).await;
+                sent.map_err(|error| {
+                    if is_of_a_disk(&error) {
+                        Unsent::File(Unread { source: source.clone(), error })
+                    } else {
+                        Unsent::Socket(error)
+                    }
+                })?;
+                at += window;
             }
-            at += window;
         }
-        empty(&mut self.out);
+    }
+
+    /// By way of memory: encrypted here, by TLS, or both. All connections of a thread share the place where that is
+    /// done; what the socket does not take at once is all that a connection has of its own.
+    async fn send_copied(&mut self) -> Result<(), Unsent> {
+        let mut untaken = BytesMut::new();
+        while !self.out.is_empty() {
+            let waits = self.out.len();
+            let room = self.queue.try_acquire_many(BURST_BYTES.min(waits).div_ceil(1024) as u32);
+            let burst = if room.is_ok() { BURST_BYTES } else { CROWDED_BURST_BYTES }.min(waits);
+            for (source, at, bytes) in self.out.files_within(burst) {
+                make_resident(&self.disks, source, at, bytes).await?;
+            }
+            let more = burst < waits;
+            BURST.with_borrow_mut(|place| {
+                let ready = seal(self.cipher.as_deref_mut(), place, &mut self.out, burst as usize)?;
+                let sent = self.socket.try_write(ready, more)?;
+                untaken.extend_from_slice(&ready[sent..]);
+                Ok::<_, Unsent>(())
+            })?;
+            self.socket.write_all(&untaken, more, self.stalled_after).await?;
+            untaken.clear();
+        }
         Ok(())
     }
-}
-
-/// What waits in `out` and a part of a file behind it, by way of memory: encrypted here, by TLS, or both. All
-/// connections of a thread share the place where that is done; in `out` stays only what the socket does not take at
-/// once.
-async fn send_copied(
-    (socket, mut cipher, out): (&mut Socket, Option<&mut Encrypted>, &mut BytesMut),
-    source: &Source,
-    mut at: u64,
-    bytes: u64,
-    (queue, stalled_after): (&Semaphore, Duration),
-) -> io::Result<()> {
-    let end = at + bytes;
-    while at < end {
-        let room = queue.try_acquire_many((BURST_BYTES / 1024) as u32);
-        let burst = if room.is_ok() { BURST_BYTES } else { CROWDED_BURST_BYTES }.min(end - at);
-        BURST.with_borrow_mut(|place| {
-            let ready = gather(cipher.as_deref_mut(), place, out, source, (at, burst as usize))?;
-            let sent = socket.try_write(ready, at + burst < end)?;
-            out.clear();
-            out.extend_from_slice(&ready[sent..]);
-            io::Result::Ok(())
-        })?;
-        at += burst;
-        socket.write_all(out, at < end, stalled_after).await?;
-        out.clear();
-    }
-    Ok(())
 }
 
 thread_local! {
     static BURST: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// `head` and the part of the file, as they are to be sent.
-fn gather<'a>(
+/// The next `bytes` as they are to be sent, taken off `out`.
+fn seal<'a>(
     cipher: Option<&mut Encrypted>,
     place: &'a mut Vec<u8>,
-    mut head: &[u8],
-    source: &Source,
-    (mut at, bytes): (u64, usize),
-) -> io::Result<&'a [u8]> {
-    let plain_bytes = head.len() + bytes;
-    let ready_bytes = match &cipher {
-        Some(encrypted) => encrypted.cipher.encryptor.sealed_bytes(plain_bytes),
-        None => plain_bytes,
+    out: &mut Outgoing,
+    bytes: usize,
+) -> Result<&'a [u8], Unread> {
+    let sealed_bytes = match &cipher {
+        Some(encrypted) => encrypted.cipher.encryptor.sealed_bytes(bytes),
+        None => bytes,
     };
-    if place.len() < ready_bytes {
-        place.resize(ready_bytes, 0);
+    if place.len() < sealed_bytes {
+        place.resize(sealed_bytes, 0);
     }
-    let ready = &mut place[..ready_bytes];
-    let mut fill = |part: &mut [u8]| {
-        let (of_head, of_file) = part.split_at_mut(head.len().min(part.len()));
-        of_head.copy_from_slice(&head[..of_head.len()]);
-        head = &head[of_head.len()..];
-        source.read_exact(of_file, at)?;
-        at += of_file.len() as u64;
-        Ok(())
-    };
+    let sealed = &mut place[..sealed_bytes];
     match cipher {
-        Some(encrypted) => encrypted.cipher.encryptor.seal_with(plain_bytes, ready, fill)?,
-        None => fill(ready)?,
+        Some(encrypted) => encrypted.cipher.encryptor.seal_with(bytes, sealed, |part| out.read(part))?,
+        None => out.read(sealed)?,
     }
-    Ok(ready)
-}
-
-/// Empties a buffer, and gives back what an idle connection should not keep.
-fn empty(buffer: &mut BytesMut) {
-    buffer.clear();
-    if buffer.capacity() > KEPT_BYTES {
-        *buffer = BytesMut::new();
-    }
+    Ok(sealed)
 }
 
 /// Waits, on another thread, until the window can be sent without waiting for a disk.
-async fn make_resident(disks: &Disks, source: &Arc<Source>, at: u64, window: u64) -> io::Result<()> {
+async fn make_resident(disks: &Disks, source: &Arc<Source>, at: u64, window: u64) -> Result<(), Unread> {
+    let unread = |error| Unread { source: source.clone(), error };
     let mut byte = [0];
     // The kernel reads ahead, never back: where a window's end is there, so is what lies before it, nearly always;
     // in a window longer than what is read ahead at a time only if its start is there too.
-    if source.read_resident(&mut byte, at + window - 1)? == 1
-        && (window <= READ_AHEAD_BYTES || source.read_resident(&mut byte, at)? == 1)
+    if source.read_resident(&mut byte, at + window - 1).map_err(unread)? == 1
+        && (window <= READ_AHEAD_BYTES || source.read_resident(&mut byte, at).map_err(unread)? == 1)
     {
         return Ok(());
     }
     let reads = source.clone();
     let read = disks.wait(source.path(), move || reads.read_in(at, window));
-    Box::pin(read).await.map_err(io::Error::other)?
+    Box::pin(read).await.map_err(io::Error::other).and_then(|read| read).map_err(unread)
 }
 
 async fn read_cold(disks: &Disks, source: &Arc<Source>, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
@@ -276,6 +279,15 @@ async fn read_cold(disks: &Disks, source: &Arc<Source>, offset: u64, bytes: usiz
         reads.read_exact(&mut buffer, offset).map(|()| buffer)
     });
     Box::pin(read).await.map_err(io::Error::other)?
+}
+
+/// While a file goes to a socket, what fails may be either of them.
+fn is_of_a_disk(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
+        || matches!(
+            Errno::from_io_error(error),
+            Some(Errno::IO | Errno::UCLEAN | Errno::STALE | Errno::NODEV)
+        )
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! 8 bytes of length that count themselves, Tink's header (its own length, a salt, a nonce prefix), then segments of
 //! 32 KiB with a tag each. Every message has a key of its own, derived from the salt and the length.
 
-use std::io;
+use std::convert::Infallible;
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use bytes::{Buf, BufMut, BytesMut};
@@ -43,11 +43,11 @@ impl GcmKey {
     }
 
     /// Makes `out` one message, whose plain bytes `fill` writes segment by segment.
-    pub(super) fn seal(
+    pub(super) fn seal<E>(
         &self,
         out: &mut [u8],
-        mut fill: impl FnMut(&mut [u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
+        mut fill: impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.seal_segments(out, |plain, tag, key, nonce| {
             fill(plain)?;
             let sealed = key.seal_in_place_separate_tag(nonce, Aad::empty(), plain);
@@ -65,15 +65,15 @@ impl GcmKey {
                 .expect("AES-GCM takes a segment");
             Ok(())
         });
-        sealed.expect("memory does not fail");
+        sealed.unwrap_or_else(|never: Infallible| match never {});
     }
 
     /// Writes all but the segments; `seal` makes each of them: where its bytes go, where its tag goes.
-    fn seal_segments(
+    fn seal_segments<E>(
         &self,
         out: &mut [u8],
-        mut seal: impl FnMut(&mut [u8], &mut [u8], &LessSafeKey, Nonce) -> io::Result<()>,
-    ) -> io::Result<()> {
+        mut seal: impl FnMut(&mut [u8], &mut [u8], &LessSafeKey, Nonce) -> Result<(), E>,
+    ) -> Result<(), E> {
         let length = (out.len() as u64).to_be_bytes();
         let salt: [u8; 32] = random();
         let salt = &salt[..self.0.len()];

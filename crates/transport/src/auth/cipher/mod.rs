@@ -5,8 +5,8 @@ mod detect;
 mod gcm;
 mod sasl;
 
+use std::convert::Infallible;
 use std::fmt;
-use std::io;
 
 use bytes::BytesMut;
 
@@ -139,7 +139,7 @@ impl Encryptor {
                     all.copy_from_slice(plain);
                     Ok(())
                 });
-                filled.expect("memory does not fail");
+                filled.unwrap_or_else(|never: Infallible| match never {});
             }
             Sealer::Ctr(_) | Sealer::Undecided => unreachable!("handled above"),
         }
@@ -147,12 +147,12 @@ impl Encryptor {
 
     /// Makes `out` what `bytes` plain bytes become, [`Encryptor::sealed_bytes`] of them; `fill` writes the plain
     /// bytes, part by part and in order, where they are then encrypted. If it fails, the connection is lost.
-    pub fn seal_with(
+    pub fn seal_with<E>(
         &mut self,
         bytes: usize,
         out: &mut [u8],
-        mut fill: impl FnMut(&mut [u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
+        mut fill: impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         debug_assert_eq!(out.len(), self.sealed_bytes(bytes));
         match &mut self.0 {
             Sealer::Ctr(ctr) => out.chunks_mut(PART_BYTES).try_for_each(|part| {

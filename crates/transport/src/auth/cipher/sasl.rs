@@ -1,8 +1,6 @@
 //! DIGEST-MD5's privacy layer (RFC 2831, section 2.4, as the JDK does it) in Spark's blocks (`SaslEncryption.java`):
 //! 8 bytes of length that count themselves, then {plain bytes, padding, MAC} encrypted, a type and a sequence number.
 
-use std::io;
-
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use bytes::{Buf, BufMut, BytesMut};
 use des::TdesEde2;
@@ -81,12 +79,12 @@ impl SaslSealer {
     }
 
     /// Makes `out` the blocks of `bytes` plain bytes, which `fill` writes.
-    pub(super) fn seal(
+    pub(super) fn seal<E>(
         &mut self,
         bytes: usize,
         out: &mut [u8],
-        fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         // The plain bytes wait behind where the blocks grow, which never reach those not yet taken.
         let mut plain = out.len() - bytes;
         fill(&mut out[plain..])?;
