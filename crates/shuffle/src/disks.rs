@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinError;
@@ -51,6 +51,24 @@ struct Gate {
     root: Option<PathBuf>,
     reading: Arc<Semaphore>,
     tending: Arc<Semaphore>,
+}
+
+/// A start waits no longer for a disk: others have what is asked for.
+const START_WITHIN: Duration = Duration::from_secs(5);
+
+/// The roots without symbolic links, as far as their disks say so.
+pub(crate) async fn real_roots(roots: Vec<PathBuf>) -> Vec<PathBuf> {
+    let real = async |root: PathBuf| {
+        let told = root.clone();
+        let resolved = tokio::task::spawn_blocking(move || told.canonicalize());
+        match timeout(START_WITHIN, resolved).await {
+            Ok(Ok(Ok(real))) => return real,
+            Ok(Ok(Err(error))) => tracing::warn!(root = %root.display(), %error, "cannot look at a root"),
+            Ok(Err(_)) | Err(_) => tracing::error!(root = %root.display(), "the disk does not answer"),
+        }
+        root
+    };
+    join_all(roots.into_iter().map(real)).await
 }
 
 #[derive(Debug)]

@@ -55,8 +55,9 @@ pub struct Running {
 }
 
 /// Binds, reads the stored registrations back and serves until [`Running::stop`].
-pub async fn start(config: Config) -> Result<Running, Error> {
+pub async fn start(mut config: Config) -> Result<Running, Error> {
     raise_descriptor_limit();
+    config.allowed_roots = disks::real_roots(config.allowed_roots).await;
     let security = security::Security::load(&config)?;
     let listener = bind(config.listen).await?;
     let local_addr =

@@ -127,11 +127,11 @@ pub(crate) struct Service {
     pub(crate) disks: Arc<Disks>,
     /// Applications that were removed, and of their directories those that are not deleted yet, as the store has them.
     unfinished: Mutex<BTreeMap<String, BTreeSet<PathBuf>>>,
-    /// The allowed roots without symbolic links.
     roots: Arc<[PathBuf]>,
 }
 
 impl Service {
+    /// Of roots without symbolic links.
     pub(crate) fn new(
         config: Config,
         security: Security,
@@ -139,11 +139,7 @@ impl Service {
         (store, recovered): (Store, Recovered),
     ) -> Service {
         let files = Arc::new(BlockFiles::new(config.limits.index_cache_bytes, config.limits.open_files));
-        let roots: Vec<PathBuf> = config
-            .allowed_roots
-            .iter()
-            .map(|root| root.canonicalize().unwrap_or_else(|_| root.clone()))
-            .collect();
+        let roots: Arc<[PathBuf]> = config.allowed_roots.clone().into();
         let room_for = |bytes: usize| Arc::new(Semaphore::new((bytes / 1024).min(Semaphore::MAX_PERMITS)));
         let large_requests = room_for(config.limits.large_requests_bytes);
         let open_streams = room_for(config.limits.open_streams_bytes);
@@ -165,7 +161,7 @@ impl Service {
             unsent,
             disks,
             unfinished,
-            roots: roots.into(),
+            roots,
         }
     }
 
