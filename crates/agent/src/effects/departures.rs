@@ -3,11 +3,14 @@ use crate::shuffle::ShuffleDirs;
 use bellows_kernel::agent::Event;
 use bellows_model::{ExecutorId, FrameworkId};
 use bellows_shuffle::admin::Client;
+use futures::StreamExt;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 /// Departures that wait for the service. More are dropped: the files go at the latest when their framework ends.
 const QUEUE: usize = 4_096;
+/// Departures that are told at the same time.
+const AT_ONCE: usize = 64;
 const ATTEMPTS: u32 = 3;
 const DEPARTURE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Deleting terabytes takes its time.
@@ -75,22 +78,56 @@ impl Shuffle {
     }
 }
 
+/// Side by side: an executor's files on a disk that hangs hold up only a few of the others.
 async fn tell_departures(client: Client, mut queue: mpsc::Receiver<(FrameworkId, ExecutorId)>) {
-    while let Some((framework_id, executor_id)) = queue.recv().await {
-        for attempt in 1..=ATTEMPTS {
-            let call = client.executor_departed(framework_id.as_str(), executor_id.as_str());
-            match tokio::time::timeout(DEPARTURE_TIMEOUT, call).await {
-                Ok(Ok(_)) => break,
-                Ok(Err(error)) => {
-                    tracing::debug!(framework = %framework_id, executor = %executor_id, %error, attempt, "departure");
-                }
-                Err(_) => {
-                    tracing::debug!(framework = %framework_id, executor = %executor_id, attempt, "no answer")
-                }
+    let departures = futures::stream::poll_fn(|context| queue.poll_recv(context));
+    departures.for_each_concurrent(AT_ONCE, |(framework, executor)| tell(&client, framework, executor)).await;
+}
+
+async fn tell(client: &Client, framework_id: FrameworkId, executor_id: ExecutorId) {
+    for attempt in 1..=ATTEMPTS {
+        let call = client.executor_departed(framework_id.as_str(), executor_id.as_str());
+        match tokio::time::timeout(DEPARTURE_TIMEOUT, call).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => {
+                tracing::debug!(framework = %framework_id, executor = %executor_id, %error, attempt, "departure");
             }
-            if attempt < ATTEMPTS {
-                tokio::time::sleep(Duration::from_millis(100) * attempt).await;
+            Err(_) => {
+                tracing::debug!(framework = %framework_id, executor = %executor_id, attempt, "no answer");
             }
         }
+        if attempt < ATTEMPTS {
+            tokio::time::sleep(Duration::from_millis(100) * attempt).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use tokio::{io::AsyncReadExt as _, net::UnixListener};
+
+    #[tokio::test]
+    async fn one_that_is_not_answered_holds_up_no_other() {
+        let dir = tempfile::tempdir().expect("directory");
+        let socket = dir.path().join("admin.sock");
+        let service = UnixListener::bind(&socket).expect("a new name");
+        let (departures, queue) = mpsc::channel(2);
+        for executor in ["1", "2"] {
+            departures.try_send((FrameworkId::new("app"), ExecutorId::new(executor))).expect("room");
+        }
+        let telling = tokio::spawn(tell_departures(Client::new(&socket), queue));
+        let (mut told, mut unanswered) = (BTreeSet::new(), Vec::new());
+        for _ in 0..2 {
+            let (mut call, _) = service.accept().await.expect("a call");
+            let mut line = vec![0; "DELETE /v1/apps/app/executors/1".len()];
+            call.read_exact(&mut line).await.expect("a request");
+            told.insert(String::from_utf8(line).expect("text"));
+            unanswered.push(call);
+        }
+        let both = ["1", "2"].map(|executor| format!("DELETE /v1/apps/app/executors/{executor}"));
+        assert_eq!(told, both.into());
+        telling.abort();
     }
 }
