@@ -23,20 +23,26 @@ use crate::{data, peer};
 /// What is encrypted at a time. More or less costs more.
 const BURST_BYTES: u64 = 512 << 10;
 
-/// Each application's directory.
-type Dirs = Arc<Mutex<HashMap<String, PathBuf>>>;
+/// What all connections share.
+#[derive(Default)]
+struct Files {
+    /// Each application's directory.
+    dirs: HashMap<String, PathBuf>,
+    /// Never closed.
+    outputs: HashMap<(String, i64), Arc<Output>>,
+}
 
 /// `bare PORT [encrypted]`
 pub fn serve(args: &[String]) -> Result<()> {
     let port: u16 = args.first().context("bare PORT")?.parse()?;
     let encrypted = args.len() > 1;
     let listener = TcpListener::bind(("127.0.0.1", port))?;
-    let dirs = Dirs::default();
+    let files = Arc::<Mutex<Files>>::default();
     for socket in listener.incoming() {
-        let (socket, dirs) = (socket?, dirs.clone());
+        let (socket, files) = (socket?, files.clone());
         std::thread::Builder::new()
             .stack_size(256 << 10)
-            .spawn(move || Connection::new(socket, dirs).run(encrypted))?;
+            .spawn(move || Connection::new(socket, files).run(encrypted))?;
     }
     Ok(())
 }
@@ -46,8 +52,9 @@ struct Connection {
     cipher: Option<Box<SessionCipher>>,
     /// Where blocks are encrypted.
     burst: Vec<u8>,
-    dirs: Dirs,
-    outputs: HashMap<(String, i64), Output>,
+    files: Arc<Mutex<Files>>,
+    /// Of these, what this connection was asked for.
+    outputs: HashMap<(String, i64), Arc<Output>>,
     /// By stream. Never closed: a connection lives for one measurement.
     fetches: HashMap<i64, FetchShuffleBlocks>,
 }
@@ -58,9 +65,9 @@ struct Output {
 }
 
 impl Connection {
-    fn new(socket: TcpStream, dirs: Dirs) -> Connection {
+    fn new(socket: TcpStream, files: Arc<Mutex<Files>>) -> Connection {
         let (outputs, fetches) = (HashMap::new(), HashMap::new());
-        Connection { socket, cipher: None, burst: Vec::new(), dirs, outputs, fetches }
+        Connection { socket, cipher: None, burst: Vec::new(), files, outputs, fetches }
     }
 
     /// Ends when the peer closes.
@@ -98,7 +105,7 @@ impl Connection {
                 let body = match Rpc::decode(body)? {
                     Rpc::RegisterExecutor { app, info, .. } => {
                         let dir = info.local_dirs.first().context("a directory")?.into();
-                        self.dirs.lock().expect("nobody panics").insert(app, dir);
+                        self.files.lock().expect("nobody panics").dirs.insert(app, dir);
                         Bytes::new()
                     }
                     Rpc::FetchShuffleBlocks(fetch) => {
@@ -112,11 +119,11 @@ impl Connection {
             }
             Message::ChunkFetchRequest(id) => {
                 let fetch = self.fetches.get(&id.stream).context("chunk of no stream")?;
-                let key = (fetch.app.clone(), fetch.maps[0]);
+                let map = fetch.reduce_ends.partition_point(|&end| end <= id.chunk as u32);
+                let key = (fetch.app.clone(), fetch.maps[map]);
                 let reduce = fetch.reduces[id.chunk as usize] as u64;
                 if !self.outputs.contains_key(&key) {
-                    let dir = self.dirs.lock().expect("nobody panics").get(&key.0).cloned();
-                    let output = Output::open(&dir.context("not registered")?, key.1)?;
+                    let output = self.files.lock().expect("nobody panics").output(&key)?;
                     self.outputs.insert(key.clone(), output);
                 }
                 let output = &self.outputs[&key];
@@ -188,6 +195,17 @@ fn send_encrypted(
         send(socket, &place[..sealed_bytes], SendFlags::empty())?;
     }
     Ok(())
+}
+
+impl Files {
+    fn output(&mut self, key: &(String, i64)) -> Result<Arc<Output>> {
+        if let Some(output) = self.outputs.get(key) {
+            return Ok(output.clone());
+        }
+        let output = Arc::new(Output::open(self.dirs.get(&key.0).context("not registered")?, key.1)?);
+        self.outputs.insert(key.clone(), output.clone());
+        Ok(output)
+    }
 }
 
 impl Output {

@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::data::DataSet;
+use crate::data::{DataSet, PerFetch};
 use crate::peer::Peer;
 
 const READ_BYTES: usize = 256 << 10;
@@ -24,7 +24,7 @@ pub struct Order {
     /// The connection's number, and how many there are: each asks for other map outputs.
     pub number: usize,
     pub connections: usize,
-    pub per_fetch: usize,
+    pub per_fetch: PerFetch,
     pub until: Instant,
     /// Every map output once, instead of until the time is up.
     pub one_pass: bool,
@@ -147,24 +147,24 @@ impl Client {
             }
             self.fetch(&data, map, order.per_fetch).await?;
             latency_us.record(start.elapsed().as_micros() as u64)?;
-            blocks += order.per_fetch as u64;
+            blocks += order.per_fetch.total() as u64;
         }
         Ok((self, latency_us, blocks))
     }
 
     /// Opens a stream and asks for all its chunks at once, as Spark's client does.
-    async fn fetch(&mut self, data: &DataSet, round: usize, count: usize) -> Result<()> {
+    async fn fetch(&mut self, data: &DataSet, round: usize, per_fetch: PerFetch) -> Result<()> {
         let first = round * 7;
-        let handle = self.call(&data.fetch(round, first, count)).await?;
+        let handle = self.call(&data.fetch(round, first, per_fetch)).await?;
         let Rpc::StreamHandle { stream, chunks } = Rpc::decode(handle)? else { bail!("not a stream") };
-        ensure!(chunks as usize == count);
+        ensure!(chunks as usize == per_fetch.total());
         let mut requests = BytesMut::new();
         for chunk in 0..chunks {
             Message::ChunkFetchRequest(ChunkId { stream, chunk }).encode(&mut requests);
         }
         self.write(&requests).await?;
         for chunk in 0..chunks {
-            let block = data.block((first + chunk as usize) % data.blocks());
+            let block = data.block(data.reduce(first, chunk as usize, per_fetch));
             self.expect_chunk(ChunkId { stream, chunk }, block).await?;
         }
         Ok(())

@@ -77,17 +77,37 @@ impl DataSet {
         Rpc::RegisterExecutor { app: self.app.clone(), executor: "1".to_owned(), info }
     }
 
-    /// Asks for `count` blocks of one map output from `first` on, going round.
-    pub fn fetch(&self, map: usize, first: usize, count: usize) -> Rpc {
+    /// Asks for blocks from `first` on, going round, of as many map outputs as `per_fetch` says.
+    pub fn fetch(&self, round: usize, first: usize, per_fetch: PerFetch) -> Rpc {
+        let PerFetch { maps, blocks } = per_fetch;
         Rpc::FetchShuffleBlocks(FetchShuffleBlocks {
             app: self.app.clone(),
             executor: "1".to_owned(),
             shuffle: 0,
-            maps: vec![(map % self.maps) as i64],
-            reduces: (first..first + count).map(|i| (i % self.blocks()) as i32).collect(),
-            reduce_ends: vec![count as u32],
+            maps: (round * maps..(round + 1) * maps).map(|map| (map % self.maps) as i64).collect(),
+            reduces: (0..maps * blocks).map(|at| self.reduce(first, at, per_fetch) as i32).collect(),
+            reduce_ends: (1..=maps).map(|maps| (maps * blocks) as u32).collect(),
             batch: false,
         })
+    }
+
+    /// Which block of its map output the fetch's block number `at` is.
+    pub fn reduce(&self, first: usize, at: usize, per_fetch: PerFetch) -> usize {
+        (first + at % per_fetch.blocks) % self.blocks()
+    }
+}
+
+/// What one request asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct PerFetch {
+    pub maps: usize,
+    /// Of each.
+    pub blocks: usize,
+}
+
+impl PerFetch {
+    pub fn total(self) -> usize {
+        self.maps * self.blocks
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
 use crate::client::{Client, Order, Pace};
-use crate::data::{DataSet, SUB_DIRS};
+use crate::data::{DataSet, PerFetch, SUB_DIRS};
 use crate::peer::Peer;
 
 const THREADS: usize = 2;
@@ -23,7 +23,7 @@ pub struct Load<'a> {
     pub peer: &'a Peer,
     pub data: &'a DataSet,
     pub connections: usize,
-    pub per_fetch: usize,
+    pub per_fetch: PerFetch,
     pub secret: Option<&'static str>,
     /// Requests a second of all connections together, evenly spread; otherwise as many as are answered.
     pub rate: Option<f64>,

@@ -14,15 +14,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use data::DataSet;
+use data::{DataSet, PerFetch};
 use load::{Load, Measured};
 use peer::{Kind, Peer, Programs};
 use spark_client::SparkLoad;
 
 struct Case {
     block_bytes: usize,
-    /// Blocks that one request asks for, as a reducer does with the outputs of one executor.
-    blocks_per_fetch: usize,
+    per_fetch: PerFetch,
     connections: usize,
     /// Map outputs that are asked for in turn; each is opened and its index read the first time.
     maps: usize,
@@ -51,15 +50,25 @@ const fn case(
     maps: usize,
     how: How,
 ) -> Case {
-    Case { block_bytes, blocks_per_fetch, connections, maps, how }
+    Case { block_bytes, per_fetch: PerFetch { maps: 1, blocks: blocks_per_fetch }, connections, maps, how }
 }
 
-const CASES: [Case; 16] = [
+impl Case {
+    /// One block each of many map outputs, as a reducer asks.
+    const fn of_many_maps(mut self) -> Case {
+        self.per_fetch = PerFetch { maps: self.per_fetch.blocks, blocks: 1 };
+        self
+    }
+}
+
+const CASES: [Case; 18] = [
     case(KIB, 1, 1, 16, How::Full),
     case(KIB, 64, 1, 16, How::Full),
     case(KIB, 64, 100, 16, How::Full),
     // More map outputs than are kept open: every fetch opens its files and reads an index.
     case(KIB, 64, 100, 4000, How::Full),
+    case(KIB, 64, 100, 512, How::Full).of_many_maps(),
+    case(KIB, 64, 100, 4000, How::Full).of_many_maps(),
     case(KIB, 64, 16, 16, How::SparkClient),
     case(64 * KIB, 1, 1, 16, How::Full),
     case(64 * KIB, 16, 1, 16, How::Full),
@@ -177,11 +186,11 @@ impl Bench {
 
     /// A JVM compiles what it does often: unmeasured, until it has.
     fn warm_up(&self, peers: &[Peer; 2], secret: Option<&'static str>) -> Result<()> {
-        for (block_bytes, per_fetch) in [(KIB, 64), (64 * KIB, 16)] {
+        for (block_bytes, blocks) in [(KIB, 64), (64 * KIB, 16)] {
             let data =
                 DataSet::create(self.scratch.path(), &format!("warm-up-{block_bytes}"), block_bytes, 16)?;
             for peer in peers {
-                let (connections, data) = (16, &data);
+                let (connections, data, per_fetch) = (16, &data, PerFetch { maps: 1, blocks });
                 let load = Load { peer, data, connections, per_fetch, secret, rate: None, cold: false };
                 load.run(JIT_WARM_UP)?;
             }
@@ -225,7 +234,7 @@ impl Bench {
             let rate = match case.how {
                 How::Paced(share) => {
                     let most = self.measure(peers[1], &data, case, secret, None)?;
-                    Some(share * most.rate() / case.blocks_per_fetch as f64)
+                    Some(share * most.rate() / case.per_fetch.total() as f64)
                 }
                 _ => None,
             };
@@ -261,22 +270,15 @@ impl Bench {
         rate: Option<f64>,
     ) -> Result<Measured> {
         if case.how == How::SparkClient {
-            let (connections, per_fetch) = (case.connections, case.blocks_per_fetch);
+            let (connections, per_fetch) = (case.connections, case.per_fetch.total());
             return self.spark_load.run(peer, data, connections, per_fetch, self.duration / ROUNDS);
         }
         let cold = case.how == How::ColdDisk;
         if cold {
             data.evict()?;
         }
-        let load = Load {
-            peer,
-            data,
-            connections: case.connections,
-            per_fetch: case.blocks_per_fetch,
-            secret,
-            rate,
-            cold,
-        };
+        let load =
+            Load { peer, data, connections: case.connections, per_fetch: case.per_fetch, secret, rate, cold };
         // A pass over all files ends by itself.
         load.run(if cold { Duration::from_secs(300) } else { self.duration / ROUNDS })
     }
@@ -331,7 +333,7 @@ fn print_row(number: usize, case: &Case, kind: Kind, m: &Measured) {
     println!(
         "{number:>2} {:>8} {:>6} {:>5} {:>5}  {:10} {:>10.0} {:>9.1} {:>9.3} {:>9.3} {:>9.3} {:>12.2} {:>10.3} {:>11}",
         case.block_bytes,
-        case.blocks_per_fetch,
+        format!("{}x{}", case.per_fetch.maps, case.per_fetch.blocks),
         case.connections,
         case.maps,
         kind.name(),
