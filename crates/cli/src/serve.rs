@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bellows_election::detect;
-use bellows_runtime::{LogFormat, forget_code, init_logging, shutdown_signal};
+use bellows_runtime::{LogFormat, forget_startup, init_logging, shutdown_signal};
 
 use crate::args::{AgentArgs, MasterArgs};
 use crate::error::Error;
@@ -71,9 +71,9 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// SIGTERM, or Ctrl-C.
+/// SIGTERM, or Ctrl-C; the start is over.
 pub async fn until_told() -> Result<(), Error> {
-    forget_code();
+    forget_startup();
     shutdown_signal().await.map_err(|source| Error::Io { what: "waiting for a signal".to_owned(), source })
 }
 

@@ -9,6 +9,6 @@ mod server;
 mod signal;
 
 pub use logging::{LogFormat, init_logging, init_logging_to_file};
-pub use memory::{few_arenas, forget_code};
+pub use memory::{few_arenas, forget_startup};
 pub use server::{Disconnect, Limits, Server};
 pub use signal::shutdown_signal;

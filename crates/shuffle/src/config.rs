@@ -95,7 +95,7 @@ pub struct Limits {
     pub streams_per_connection: usize,
     /// Bytes of shuffle index kept in memory.
     pub index_cache_bytes: u64,
-    /// Data files kept open.
+    /// Data files kept open, of half of what the process may open at most.
     pub open_files: usize,
     /// Memory for copied parts of blocks (encrypted, or for TLS) that wait for slow peers, of all connections together.
     /// Without room, a connection copies 32 KiB at a time instead of 512.
@@ -119,7 +119,7 @@ impl Default for Limits {
             open_streams_bytes: 256 << 20,
             streams_per_connection: 4096,
             index_cache_bytes: 64 << 20,
-            open_files: 1024,
+            open_files: 16 * 1024,
             unsent_bytes: 128 << 20,
             stalled_after: Duration::from_secs(60),
             // Spark's clients give up after 120 s (`spark.network.timeout`) and would learn nothing.

@@ -90,9 +90,17 @@ impl Gauge {
         self.0.load(Relaxed)
     }
 
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Relaxed);
+    }
+
+    pub(crate) fn subtract(&self, count: u64) {
+        self.0.fetch_sub(count, Relaxed);
+    }
+
     /// Counts one more until the guard goes.
     pub(crate) fn enter(&self) -> GaugeGuard<'_> {
-        self.0.fetch_add(1, Relaxed);
+        self.add(1);
         GaugeGuard(self)
     }
 }
@@ -101,7 +109,7 @@ pub(crate) struct GaugeGuard<'a>(&'a Gauge);
 
 impl Drop for GaugeGuard<'_> {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Relaxed);
+        self.0.subtract(1);
     }
 }
 

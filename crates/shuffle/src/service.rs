@@ -34,6 +34,9 @@ const MIN_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Spark's drivers promise minutes. For as long as this one is not taken for dead, and its connection keeps its place.
 const MAX_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
+/// A map output may be written anew while it is opened.
+const OPEN_ATTEMPTS: u32 = 3;
+
 /// Why a call fails; the text is what the client's exception says.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
@@ -269,7 +272,7 @@ impl Service {
         self.files.now()
     }
 
-    /// The map output if it is open and finding a block in it waits for nothing.
+    /// The map output, if to open it and to find a block in it waits for nothing.
     pub(crate) fn output_at_hand(
         &self,
         executor: &Executor,
@@ -277,13 +280,14 @@ impl Service {
         asked: Moment,
     ) -> Option<Arc<MapOutput>> {
         let key = OutputKey { executor: executor.serial, shuffle, map };
-        self.files.get(&key, asked).filter(|output| !output.reads_disk())
+        let output = self.files.get(&key, asked).or_else(|| self.open_in_memory(key, executor))?;
+        (!output.reads_disk()).then_some(output)
     }
 
-    /// The same partitions from disk.
+    /// Of a map output that is not at hand.
     pub(crate) async fn load_partitions(
         &self,
-        executor: &Arc<Executor>,
+        executor: &Executor,
         (shuffle, map): (i32, i64),
         (start, end): (i32, i32),
         asked: Moment,
@@ -291,7 +295,7 @@ impl Service {
         let key = OutputKey { executor: executor.serial, shuffle, map };
         let output = match self.files.get(&key, asked) {
             Some(output) => output,
-            None => self.open_output(key, executor).await?,
+            None => self.open_on_disk(key, executor).await?,
         };
         if !output.reads_disk() {
             return Ok(output.partitions(start, end)?);
@@ -300,52 +304,66 @@ impl Service {
         Ok(self.disks.wait(&index, move || output.partitions(start, end)).await??)
     }
 
-    async fn open_output(
-        &self,
-        key: OutputKey,
-        executor: &Arc<Executor>,
-    ) -> Result<Arc<MapOutput>, CallError> {
+    fn open_in_memory(&self, key: OutputKey, executor: &Executor) -> Option<Arc<MapOutput>> {
         let (index_dir, index) = executor.dirs.place(&index_file(key.shuffle, key.map));
         let (data_dir, data) = executor.dirs.place(&data_file(key.shuffle, key.map));
-        let open = |index, data, look| {
-            let output = MapOutput::open(index, data, MAX_KEPT_INDEX_BYTES, look);
-            Ok::<_, BlockError>(Arc::new(output?))
-        };
-        if index_dir.is_local() && data_dir.is_local() {
-            let data = MapOutput::open_data(data.clone(), Look::Memory);
-            if let Ok(output) = data.and_then(|data| open(index.clone(), data, Look::Memory)) {
-                self.let_go(self.files.keep(key, output.clone()));
+        if !(index_dir.is_local() && data_dir.is_local()) {
+            return None;
+        }
+        let began = self.files.now();
+        let data = MapOutput::open_data(data, Look::Memory).ok()?;
+        self.keep(key, MapOutput::open(index, data, MAX_KEPT_INDEX_BYTES, Look::Memory).ok()?, began)
+    }
+
+    async fn open_on_disk(&self, key: OutputKey, executor: &Executor) -> Result<Arc<MapOutput>, CallError> {
+        for _ in 0..OPEN_ATTEMPTS {
+            let (_, index) = executor.dirs.place(&index_file(key.shuffle, key.map));
+            let (data_dir, data) = executor.dirs.place(&data_file(key.shuffle, key.map));
+            let (at_index, at_data, began) = (index.clone(), data.clone(), self.files.now());
+            let data = move || MapOutput::open_data(data, Look::Disk);
+            let open = move |data| MapOutput::open(index, data, MAX_KEPT_INDEX_BYTES, Look::Disk);
+            let output = if self.disks.of(&at_index) == self.disks.of(&at_data) {
+                self.disks.wait(&at_index, move || open(data()?)).await??
+            } else {
+                let data = self.disks.wait(&at_data, data).await??;
+                self.disks.wait(&at_index, move || open(data)).await??
+            };
+            if let Some(output) = self.keep(key, output, began) {
+                output.data().inspect(|data| data_dir.learn(data));
                 return Ok(output);
             }
         }
-        let files = self.files.clone();
-        let (at_index, at_data) = (index.clone(), data.clone());
-        let data = move || MapOutput::open_data(data, Look::Disk);
-        let open = move |data| {
-            let output = open(index, data, Look::Disk)?;
-            drop(files.keep(key, output.clone()));
-            Ok(output)
-        };
-        let opened: Result<_, CallError> = if self.disks.of(&at_index) == self.disks.of(&at_data) {
-            self.disks.wait(&at_index, move || open(data()?)).await?
-        } else {
-            let data = self.disks.wait(&at_data, data).await??;
-            self.disks.wait(&at_index, move || open(data)).await?
-        };
-        let output = opened?;
-        output.data().inspect(|data| data_dir.learn(data));
-        Ok(output)
+        let OutputKey { shuffle, map, .. } = key;
+        Err(CallError::RetryLater(format!("output of map {map} of shuffle {shuffle} is being written")))
     }
 
-    /// Closes them where nobody else waits: that takes its time where others deleted them.
-    fn let_go(&self, outputs: Vec<Arc<MapOutput>>) {
-        for output in outputs.into_iter().filter(|output| output.is_stale()) {
-            let disks = self.disks.clone();
-            tokio::spawn(async move {
-                let disk = disks.of(output.data_path().expect("invariant: it has data"));
-                drop(disks.tend(disk, move || drop(output)).await);
-            });
+    /// Nothing if it was written anew since `began`: the index then may be of other data.
+    fn keep(&self, key: OutputKey, output: MapOutput, began: Moment) -> Option<Arc<MapOutput>> {
+        if output.is_stale() {
+            return None;
         }
+        output.see(began);
+        let output = Arc::new(output);
+        for evicted in self.files.keep(key, output.clone()) {
+            self.close(evicted);
+        }
+        Some(output)
+    }
+
+    /// To close a file may ask its disk, as where it is deleted with that.
+    fn close(&self, output: Arc<MapOutput>) {
+        let waits = output.is_stale() || output.data().is_some_and(|data| !data.is_local());
+        if let Some(path) = output.data_path().filter(|_| waits) {
+            let (disks, disk) = (self.disks.clone(), self.disks.of(path));
+            tokio::spawn(async move { disks.tend(disk, move || drop(output)).await });
+        }
+    }
+
+    /// A cached partition of an RDD, if to open it waits for nothing.
+    pub(crate) fn rdd_block_at_hand(&self, executor: &Executor, rdd: i32, split: i32) -> Option<Segment> {
+        let (dir, path) = executor.dirs.place(&rdd_file(rdd, split));
+        let source = dir.is_local().then(|| Source::open(path, Look::Memory))?;
+        source.ok().map(Segment::whole)
     }
 
     pub(crate) async fn load_rdd_block(
@@ -355,18 +373,10 @@ impl Service {
         split: i32,
     ) -> Result<Segment, CallError> {
         let (dir, path) = executor.dirs.place(&rdd_file(rdd, split));
-        let in_memory = dir.is_local().then(|| Source::open(path.clone(), Look::Memory).ok()).flatten();
-        let source = match in_memory {
-            Some(source) => source,
-            None => {
-                let at = path.clone();
-                let source = self.disks.wait(&at, move || Source::open(path, Look::Disk)).await??;
-                dir.learn(&source);
-                source
-            }
-        };
-        let bytes = source.bytes();
-        Ok(Segment { source: Arc::new(source), offset: 0, bytes })
+        let at = path.clone();
+        let source = self.disks.wait(&at, move || Source::open(path, Look::Disk)).await??;
+        dir.learn(&source);
+        Ok(Segment::whole(source))
     }
 
     /// How many of the blocks were there and are gone.
@@ -523,6 +533,26 @@ mod tests {
         let status = service.status();
         assert!(status.disk_errors.is_empty(), "{status:?}");
         assert_eq!(status.errors, [("internal".to_owned(), 1), ("stopping".to_owned(), 1)].into());
+    }
+
+    #[test]
+    fn an_output_that_was_written_anew_while_it_was_opened_is_not_kept() {
+        let (dir, service) = scene();
+        let [index, data] = ["index", "data"].map(|name| dir.path().join(name));
+        let write = |content: &[u8]| {
+            drop(std::fs::remove_file(&data));
+            std::fs::write(&data, content).expect("written");
+            std::fs::write(&index, [0, content.len() as u64].map(u64::to_be_bytes).concat())
+                .expect("written");
+        };
+        let (key, began) = (OutputKey { executor: 1, shuffle: 0, map: 0 }, service.asked());
+        let open_data = || MapOutput::open_data(data.clone(), Look::Disk).expect("opens");
+        let with_index = |data| MapOutput::open(index.clone(), data, 1 << 10, Look::Disk).expect("sound");
+        write(b"older and longer");
+        let older = open_data();
+        write(b"newer");
+        assert!(service.keep(key, with_index(older), began).is_none());
+        assert!(service.keep(key, with_index(open_data()), began).is_some());
     }
 
     #[test]

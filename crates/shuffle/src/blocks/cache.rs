@@ -31,7 +31,7 @@ impl Weighter<OutputKey, Arc<MapOutput>> for Weight {
     }
 }
 
-/// What has to go is handed back: to close it may take its time.
+/// What has to go is handed back.
 #[derive(Clone)]
 struct HandBack;
 
@@ -78,8 +78,8 @@ impl BlockFiles {
         there.then_some(output)
     }
 
-    /// What has to go for it, to be dropped where its disk may be waited for.
-    #[must_use]
+    /// Returns what has to go for it.
+    #[must_use = "to close a file may take its time"]
     pub(crate) fn keep(&self, key: OutputKey, output: Arc<MapOutput>) -> Vec<Arc<MapOutput>> {
         let mut evicted = Vec::new();
         self.outputs.insert_with_lifecycle(key, output, &mut evicted);
@@ -117,7 +117,7 @@ fn spare_descriptors() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blocks::{Look, Source};
+    use crate::blocks::{Look, dir_on_disk, evict};
     use std::path::PathBuf;
 
     struct Scene {
@@ -130,9 +130,8 @@ mod tests {
 
     impl Scene {
         fn new() -> Scene {
-            let dir = tempfile::tempdir().expect("directory");
-            let real = dir.path().canonicalize().expect("exists");
-            let paths = ["index", "data"].map(|name| real.join(name));
+            let dir = dir_on_disk();
+            let paths = ["index", "data"].map(|name| dir.path().join(name));
             Scene { _dir: dir, paths, files: BlockFiles::new(0, 8) }
         }
 
@@ -179,13 +178,8 @@ mod tests {
         scene.write(100_000);
         let in_memory = scene.open(Look::Memory).expect("it was just written");
         assert_eq!(in_memory.partitions(0, 1).expect("in range").map(|s| s.bytes), Some(100_000));
-        let index = std::fs::File::open(&scene.paths[0]).expect("opens");
-        index.sync_all().expect("synced");
-        rustix::fs::fadvise(&index, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
-        // A file system without a disk keeps it all the same.
-        let index = Source::open(scene.paths[0].clone(), Look::Disk).expect("opens");
-        let forgotten = index.read_resident(&mut [0], 0).expect("reads") == 0;
-        assert_eq!(scene.open(Look::Memory).is_none(), forgotten);
+        evict(&scene.paths[0]);
+        assert!(scene.open(Look::Memory).is_none());
         assert!(scene.open(Look::Disk).is_some());
         assert!(scene.open(Look::Memory).is_some());
     }

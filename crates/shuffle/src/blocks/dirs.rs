@@ -188,22 +188,31 @@ fn java_hash(text: &str) -> u32 {
     hash.checked_abs().unwrap_or(0) as u32
 }
 
-/// Opens a regular file for reading and tells its length; a symbolic link anywhere on the way is refused.
-pub(super) fn open_file(path: &Path, look: Look) -> Result<(File, u64), BlockError> {
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) file: File,
+    pub(super) bytes: u64,
+    /// That it is read is not written down in its time of access, which may make a reader wait for the disk.
+    pub(super) untouched: bool,
+}
+
+/// Opens a regular file for reading; a symbolic link anywhere on the way is refused.
+pub(super) fn open_file(path: &Path, look: Look) -> Result<Opened, BlockError> {
     // O_NONBLOCK: a named pipe in place of a block must not hold the opening thread.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let mut resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    if look == Look::Memory {
-        resolve |= ResolveFlags::CACHED;
-    }
-    let open = |flags| rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve);
-    // Whoever may do so leaves the time of access alone, which would be written for every file that is read once.
-    let opened = match open(flags | OFlags::NOATIME) {
-        Err(Errno::PERM) => open(flags),
-        opened => opened,
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let open = |flags, resolve| rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve);
+    let untouched = flags | OFlags::NOATIME;
+    let opened = match look {
+        Look::Memory => open(untouched, resolve | ResolveFlags::CACHED).map(|file| (file, true)),
+        Look::Disk => match open(untouched, resolve) {
+            // Only its owner may leave the time alone.
+            Err(Errno::PERM) => open(flags, resolve).map(|file| (file, false)),
+            opened => opened.map(|file| (file, true)),
+        },
     };
     let failed = |error: Errno| BlockError::Disk { path: path.to_owned(), source: error.into() };
-    let file = opened.map_err(|error| match error {
+    let (file, untouched) = opened.map_err(|error| match error {
         Errno::NOENT | Errno::NOTDIR => BlockError::Missing(path.to_owned()),
         error => failed(error),
     })?;
@@ -211,7 +220,7 @@ pub(super) fn open_file(path: &Path, look: Look) -> Result<(File, u64), BlockErr
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(BlockError::Missing(path.to_owned()));
     }
-    Ok((file.into(), stat.st_size as u64))
+    Ok(Opened { file: file.into(), bytes: stat.st_size as u64, untouched })
 }
 
 #[cfg(test)]
@@ -274,7 +283,7 @@ mod tests {
         std::fs::write(root.join("real"), "x").expect("write");
         std::os::unix::fs::symlink(root.join("real"), root.join("link")).expect("link");
         std::os::unix::fs::symlink(&root, root.join("dir")).expect("link");
-        let open = |name: &str, look| open_file(&root.join(name), look).map(|(_, bytes)| bytes);
+        let open = |name: &str, look| open_file(&root.join(name), look).map(|opened| opened.bytes);
         for look in [Look::Disk, Look::Memory] {
             assert!(matches!(open("real", look), Ok(1)));
             assert!(open("link", look).is_err());

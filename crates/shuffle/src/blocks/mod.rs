@@ -37,3 +37,26 @@ pub(crate) struct Segment {
     pub(crate) offset: u64,
     pub(crate) bytes: u64,
 }
+
+impl Segment {
+    pub(crate) fn whole(source: Source) -> Segment {
+        let bytes = source.bytes();
+        Segment { source: Arc::new(source), offset: 0, bytes }
+    }
+}
+
+/// A directory on a disk, where `/tmp` may be none: what a disk is waited for there is known not to be in memory.
+#[cfg(test)]
+pub(crate) fn dir_on_disk() -> tempfile::TempDir {
+    let target = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tmp");
+    std::fs::create_dir_all(&target).expect("the build's own");
+    tempfile::tempdir_in(target.canonicalize().expect("exists")).expect("directory")
+}
+
+/// Has the kernel forget the file, as if it had been written long ago.
+#[cfg(test)]
+pub(crate) fn evict(path: &std::path::Path) {
+    let file = std::fs::File::open(path).expect("there");
+    file.sync_all().expect("synced");
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
+}

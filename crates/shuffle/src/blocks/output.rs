@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::dirs::open_file;
+use super::dirs::{Opened, open_file};
 use super::{BlockError, Segment};
 
 const OFFSET_BYTES: u64 = 8;
@@ -23,7 +23,7 @@ pub(crate) const MAX_KEPT_INDEX_BYTES: u64 = 256 << 10;
 pub(crate) enum Look {
     /// Waits for the disk if it must: not for the threads that serve.
     Disk,
-    /// Never waits: what is not in memory is an error, of no meaning beyond that.
+    /// Waits for nothing, where [`Source::is_local`]: what is not in memory is an error, of no meaning beyond that.
     Memory,
 }
 
@@ -38,8 +38,8 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn open(path: PathBuf, look: Look) -> Result<Source, BlockError> {
-        let (file, bytes) = open_file(&path, look)?;
-        let local = look == Look::Memory || is_local(&file);
+        let Opened { file, bytes, untouched } = open_file(&path, look)?;
+        let local = look == Look::Memory || untouched && is_on_local_disk(&file);
         Ok(Source { file, path, bytes, local })
     }
 
@@ -82,7 +82,7 @@ impl Source {
         }
     }
 
-    /// Whether its file system finds in memory what is in memory, and asks no other process or machine.
+    /// Whether all that is in memory of it and its like is had without waiting for a disk, a process or a machine.
     pub(crate) fn is_local(&self) -> bool {
         self.local
     }
@@ -109,10 +109,11 @@ impl Source {
     }
 }
 
-/// May itself ask another process or machine.
-fn is_local(file: &File) -> bool {
-    // Of linux/magic.h and the file systems' own headers: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS, ZFS.
-    const LOCAL: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010, 0x2fc1_2fc1];
+/// Whether its file system asks no other process or machine, and can say what is in memory (`RWF_NOWAIT`). May itself
+/// wait.
+fn is_on_local_disk(file: &File) -> bool {
+    // Of linux/magic.h and the file systems' own headers: ext2 to ext4, XFS, Btrfs, F2FS.
+    const LOCAL: [u64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
     rustix::fs::fstatfs(file).is_ok_and(|fs| LOCAL.contains(&(fs.f_type as u64)))
 }
 
@@ -211,7 +212,7 @@ impl MapOutput {
         Moment(self.seen.load(Relaxed))
     }
 
-    pub(super) fn see(&self, now: Moment) {
+    pub(crate) fn see(&self, now: Moment) {
         self.seen.fetch_max(now.0, Relaxed);
     }
 
@@ -271,15 +272,16 @@ pub(crate) fn parse_offsets(raw: &[u8], data_bytes: u64) -> Result<Box<[u64]>, S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blocks::{dir_on_disk, evict};
     use proptest::prelude::*;
 
     #[test]
     fn what_was_read_in_is_resident() {
-        let file = tempfile::NamedTempFile::new().expect("file");
-        std::fs::write(file.path(), vec![1; 1 << 20]).expect("written");
-        file.as_file().sync_all().expect("synced");
-        let source = Source::open(file.path().canonicalize().expect("exists"), Look::Disk).expect("opens");
-        rustix::fs::fadvise(&source, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
+        let dir = dir_on_disk();
+        let path = dir.path().join("file");
+        std::fs::write(&path, vec![1; 1 << 20]).expect("written");
+        evict(&path);
+        let source = Source::open(path, Look::Disk).expect("opens");
         source.read_in(500_000, 300_000).expect("read");
         let mut part = vec![0; 300_000];
         assert_eq!(source.read_resident(&mut part, 500_000).expect("read"), part.len());

@@ -1,5 +1,6 @@
 //! One connection, from its first byte to its last: takes requests in turn, answers each. Small answers to requests
-//! that arrived together leave together.
+//! that arrived together leave together, and on an encrypted connection large ones too; but none waits for the disk of
+//! another.
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use super::places::Place;
 use super::room::{OWN_BYTES, Room};
 use super::socket::Socket;
 use super::streams::{Chunk, StreamError, Streams, Taken, parse_stream_name};
-use super::wire::{Unsent, Wire};
+use super::wire::{MAX_COPIED_BYTES, Unsent, Wire};
 use crate::blocks::{BlockError, Segment};
 use crate::metrics::ErrorKind;
 use crate::service::{CallError, Service};
@@ -46,6 +47,9 @@ impl From<Unsent> for Closed {
     fn from(unsent: Unsent) -> Closed {
         match unsent {
             Unsent::Socket(error) => Closed::Failed(error),
+            Unsent::File(Unread { error, .. }) if is_own_limit(&error) => {
+                Closed::Refused(ErrorKind::Limit, error.to_string())
+            }
             Unsent::File(unread) => Closed::Unread(unread),
         }
     }
@@ -60,8 +64,14 @@ pub(super) struct Connection {
     pub(super) place: Place,
     /// For the request that is arriving or is being answered, and its answer.
     pub(super) room: Room,
-    /// When the requests that wait for a flush were taken up, and how many they are.
-    batch: Option<(Instant, u64)>,
+    batch: Option<Batch>,
+}
+
+/// The requests for chunks whose answers wait for a flush.
+struct Batch {
+    /// When the first was taken up.
+    start: Instant,
+    requests: u64,
 }
 
 /// Whom the connection speaks for.
@@ -249,22 +259,21 @@ impl Connection {
 
     async fn flush(&mut self) -> Result<(), Closed> {
         self.wire.flush().await?;
-        if let Some((start, requests)) = self.batch.take() {
+        if let Some(Batch { start, requests }) = self.batch.take() {
             self.service.metrics.latency.record(start.elapsed(), requests);
+            self.service.metrics.chunks_in_flight.subtract(requests);
         }
         Ok(())
     }
 
     async fn send_chunk(&mut self, id: ChunkId) -> Result<(), Closed> {
-        let service = self.service.clone();
-        let _in_flight = service.metrics.chunks_in_flight.enter();
-        let (start, requests) = self.batch.unwrap_or_else(|| (Instant::now(), 0));
-        self.batch = Some((start, requests + 1));
+        self.batch.get_or_insert_with(|| Batch { start: Instant::now(), requests: 0 }).requests += 1;
+        self.service.metrics.chunks_in_flight.add(1);
         let header = |bytes, out: &mut BytesMut| put_chunk_header(out, id, bytes);
         if let Err(error) = self.put_chunk(id, header).await? {
             Message::ChunkFetchFailure { id, error }.encode(&mut self.wire.out.bytes);
         }
-        if self.wire.wants_flush() { self.flush().await } else { Ok(()) }
+        Ok(())
     }
 
     async fn send_stream(&mut self, stream: String) -> Result<(), Closed> {
@@ -292,7 +301,7 @@ impl Connection {
     async fn put_chunk(
         &mut self,
         id: ChunkId,
-        header: impl FnOnce(u64, &mut BytesMut),
+        header: impl Fn(u64, &mut BytesMut),
     ) -> Result<Result<(), String>, Closed> {
         let taken = match self.streams.take(id) {
             Ok(taken) => taken,
@@ -307,18 +316,37 @@ impl Connection {
                 return Ok(Err(format!("java.lang.IllegalStateException: {reason}")));
             }
         };
-        let segment = match self.locate(&taken).await {
+        let found = match self.find(&taken) {
+            Some(found) => found,
+            None => {
+                // Boxed: what is rare must not make every connection's task larger.
+                Box::pin(self.wire.flush()).await?;
+                Box::pin(self.load(&taken)).await
+            }
+        };
+        let segment = match found {
             Ok(segment) => segment,
             Err(error) => return self.for_client(error).map(Err),
         };
-        let before = self.wire.out.bytes.len();
         let bytes = segment.as_ref().map_or(0, |segment| segment.bytes);
-        header(bytes, &mut self.wire.out.bytes);
+        let begin = |wire: &mut Wire| {
+            let before = wire.out.bytes.len();
+            header(bytes, &mut wire.out.bytes);
+            before
+        };
+        let mut before = begin(&mut self.wire);
         match segment {
             None => {}
-            Some(segment) if !self.wire.copies(&segment) => self.wire.out.push(segment),
+            Some(segment) if segment.bytes > MAX_COPIED_BYTES => self.wire.out.push(segment),
             Some(segment) => {
-                if let Err(source) = self.wire.copy_segment(&segment).await {
+                let mut copied = self.wire.copy_resident(&segment);
+                if let Ok(false) = copied {
+                    self.wire.out.bytes.truncate(before);
+                    Box::pin(self.wire.flush()).await?;
+                    before = begin(&mut self.wire);
+                    copied = Box::pin(self.wire.copy_cold(&segment)).await.map(|()| true);
+                }
+                if let Err(source) = copied {
                     self.wire.out.bytes.truncate(before);
                     let path = segment.source.path().to_owned();
                     return self.for_client(BlockError::Disk { path, source }.into()).map(Err);
@@ -329,24 +357,26 @@ impl Connection {
         Ok(Ok(()))
     }
 
-    /// Where the chunk lies; nothing for an empty block of an output without data.
-    async fn locate(&self, taken: &Taken) -> Result<Option<Segment>, CallError> {
+    /// Where the chunk lies, if that waits for nothing; nothing in it for an empty block of an output without data.
+    fn find(&self, taken: &Taken) -> Option<Result<Option<Segment>, CallError>> {
         let (service, executor) = (&self.service, &taken.executor);
         match taken.chunk {
             Chunk::Shuffle { shuffle, map, start, end } => {
-                match service.output_at_hand(executor, (shuffle, map), taken.asked) {
-                    Some(output) => Ok(output.partitions(start, end)?),
-                    // Boxed: what is rare must not make every connection's task larger.
-                    None => {
-                        let load =
-                            service.load_partitions(executor, (shuffle, map), (start, end), taken.asked);
-                        Box::pin(load).await
-                    }
-                }
+                let output = service.output_at_hand(executor, (shuffle, map), taken.asked)?;
+                Some(output.partitions(start, end).map_err(CallError::from))
             }
-            Chunk::Rdd { rdd, split } => {
-                Box::pin(service.load_rdd_block(executor, rdd, split)).await.map(Some)
+            Chunk::Rdd { rdd, split } => service.rdd_block_at_hand(executor, rdd, split).map(|s| Ok(Some(s))),
+        }
+    }
+
+    /// The same from disk.
+    async fn load(&self, taken: &Taken) -> Result<Option<Segment>, CallError> {
+        let (service, executor) = (&self.service, &taken.executor);
+        match taken.chunk {
+            Chunk::Shuffle { shuffle, map, start, end } => {
+                service.load_partitions(executor, (shuffle, map), (start, end), taken.asked).await
             }
+            Chunk::Rdd { rdd, split } => service.load_rdd_block(executor, rdd, split).await.map(Some),
         }
     }
 
@@ -354,7 +384,7 @@ impl Connection {
     /// told for final.
     fn for_client(&self, error: CallError) -> Result<String, Closed> {
         if let CallError::Block(BlockError::Disk { source, .. }) = &error
-            && let Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) = Errno::from_io_error(source)
+            && is_own_limit(source)
         {
             return Err(Closed::Refused(ErrorKind::Limit, error.to_string()));
         }
@@ -367,6 +397,18 @@ impl Connection {
         self.service.note(&error);
         Message::RpcFailure { request, error: error.to_string() }.encode(&mut self.wire.out.bytes);
     }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let requests = self.batch.as_ref().map_or(0, |batch| batch.requests);
+        self.service.metrics.chunks_in_flight.subtract(requests);
+    }
+}
+
+/// Not a failure of the disk that was to be read.
+fn is_own_limit(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }
 
 /// An answer that says only that it worked.

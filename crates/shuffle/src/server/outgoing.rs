@@ -29,6 +29,16 @@ pub(super) struct Outgoing {
     file_bytes: u64,
 }
 
+/// A part of a file among what is to be sent next.
+pub(super) struct Ahead<'a> {
+    pub(super) source: &'a Arc<Source>,
+    /// Where it begins in the file, and how long it is.
+    pub(super) at: u64,
+    pub(super) bytes: u64,
+    /// Where it ends among what is to be sent.
+    pub(super) end: u64,
+}
+
 #[derive(Debug)]
 struct Part {
     /// How many bytes there are between the part before and this one.
@@ -46,12 +56,14 @@ impl Outgoing {
         self.bytes.is_empty() && self.parts.is_empty()
     }
 
-    pub(super) fn has_parts(&self) -> bool {
-        !self.parts.is_empty()
+    /// Each keeps a file open.
+    pub(super) fn parts(&self) -> usize {
+        self.parts.len()
     }
 
-    /// Behind all that is there.
+    /// Behind all that is there; not empty.
     pub(super) fn push(&mut self, segment: Segment) {
+        debug_assert!(segment.bytes > 0);
         let after = self.bytes.len() - self.before_parts;
         self.before_parts += after;
         self.file_bytes += segment.bytes;
@@ -72,13 +84,14 @@ impl Outgoing {
         Some(segment)
     }
 
-    /// Which parts of files the next `bytes` are made of: where each begins, and how long it is.
-    pub(super) fn files_within(&self, mut bytes: u64) -> impl Iterator<Item = (&Arc<Source>, u64, u64)> {
+    /// Which parts of files the next `bytes` are made of.
+    pub(super) fn files_within(&self, bytes: u64) -> impl Iterator<Item = Ahead<'_>> {
+        let mut end = 0;
         self.parts.iter().map_while(move |Part { after, segment }| {
-            bytes = bytes.checked_sub(*after as u64).filter(|&left| left > 0)?;
-            let taken = segment.bytes.min(bytes);
-            bytes -= taken;
-            Some((&segment.source, segment.offset, taken))
+            end += *after as u64;
+            let taken = segment.bytes.min(bytes.checked_sub(end).filter(|&left| left > 0)?);
+            end += taken;
+            Some(Ahead { source: &segment.source, at: segment.offset, bytes: taken, end })
         })
     }
 
@@ -117,11 +130,9 @@ impl Outgoing {
 
     /// Of what was taken off, keeps no more memory than an idle connection should.
     pub(super) fn shrink(&mut self) {
-        if self.is_empty() {
-            self.bytes.clear();
-            if self.bytes.capacity() > KEPT_BYTES {
-                self.bytes = BytesMut::new();
-            }
+        // The capacity alone says nothing of what lies before it.
+        if self.is_empty() && self.bytes.try_reclaim(KEPT_BYTES + 1) {
+            self.bytes = BytesMut::new();
         }
     }
 
@@ -198,16 +209,19 @@ mod tests {
                 let before = read.len();
                 read.resize(before + step, 0);
                 // What is said of files is what they are then read for.
-                let ahead: Vec<u8> = out.files_within(step as u64).flat_map(|(source, at, bytes)| {
-                    let mut part = vec![0; bytes as usize];
-                    source.read_exact(&mut part, at).expect("reads");
-                    part
+                let ahead: Vec<(Vec<u8>, usize)> = out.files_within(step as u64).map(|ahead| {
+                    let mut part = vec![0; ahead.bytes as usize];
+                    ahead.source.read_exact(&mut part, ahead.at).expect("reads");
+                    (part, before + ahead.end as usize)
                 }).collect();
                 out.read(&mut read[before..]).expect("reads");
-                let mut left = read[before..].iter();
-                prop_assert!(ahead.iter().all(|byte| left.any(|read| read == byte)));
+                for (part, end) in ahead {
+                    prop_assert!(read[..end].ends_with(&part));
+                }
             }
-            prop_assert!(read == all && !out.has_parts() && out.bytes.is_empty());
+            prop_assert!(read == all && out.parts() == 0 && out.bytes.is_empty());
+            out.shrink();
+            prop_assert!(!out.bytes.try_reclaim(KEPT_BYTES + 1));
         }
 
         #[test]
@@ -226,6 +240,19 @@ mod tests {
                 prop_assert_eq!(out.len() as usize, all.len() - taken.len());
             }
             prop_assert!(taken == all && out.is_empty());
+        }
+    }
+
+    #[test]
+    fn an_answer_of_any_length_leaves_no_buffer_behind() {
+        for bytes in [100, KEPT_BYTES, KEPT_BYTES + 1, 65_872, 123_510, 1 << 20] {
+            let mut out = Outgoing::default();
+            for _ in 0..bytes {
+                out.bytes.extend_from_slice(b"x");
+            }
+            out.read(&mut vec![0; bytes]).expect("in memory");
+            out.shrink();
+            assert!(!out.bytes.try_reclaim(KEPT_BYTES + 1), "{bytes}");
         }
     }
 

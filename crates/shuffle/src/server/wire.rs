@@ -11,17 +11,17 @@ use bytes::BytesMut;
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
-use super::outgoing::{Outgoing, Unread};
+use super::outgoing::{Ahead, Outgoing, Unread};
 use super::socket::{Patience, Socket, send_file};
 use crate::blocks::{Segment, Source};
 use crate::disks::Disks;
 
 /// Up to here a block is copied behind its header, and several blocks leave in one write; beyond, `sendfile` is
 /// cheaper.
-const MAX_COPIED_BYTES: u64 = 32 << 10;
+pub(super) const MAX_COPIED_BYTES: u64 = 32 << 10;
 /// Copied answers are held back for each other up to this much.
 const FLUSH_AT_BYTES: usize = 64 << 10;
-/// File bytes that are made sure to be in memory before they are sent.
+/// File bytes that are made sure to be in memory before they are sent from there.
 const WINDOW_BYTES: u64 = 1 << 20;
 /// Linux' default for a disk (`read_ahead_kb`).
 const READ_AHEAD_BYTES: u64 = 128 << 10;
@@ -30,6 +30,8 @@ const READ_AHEAD_BYTES: u64 = 128 << 10;
 const BURST_BYTES: u64 = 512 << 10;
 /// The same while too much waits to be taken by others.
 const CROWDED_BURST_BYTES: u64 = 32 << 10;
+/// Parts of files that wait for each other: each keeps one open.
+const MAX_PARTS: usize = 8;
 
 pub(super) struct Wire {
     socket: Socket,
@@ -99,8 +101,8 @@ impl Wire {
 
     /// Whether what waits has nothing to gain from waiting for more.
     pub(super) fn wants_flush(&self) -> bool {
-        let sends_file = self.is_plain() && self.out.has_parts();
-        sends_file || self.out.bytes.len() >= FLUSH_AT_BYTES || self.out.len() >= BURST_BYTES
+        let parts = if self.is_plain() { 1 } else { MAX_PARTS };
+        self.out.parts() >= parts || self.out.bytes.len() >= FLUSH_AT_BYTES || self.out.len() >= BURST_BYTES
     }
 
     /// The next message has all the time again.
@@ -137,13 +139,13 @@ impl Wire {
             return Ok(());
         }
         // Boxed: most of a connection's life is not spent here.
-        if !self.is_plain() {
-            Box::pin(self.send_copied()).await?;
-        } else if self.out.has_parts() {
-            Box::pin(self.send_files()).await?;
-        } else {
+        if self.cipher.is_none() && self.out.parts() == 0 {
             self.socket.write_all(&self.out.bytes, false, self.stalled_after).await?;
             self.out.bytes.clear();
+        } else if self.is_plain() {
+            Box::pin(self.send_files()).await?;
+        } else {
+            Box::pin(self.send_copied()).await?;
         }
         self.out.shrink();
         Ok(())
@@ -154,44 +156,43 @@ impl Wire {
         matches!((&self.socket, &self.cipher), (Socket::Plain(_), None))
     }
 
-    /// Appends a small part of a file. On an error nothing was appended.
-    pub(super) async fn copy_segment(&mut self, segment: &Segment) -> io::Result<()> {
+    /// Appends a small part of a file if it is in memory, or nothing.
+    pub(super) fn copy_resident(&mut self, segment: &Segment) -> io::Result<bool> {
         let out = &mut self.out.bytes;
         let start = out.len();
-        let bytes = segment.bytes as usize;
-        out.resize(start + bytes, 0);
-        let resident = segment.source.read_resident(&mut out[start..], segment.offset);
-        let read = match resident {
-            Ok(got) if got == bytes => return Ok(()),
-            Ok(got) => {
-                let rest =
-                    read_cold(&self.disks, &segment.source, segment.offset + got as u64, bytes - got).await;
-                rest.map(|rest| out[start + got..].copy_from_slice(&rest))
-            }
-            Err(error) => Err(error),
-        };
-        if read.is_err() {
+        out.resize(start + segment.bytes as usize, 0);
+        let copied = segment.source.read_resident(&mut out[start..], segment.offset);
+        let whole = copied.map(|bytes| bytes as u64 == segment.bytes);
+        if !matches!(whole, Ok(true)) {
             out.truncate(start);
         }
-        read
+        whole
     }
 
-    /// Whether the part is to be copied rather than sent from its file.
-    pub(super) fn copies(&self, segment: &Segment) -> bool {
-        segment.bytes <= MAX_COPIED_BYTES
+    /// The same where the disk has to be waited for. On an error nothing was appended.
+    pub(super) async fn copy_cold(&mut self, segment: &Segment) -> io::Result<()> {
+        let Segment { source, offset, bytes } = segment.clone();
+        let read = self.disks.wait(segment.source.path(), move || {
+            let mut buffer = vec![0; bytes as usize];
+            source.read_exact(&mut buffer, offset).map(|()| buffer)
+        });
+        self.out.bytes.extend_from_slice(&read.await.map_err(io::Error::other)??);
+        Ok(())
     }
 
     /// From the page cache to the socket.
     async fn send_files(&mut self) -> Result<(), Unsent> {
         loop {
-            let more = self.out.has_parts();
+            let more = self.out.parts() > 0;
             self.socket.write_all(self.out.head(), more, self.stalled_after).await?;
             let Some(Segment { source, offset, bytes }) = self.out.take_part() else { return Ok(()) };
             let Socket::Plain(tcp) = &self.socket else { unreachable!("invariant: the socket is plain") };
             let (mut at, end) = (offset, offset + bytes);
             while at < end {
                 let window = WINDOW_BYTES.min(end - at);
-                make_resident(&self.disks, &source, at, window).await?;
+                if !is_resident(&source, at, window)? {
+                    read_in(&self.disks, &source, at, window).await?;
+                }
                 let sent = send_file(tcp, &source, at, window, self.stalled_after).await;
                 sent.map_err(|error| {
                     if is_of_a_disk(&error) {
@@ -208,25 +209,37 @@ impl Wire {
     /// By way of memory: encrypted here, by TLS, or both. All connections of a thread share the place where that is
     /// done; what the socket does not take at once is all that a connection has of its own.
     async fn send_copied(&mut self) -> Result<(), Unsent> {
-        let mut untaken = BytesMut::new();
         while !self.out.is_empty() {
-            let waits = self.out.len();
-            let room = self.queue.try_acquire_many(BURST_BYTES.min(waits).div_ceil(1024) as u32);
-            let burst = if room.is_ok() { BURST_BYTES } else { CROWDED_BURST_BYTES }.min(waits);
-            for (source, at, bytes) in self.out.files_within(burst) {
-                make_resident(&self.disks, source, at, bytes).await?;
-            }
-            let more = burst < waits;
+            let ready = self.ready().await?;
+            let room = self.queue.try_acquire_many(ready.div_ceil(1024) as u32);
+            let burst = if room.is_ok() { ready } else { CROWDED_BURST_BYTES.min(ready) };
+            let more = burst < self.out.len();
+            let mut untaken = BytesMut::new();
             BURST.with_borrow_mut(|place| {
-                let ready = seal(self.cipher.as_deref_mut(), place, &mut self.out, burst as usize)?;
-                let sent = self.socket.try_write(ready, more)?;
-                untaken.extend_from_slice(&ready[sent..]);
+                let sealed = seal(self.cipher.as_deref_mut(), place, &mut self.out, burst as usize)?;
+                let sent = self.socket.try_write(sealed, more)?;
+                untaken.extend_from_slice(&sealed[sent..]);
                 Ok::<_, Unsent>(())
             })?;
             self.socket.write_all(&untaken, more, self.stalled_after).await?;
-            untaken.clear();
         }
         Ok(())
+    }
+
+    /// How much of a burst is in memory: all that comes before a part that is not, or that part, as soon as it is.
+    async fn ready(&self) -> Result<u64, Unread> {
+        let burst = BURST_BYTES.min(self.out.len());
+        let mut ready = 0;
+        for Ahead { source, at, bytes, end } in self.out.files_within(burst) {
+            if !is_resident(source, at, bytes)? {
+                if ready > 0 {
+                    return Ok(ready);
+                }
+                read_in(&self.disks, source, at, bytes).await?;
+            }
+            ready = end;
+        }
+        Ok(burst)
     }
 }
 
@@ -256,29 +269,22 @@ fn seal<'a>(
     Ok(sealed)
 }
 
-/// Waits, on another thread, until the window can be sent without waiting for a disk.
-async fn make_resident(disks: &Disks, source: &Arc<Source>, at: u64, window: u64) -> Result<(), Unread> {
+/// Whether the window can be sent without waiting for a disk.
+fn is_resident(source: &Arc<Source>, at: u64, window: u64) -> Result<bool, Unread> {
     let unread = |error| Unread { source: source.clone(), error };
     let mut byte = [0];
     // The kernel reads ahead, never back: where a window's end is there, so is what lies before it, nearly always;
     // in a window longer than what is read ahead at a time only if its start is there too.
-    if source.read_resident(&mut byte, at + window - 1).map_err(unread)? == 1
-        && (window <= READ_AHEAD_BYTES || source.read_resident(&mut byte, at).map_err(unread)? == 1)
-    {
-        return Ok(());
-    }
-    let reads = source.clone();
-    let read = disks.wait(source.path(), move || reads.read_in(at, window));
-    Box::pin(read).await.map_err(io::Error::other).and_then(|read| read).map_err(unread)
+    Ok(source.read_resident(&mut byte, at + window - 1).map_err(unread)? == 1
+        && (window <= READ_AHEAD_BYTES || source.read_resident(&mut byte, at).map_err(unread)? == 1))
 }
 
-async fn read_cold(disks: &Disks, source: &Arc<Source>, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
+/// Waits, on another thread, until it can.
+async fn read_in(disks: &Disks, source: &Arc<Source>, at: u64, window: u64) -> Result<(), Unread> {
     let reads = source.clone();
-    let read = disks.wait(source.path(), move || {
-        let mut buffer = vec![0; bytes];
-        reads.read_exact(&mut buffer, offset).map(|()| buffer)
-    });
-    Box::pin(read).await.map_err(io::Error::other)?
+    let read = Box::pin(disks.wait(source.path(), move || reads.read_in(at, window))).await;
+    let read = read.map_err(io::Error::other).and_then(|read| read);
+    read.map_err(|error| Unread { source: source.clone(), error })
 }
 
 /// While a file goes to a socket, what fails may be either of them.

@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::*;
-use crate::blocks::Look;
+use crate::blocks::{Look, dir_on_disk, evict};
 
 async fn connected(segment_bytes: u32) -> (TcpStream, Socket) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -107,5 +107,62 @@ async fn encrypted_blocks_come_whole_however_little_is_taken_at_a_time() {
             };
             tokio::join!(send, receive);
         }
+    }
+}
+
+#[tokio::test]
+async fn what_is_in_memory_leaves_before_a_disk_is_waited_for() {
+    let dir = dir_on_disk();
+    let segment = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, name.repeat(40_000)).expect("written");
+        let source = Source::open(path, Look::Disk).expect("opens");
+        Segment::whole(source)
+    };
+    let (hot, cold) = (segment("hot"), segment("cold"));
+    evict(cold.source.path());
+    let (mut reader, socket) = connected(16 << 10).await;
+    let (mut client, server) = ciphers(StreamCipher::AesGcm);
+    let mut wire = wire(socket, BURST_BYTES as usize / 1024, Duration::from_secs(60));
+    wire.encrypt(server).expect("nothing came yet");
+
+    // Who waits for this disk waits until all others have been there.
+    let (disks, queue) = (wire.disks.clone(), wire.queue.clone());
+    let (go_on, held) = std::sync::mpsc::channel::<()>();
+    let held = Arc::new(std::sync::Mutex::new(held));
+    let others: Vec<_> = (0..16)
+        .map(|_| {
+            let (disks, path, held) = (disks.clone(), dir.path().to_owned(), held.clone());
+            tokio::spawn(async move { disks.wait(&path, move || held.lock().expect("sound").recv()).await })
+        })
+        .collect();
+    while disks.waiting().values().sum::<u64>() < 16 {
+        tokio::task::yield_now().await;
+    }
+    wire.out.push(hot);
+    wire.out.push(cold);
+    let receive = async move {
+        let (mut sealed, mut plain) = (BytesMut::new(), BytesMut::new());
+        let mut until = async |bytes: usize| {
+            while plain.len() < bytes {
+                assert!(reader.read_buf(&mut sealed).await.expect("open") > 0);
+                client.open(&mut sealed, &mut plain).expect("genuine");
+            }
+            plain.len()
+        };
+        assert_eq!(until(120_000).await, 120_000);
+        assert_eq!(
+            queue.available_permits() as u64,
+            BURST_BYTES / 1024,
+            "who waits for a disk holds no room"
+        );
+        drop(go_on);
+        assert_eq!(until(280_000).await, 280_000);
+        assert!(plain == ["hot".repeat(40_000), "cold".repeat(40_000)].concat());
+    };
+    let (sent, ()) = tokio::join!(wire.flush(), receive);
+    sent.expect("taken");
+    for other in others {
+        drop(other.await);
     }
 }
