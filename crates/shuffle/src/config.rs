@@ -89,7 +89,8 @@ pub struct Limits {
     /// answer that is as large, and a list of many short names, which takes more than its message.
     pub large_requests_bytes: usize,
     /// Memory for streams that are opened and not read to the end, of all connections together. What one connection
-    /// has opened counts from 64 KiB on.
+    /// has opened counts from 64 KiB on. For one more, connections that have some of it and wait for their peer are
+    /// closed, the one silent longest first; where those have too little, only the one that asks.
     pub open_streams_bytes: usize,
     /// Streams that one connection may have opened and not read to the end.
     pub streams_per_connection: usize,

@@ -125,7 +125,6 @@ pub(crate) struct Service {
     files: Arc<BlockFiles>,
     /// In KiB; see [`crate::Limits`].
     pub(crate) large_requests: Arc<Semaphore>,
-    pub(crate) open_streams: Arc<Semaphore>,
     pub(crate) unsent: Arc<Semaphore>,
     pub(crate) disks: Arc<Disks>,
     /// Applications that were removed, and of their directories those that are not deleted yet, as the store has them.
@@ -145,7 +144,6 @@ impl Service {
         let roots: Arc<[PathBuf]> = config.allowed_roots.clone().into();
         let room_for = |bytes: usize| Arc::new(Semaphore::new((bytes / 1024).min(Semaphore::MAX_PERMITS)));
         let large_requests = room_for(config.limits.large_requests_bytes);
-        let open_streams = room_for(config.limits.open_streams_bytes);
         let unsent = room_for(config.limits.unsent_bytes);
         let work_dir = config.work_dir.canonicalize().unwrap_or_else(|_| config.work_dir.clone());
         let named = roots.iter().cloned().chain([work_dir]).collect();
@@ -160,7 +158,6 @@ impl Service {
             store,
             files,
             large_requests,
-            open_streams,
             unsent,
             disks,
             unfinished,

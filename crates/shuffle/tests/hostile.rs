@@ -328,16 +328,65 @@ async fn open_streams_share_a_bounded_memory() {
     let mut bench = Bench::new();
     bench.config.limits.open_streams_bytes = 512 << 10;
     let (service, mut client, executor) = scene(&bench).await;
-    let many = executor.fetch(0, &[(1, &[0; 100_000])], false);
-    client.open(&many).await;
+    // Its first block is so large that it is not taken at once; the whole takes 400 KiB.
+    let mut blocks = [0; 100_000];
+    blocks[0] = 1;
+    let many = executor.fetch(0, &[(1, &blocks)], false);
+    let (stream, _) = client.open(&many).await;
+    client.send(&[Message::ChunkFetchRequest(ChunkId { stream, chunk: 0 })]).await;
+    eventually("it is being sent", async || (service.status().chunks_in_flight == 1).then_some(())).await;
     assert_eq!(Client::connect(&service).await.try_call(&many).await, None);
     assert_eq!(errors(&service, "limit"), 1);
     assert_serves(&mut Client::connect(&service).await, &executor).await;
+    let Some(Message::ChunkFetchSuccess { body, .. }) = client.receive().await else { panic!("was cut") };
+    assert_eq!(body.len(), LARGE);
     drop(client);
     eventually("there is room again", async || {
         Client::connect(&service).await.try_call(&many).await.is_some().then_some(())
     })
     .await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn streams_that_are_opened_and_left_keep_nobody_out() {
+    let mut bench = Bench::new();
+    bench.config.limits.open_streams_bytes = 320 << 10;
+    let (service, mut idle, executor) = scene(&bench).await;
+    let mut driver = Client::connect(&service).await;
+    let promise = Rpc::RegisterDriver { app: "app".into(), heartbeat_timeout_ms: 600_000 };
+    assert_eq!(driver.call(&promise).await, Ok(None));
+    // 79 KiB: there is room for four.
+    let many = executor.fetch(0, &[(1, &[0; 20_000])], false);
+    let mut holders = Vec::new();
+    for _ in 0..8 {
+        let mut holder = Client::connect(&service).await;
+        // That each is its application's driver, too, does not help it.
+        let promise = Rpc::RegisterDriver { app: "other".into(), heartbeat_timeout_ms: 600_000 };
+        assert_eq!(holder.call(&promise).await, Ok(None));
+        holder.open(&many).await;
+        holders.push(holder);
+    }
+    assert_eq!(errors(&service, "limit"), 4);
+    let mut client = Client::connect(&service).await;
+    let (stream, chunks) = client.open(&many).await;
+    assert_eq!((chunks, errors(&service, "limit")), (20_000, 5));
+    let expected = support::block_bytes(&executor.id, 0, 1, 0, 1000);
+    for chunk in 0..chunks {
+        let id = ChunkId { stream, chunk };
+        client.send(&[Message::ChunkFetchRequest(id)]).await;
+        let answer = client.receive().await;
+        assert!(matches!(answer, Some(Message::ChunkFetchSuccess { body, .. }) if body == expected));
+    }
+    let heartbeat = Rpc::Heartbeat { app: "app".into() };
+    for holder in &mut holders[..5] {
+        assert_eq!(holder.try_call(&heartbeat).await, None);
+    }
+    // Who has opened nothing stays, however long it was silent, and so do the last.
+    for good in holders[5..].iter_mut().chain([&mut idle, &mut driver]) {
+        assert_eq!(good.call(&heartbeat).await, Ok(None));
+    }
+    assert_serves(&mut holders[7], &executor).await;
     service.stop().await;
 }
 

@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::connection::{Connection, done};
 use super::streams::{Stream, Wanted};
+use crate::metrics::ErrorKind;
 use crate::registry::{Refusal, is_id};
 use crate::service::CallError;
 
@@ -78,6 +79,11 @@ fn open(connection: &mut Connection, app: &str, executor: &str, wanted: Wanted) 
         return Err(CallError::BadCall("no blocks".to_owned()));
     }
     let chunks = i32::try_from(chunks).map_err(|_| CallError::OverLimit("too many blocks".to_owned()))?;
-    let stream = connection.streams.open(Stream::new(app, executor, asked, wanted))?;
+    let stream = Stream::new(app, executor, asked, wanted);
+    let (stream, others_lost) = connection.streams.open(stream, &mut connection.place)?;
+    if others_lost > 0 {
+        tracing::info!(others_lost, "silent connections with open streams made room for another's");
+        (0..others_lost).for_each(|_| connection.service.metrics.error(ErrorKind::Limit));
+    }
     Ok(Rpc::StreamHandle { stream, chunks }.encode())
 }

@@ -88,7 +88,7 @@ impl Connection {
         Connection {
             wire: Wire::new(socket, service.disks.clone(), service.unsent.clone(), limits.stalled_after),
             decoder: FrameDecoder::new(limits.request_bytes),
-            streams: Streams::new(limits.streams_per_connection, Room::new(service.open_streams.clone())),
+            streams: Streams::new(limits.streams_per_connection),
             room: Room::new(service.large_requests.clone()),
             peer: match service.security.authenticator() {
                 None => Peer::Anyone,
@@ -303,7 +303,7 @@ impl Connection {
         id: ChunkId,
         header: impl Fn(u64, &mut BytesMut),
     ) -> Result<Result<(), String>, Closed> {
-        let taken = match self.streams.take(id) {
+        let taken = match self.streams.take(id, &mut self.place) {
             Ok(taken) => taken,
             // Spark's service answers "Requested chunk not available since streamId ... is closed", which is final
             // for its client. On purpose not so here: on a new connection the client opens the stream anew.

@@ -38,7 +38,8 @@ pub(crate) async fn run(
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let places = Places::new(service.config.limits.connections);
+    let limits = &service.config.limits;
+    let places = Places::new(limits.connections, limits.open_streams_bytes);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,

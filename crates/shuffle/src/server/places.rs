@@ -1,6 +1,10 @@
-//! Who may be connected. When all places are taken, the connection that has been silent longest makes room for a new
-//! one: a flood of connections that do nothing keeps nobody out. A driver's connection may be silent for as long as the
-//! driver promised: it would not come back.
+//! Who may be connected, and how much of the memory for open streams each has. When all places are taken, the
+//! connection that has been silent longest makes room for a new one: a flood of connections that do nothing keeps
+//! nobody out. A driver's connection may be silent for as long as the driver promised: it would not come back.
+//!
+//! Who opened streams and is silent makes room for the streams of others, too: Spark asks for all chunks of a stream as
+//! soon as it is open. No silence is too short for that, or whoever says something now and then would hold all the
+//! memory for ever; a client that is about to ask has been silent the shortest.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +14,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
+use super::room::shared_kib;
 use crate::registry::DriverConnection;
+use crate::service::CallError;
 
 /// Has something to do.
 const BUSY: u64 = 0;
@@ -27,6 +33,10 @@ pub(super) struct Places {
 struct Taken {
     next: u64,
     seats: HashMap<u64, Seat>,
+    /// Of the memory for open streams, what nobody has.
+    left_kib: usize,
+    /// What each seat has of it, of those that have some.
+    streams_kib: HashMap<u64, usize>,
     /// The seat that is kept for each application's driver. Half of all at most: the others stay for who comes.
     drivers: HashMap<String, u64>,
 }
@@ -45,13 +55,21 @@ pub(super) struct Place {
     places: Arc<Places>,
     number: u64,
     silent_since: Arc<AtomicU64>,
+    /// What its streams have of the memory that all share.
+    streams_kib: usize,
     /// While its application's driver is connected here, the application lives.
     driver: Option<DriverConnection>,
 }
 
 impl Places {
-    pub(super) fn new(max: usize) -> Arc<Places> {
-        Arc::new(Places { max, start: Instant::now(), taken: Mutex::default() })
+    /// `streams_bytes` are for the open streams of all.
+    pub(super) fn new(max: usize, streams_bytes: usize) -> Arc<Places> {
+        Places::since(Instant::now(), max, streams_bytes)
+    }
+
+    fn since(start: Instant, max: usize, streams_bytes: usize) -> Arc<Places> {
+        let taken = Taken { left_kib: streams_bytes / 1024, ..Taken::default() };
+        Arc::new(Places { max, start, taken: Mutex::new(taken) })
     }
 
     /// Nothing when all who are connected have something to do. The second is whether another lost its place.
@@ -65,7 +83,8 @@ impl Places {
         taken.next += 1;
         let silent_since = Arc::new(AtomicU64::new(self.now()));
         taken.seats.insert(number, Seat { silent_since: silent_since.clone(), kept_ms: 0, task: None });
-        (Some(Place { places: self.clone(), number, silent_since, driver: None }), full)
+        let place = Place { places: self.clone(), number, silent_since, streams_kib: 0, driver: None };
+        (Some(place), full)
     }
 
     /// What is to be ended when the place is taken away.
@@ -92,18 +111,60 @@ impl Taken {
                 (since != BUSY && since + seat.kept_ms <= now).then_some((since, *number))
             });
             let Some((since, number)) = silent.min() else { return false };
-            let silent_since = &self.seats[&number].silent_since;
-            if silent_since.compare_exchange(since, OUT, Relaxed, Relaxed).is_ok() {
-                if let Some(task) = self.leave(number).and_then(|seat| seat.task) {
-                    task.abort();
-                }
+            if self.end(number, since) {
                 return true;
             }
         }
         false
     }
 
+    /// Where too little is left for streams, ends connections that have some and are silent, whatever was promised, the
+    /// one silent longest first; none where all of them have too little. Returns how many. What they had counts as left
+    /// at once, though it is free only when their tasks are dropped, which waits for nothing.
+    fn make_room_for_streams(&mut self, kib: usize) -> usize {
+        if self.left_kib >= kib {
+            return 0;
+        }
+        let silent = self.streams_kib.iter().filter_map(|(number, kib)| {
+            let since = self.seats.get(number)?.silent_since.load(Relaxed);
+            (since != BUSY).then_some((since, *number, *kib))
+        });
+        let mut silent: Vec<_> = silent.collect();
+        if self.left_kib + silent.iter().map(|(_, _, kib)| kib).sum::<usize>() < kib {
+            return 0;
+        }
+        silent.sort_unstable();
+        let mut ended = 0;
+        for (since, number, _) in silent {
+            if self.left_kib >= kib {
+                break;
+            }
+            ended += usize::from(self.end(number, since));
+        }
+        ended
+    }
+
+    /// Ends a connection; false where it is no longer silent.
+    fn end(&mut self, number: u64, since: u64) -> bool {
+        let silent_since = &self.seats[&number].silent_since;
+        let is_silent = silent_since.compare_exchange(since, OUT, Relaxed, Relaxed).is_ok();
+        if is_silent && let Some(task) = self.leave(number).and_then(|seat| seat.task) {
+            task.abort();
+        }
+        is_silent
+    }
+
+    /// The memory that its streams have from now on, of which so much must be left.
+    fn set_streams(&mut self, number: u64, kib: usize) {
+        let before = self.streams_kib.remove(&number).unwrap_or(0);
+        self.left_kib = self.left_kib + before - kib;
+        if kib > 0 {
+            self.streams_kib.insert(number, kib);
+        }
+    }
+
     fn leave(&mut self, number: u64) -> Option<Seat> {
+        self.set_streams(number, 0);
         let seat = self.seats.remove(&number)?;
         if seat.kept_ms > 0 {
             self.drivers.retain(|_, kept| *kept != number);
@@ -142,6 +203,32 @@ impl Place {
         self.silent_since.swap(BUSY, Relaxed) != OUT
     }
 
+    /// Makes what its open streams may take at least so large; others may have to end for it, which are counted.
+    pub(super) fn grow_streams_to(&mut self, bytes: usize) -> Result<usize, CallError> {
+        let kib = shared_kib(bytes);
+        let more = kib.saturating_sub(self.streams_kib);
+        if more == 0 {
+            return Ok(0);
+        }
+        let mut taken = self.places.taken.lock();
+        let ended = taken.make_room_for_streams(more);
+        if taken.left_kib < more {
+            return Err(CallError::RetryLater(format!("no room for streams of {bytes} bytes")));
+        }
+        taken.set_streams(self.number, kib);
+        self.streams_kib = kib;
+        Ok(ended)
+    }
+
+    /// Gives back what is beyond.
+    pub(super) fn shrink_streams_to(&mut self, bytes: usize) {
+        let kib = shared_kib(bytes);
+        if kib < self.streams_kib {
+            self.places.taken.lock().set_streams(self.number, kib);
+            self.streams_kib = kib;
+        }
+    }
+
     /// From here the application's driver sends its heartbeats, and no two of them are further apart than `promised`.
     pub(super) fn keep(&mut self, app: &str, promised: Duration, driver: Option<DriverConnection>) {
         self.driver = driver;
@@ -165,10 +252,10 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// `max` places, all taken; who has been silent for longer comes first.
+    /// `max` places, all taken; who has been silent for longer comes first. There is a MiB for streams.
     fn full(max: usize) -> (Arc<Places>, Vec<Place>) {
         let start = Instant::now().checked_sub(HOUR).expect("the machine runs for longer");
-        let places = Arc::new(Places { max, start, taken: Mutex::default() });
+        let places = Places::since(start, max, 1 << 20);
         let taken: Vec<Place> = (0..max).map(|_| places.take().0.expect("a place")).collect();
         for (since, place) in taken.iter().enumerate() {
             place.silent_since.store(since as u64 + 1, Relaxed);
@@ -213,6 +300,77 @@ mod tests {
         assert!(places.take().0.is_none(), "all others are kept");
         drop(taken);
         assert!(places.taken.lock().drivers.is_empty());
+    }
+
+    /// All but the first, which asks, have `kib` for their streams.
+    fn with_streams(kib: &[usize]) -> (Arc<Places>, Vec<Place>) {
+        let (places, mut taken) = full(kib.len() + 1);
+        assert!(taken[0].busy());
+        for (place, kib) in taken[1..].iter_mut().zip(kib) {
+            assert_eq!(place.grow_streams_to(kib << 10).expect("room"), 0);
+        }
+        (places, taken)
+    }
+
+    fn lost(taken: &[Place]) -> Vec<usize> {
+        (0..taken.len()).filter(|&at| taken[at].silent_since.load(Relaxed) == OUT).collect()
+    }
+
+    #[tokio::test]
+    async fn who_opened_streams_and_was_silent_longest_makes_room_for_others() {
+        let (places, mut taken) = with_streams(&[64, 300, 100, 300, 200]);
+        let task = tokio::spawn(std::future::pending::<()>());
+        places.seat(taken[2].number(), task.abort_handle());
+        taken[2].keep("app", 2 * HOUR, None);
+        // The second was heard last.
+        taken[2].silent_since.store(9, Relaxed);
+        let taken_kib = |places: &Places| 1024 - places.taken.lock().left_kib;
+
+        assert_eq!(taken[0].grow_streams_to(124 << 10).expect("left"), 0);
+        assert_eq!(taken[0].grow_streams_to(125 << 10).expect("made"), 1, "its own counts");
+        assert_eq!((lost(&taken), taken_kib(&places)), (vec![3], 125 + 800));
+        assert_eq!(taken[0].grow_streams_to(800 << 10).expect("made"), 3);
+        assert_eq!((lost(&taken), taken_kib(&places)), (vec![2, 3, 4, 5], 800), "who has none stays");
+        assert!(task.await.expect_err("ended").is_cancelled());
+        drop(taken);
+        assert_eq!(taken_kib(&places), 0);
+        assert!(places.taken.lock().streams_kib.is_empty());
+    }
+
+    #[test]
+    fn nobody_ends_for_streams_in_vain_or_at_work() {
+        let (places, mut taken) = with_streams(&[300, 300, 300]);
+        assert!(taken[1].busy());
+        for _ in 0..2 {
+            let refused = taken[0].grow_streams_to(725 << 10).expect_err("one is at work");
+            assert!(matches!(refused, CallError::RetryLater(_)) && lost(&taken).is_empty());
+        }
+        assert_eq!(taken[0].grow_streams_to(724 << 10).expect("made"), 2);
+        assert_eq!(lost(&taken), [2, 3]);
+        // What the lost give back is not theirs any more.
+        taken[2].shrink_streams_to(0);
+        taken.truncate(2);
+        assert_eq!(places.taken.lock().left_kib, 0);
+        taken[0].shrink_streams_to(100 << 10);
+        assert_eq!(taken[1].grow_streams_to(924 << 10).expect("given back"), 0);
+        // At rest, it makes room for the other.
+        taken[0].silent();
+        assert_eq!(taken[1].grow_streams_to(1 << 20).expect("made"), 1);
+    }
+
+    #[test]
+    fn streams_that_are_small_take_nothing_of_what_is_shared() {
+        let places = Places::new(1, 100 << 10);
+        let mut place = places.take().0.expect("a place");
+        for (bytes, left_kib) in [(64 << 10, 100), ((64 << 10) + 1, 35), (100 << 10, 0), (70 << 10, 0)] {
+            assert_eq!(place.grow_streams_to(bytes).expect("room"), 0);
+            assert_eq!(places.taken.lock().left_kib, left_kib, "{bytes}");
+        }
+        assert!(place.grow_streams_to(usize::MAX).is_err());
+        for (bytes, left_kib) in [(200 << 10, 0), (70 << 10, 30), (64 << 10, 100), (0, 100)] {
+            place.shrink_streams_to(bytes);
+            assert_eq!(places.taken.lock().left_kib, left_kib, "{bytes}");
+        }
     }
 
     #[test]

@@ -10,6 +10,11 @@ use crate::service::CallError;
 /// Up to here nothing shared is taken.
 pub(super) const OWN_BYTES: usize = 64 << 10;
 
+/// What so many bytes take of what is shared: all of them, or nothing.
+pub(super) fn shared_kib(bytes: usize) -> usize {
+    if bytes <= OWN_BYTES { 0 } else { bytes.div_ceil(1024) }
+}
+
 /// Given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Room {
@@ -29,7 +34,7 @@ impl Room {
         if bytes <= OWN_BYTES {
             return Ok(());
         }
-        let more = bytes.div_ceil(1024).saturating_sub(self.taken_kib());
+        let more = shared_kib(bytes).saturating_sub(self.taken_kib());
         let found =
             u32::try_from(more).ok().and_then(|kib| self.shared.clone().try_acquire_many_owned(kib).ok());
         let found = found.ok_or_else(|| CallError::RetryLater(format!("no room for {bytes} bytes")))?;
@@ -45,7 +50,7 @@ impl Room {
         if bytes <= OWN_BYTES {
             self.taken = None;
         } else if let Some(taken) = &mut self.taken {
-            drop(taken.split(taken.num_permits().saturating_sub(bytes.div_ceil(1024))));
+            drop(taken.split(taken.num_permits().saturating_sub(shared_kib(bytes))));
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bellows_transport::message::ChunkId;
 use bellows_transport::rpc::FetchShuffleBlocks;
 
-use super::room::Room;
+use super::places::Place;
 use crate::blocks::{BlockName, Moment};
 use crate::registry::{App, Executor};
 use crate::service::{CallError, parse_block};
@@ -176,35 +176,34 @@ pub(super) struct Streams {
     next_id: i64,
     max: usize,
     bytes: usize,
-    /// For all of these bytes, of what the streams of all connections share.
-    room: Room,
 }
 
 /// Memory that one connection's streams may take.
 const MAX_BYTES: usize = 32 << 20;
 
 impl Streams {
-    pub(super) fn new(max: usize, room: Room) -> Streams {
+    pub(super) fn new(max: usize) -> Streams {
         // Begins anywhere, so that an id of one connection means nothing on another.
         let next_id = i64::from(rand::random::<u32>() >> 1) * 1000;
-        Streams { open: HashMap::new(), next_id, max, bytes: 0, room }
+        Streams { open: HashMap::new(), next_id, max, bytes: 0 }
     }
 
-    pub(super) fn open(&mut self, stream: Stream) -> Result<i64, CallError> {
+    /// Its id, and how many others lost their places for it. `place` has the room for all streams.
+    pub(super) fn open(&mut self, stream: Stream, place: &mut Place) -> Result<(i64, usize), CallError> {
         let bytes = self.bytes + stream.bytes();
         if self.open.len() >= self.max || bytes > MAX_BYTES {
             return Err(CallError::RetryLater("too many streams are open on this connection".to_owned()));
         }
-        self.room.grow_to(bytes)?;
+        let others_lost = place.grow_streams_to(bytes)?;
         self.bytes = bytes;
         let id = self.next_id;
         self.next_id += 1;
         self.open.insert(id, stream);
-        Ok(id)
+        Ok((id, others_lost))
     }
 
     /// Chunks are taken in their order, each once.
-    pub(super) fn take(&mut self, id: ChunkId) -> Result<Taken, StreamError> {
+    pub(super) fn take(&mut self, id: ChunkId, place: &mut Place) -> Result<Taken, StreamError> {
         let stream = self.open.get_mut(&id.stream).ok_or(StreamError::Unknown)?;
         if usize::try_from(id.chunk) != Ok(stream.next) {
             let expected = stream.next;
@@ -217,7 +216,7 @@ impl Streams {
         let (app, executor, asked) = (stream.app.clone(), stream.executor.clone(), stream.asked);
         if stream.next == stream.wanted.chunks() {
             self.bytes -= stream.bytes();
-            self.room.shrink_to(self.bytes);
+            place.shrink_streams_to(self.bytes);
             self.open.remove(&id.stream);
         }
         Ok(Taken { app, executor, asked, chunk })
@@ -235,7 +234,7 @@ mod tests {
     use super::*;
     use crate::blocks::{BlockFiles, LocalDirs};
     use crate::registry::Registry;
-    use tokio::sync::Semaphore;
+    use crate::server::places::Places;
 
     fn stream(wanted: Wanted) -> Stream {
         let registry = Registry::new(1, 1);
@@ -246,17 +245,22 @@ mod tests {
         Stream::new(app, executor, BlockFiles::new(0, 0).now(), wanted)
     }
 
+    fn place(places: &Arc<Places>) -> Place {
+        let place = places.take().0.expect("a place");
+        assert!(place.busy());
+        place
+    }
+
     fn read_all(wanted: Wanted) -> Vec<Chunk> {
-        let shared = Arc::new(Semaphore::new(0));
-        let mut streams = Streams::new(2, Room::new(shared));
+        let (mut streams, mut place) = (Streams::new(2), place(&Places::new(1, 0)));
         let count = wanted.chunks();
-        let stream = streams.open(stream(wanted)).expect("room");
+        let (stream, _) = streams.open(stream(wanted), &mut place).expect("room");
         let chunks = (0..count).map(|chunk| {
             let id = ChunkId { stream, chunk: chunk as i32 };
-            streams.take(id).expect("in order").chunk
+            streams.take(id, &mut place).expect("in order").chunk
         });
         let chunks = chunks.collect();
-        let after = streams.take(ChunkId { stream, chunk: count as i32 }).map(|_| ());
+        let after = streams.take(ChunkId { stream, chunk: count as i32 }, &mut place).map(|_| ());
         assert_eq!(after, Err(StreamError::Unknown), "closed with its last chunk");
         assert_eq!((streams.bytes, streams.open.len()), (0, 0));
         chunks
@@ -296,18 +300,19 @@ mod tests {
 
     #[test]
     fn out_of_order_and_too_many_are_refused() {
-        let mut streams = Streams::new(1, Room::new(Arc::new(Semaphore::new(0))));
-        let id = streams.open(stream(fetch(false, &[1, 2], &[1, 2, 2]))).expect("room");
-        assert!(streams.open(stream(fetch(false, &[1], &[1, 1, 1]))).is_err());
+        let (mut streams, mut place) = (Streams::new(1), place(&Places::new(1, 0)));
+        let (id, _) = streams.open(stream(fetch(false, &[1, 2], &[1, 2, 2])), &mut place).expect("room");
+        assert!(streams.open(stream(fetch(false, &[1], &[1, 1, 1])), &mut place).is_err());
+        let mut take = |stream, chunk| {
+            let taken = streams.take(ChunkId { stream, chunk }, &mut place);
+            taken.map(|taken| taken.chunk)
+        };
         for chunk in [1, -1] {
-            let refused = streams.take(ChunkId { stream: id, chunk }).map(|_| ());
+            let refused = take(id, chunk);
             assert!(matches!(refused, Err(StreamError::OutOfOrder(_))), "{refused:?}");
         }
-        assert_eq!(streams.take(ChunkId { stream: id + 1, chunk: 0 }).map(|_| ()), Err(StreamError::Unknown));
-        assert_eq!(
-            streams.take(ChunkId { stream: id, chunk: 0 }).map(|taken| taken.chunk),
-            Ok(block(10, 1, 2))
-        );
+        assert_eq!(take(id + 1, 0), Err(StreamError::Unknown));
+        assert_eq!(take(id, 0), Ok(block(10, 1, 2)));
     }
 
     fn of_bytes(bytes: usize) -> Stream {
@@ -316,31 +321,38 @@ mod tests {
 
     #[test]
     fn one_connection_opens_no_more_than_its_bound() {
-        let shared = Arc::new(Semaphore::new(1 << 20));
-        let mut streams = Streams::new(10, Room::new(shared.clone()));
-        streams.open(of_bytes(MAX_BYTES / 2)).expect("room");
-        let refused =
-            streams.open(of_bytes(MAX_BYTES / 2)).expect_err("its content is not all that a stream is");
+        let places = Places::new(2, 2 * MAX_BYTES);
+        let (mut streams, mut own, mut other) = (Streams::new(10), place(&places), place(&places));
+        streams.open(of_bytes(MAX_BYTES / 2), &mut own).expect("room");
+        let refused = streams.open(of_bytes(MAX_BYTES / 2), &mut own);
+        let refused = refused.expect_err("its content is not all that a stream is");
         assert!(matches!(refused, CallError::RetryLater(_)));
-        assert!(shared.available_permits() > (1 << 20) - MAX_BYTES / 1024);
+        other.grow_streams_to(MAX_BYTES).expect("what was refused takes nothing");
     }
 
     #[test]
     fn what_is_open_on_all_connections_together_is_bounded_and_is_free_when_it_was_read() {
-        let shared = Arc::new(Semaphore::new(1024));
-        let connection = || Streams::new(1000, Room::new(shared.clone()));
-        let (mut one, mut other) = (connection(), connection());
-        let large = one.open(of_bytes(900 << 10)).expect("room");
-        let refused = other.open(of_bytes(900 << 10)).expect_err("the other's");
+        let places = Places::new(3, 1 << 20);
+        let (mut one, mut its) = (Streams::new(1000), place(&places));
+        let (mut other, mut others) = (Streams::new(1000), place(&places));
+        let (large, lost) = one.open(of_bytes(900 << 10), &mut its).expect("room");
+        assert_eq!(lost, 0);
+        let refused = other.open(of_bytes(900 << 10), &mut others).expect_err("the other's");
         assert!(matches!(refused, CallError::RetryLater(_)));
         // What most ask for has room in any case, and many small ones together are a large one.
-        let few = (0..).take_while(|_| other.open(stream(Wanted::Rdd(vec![(1, 2)]))).is_ok()).count();
+        let small = || stream(Wanted::Rdd(vec![(1, 2)]));
+        let few = (0..).take_while(|_| other.open(small(), &mut others).is_ok()).count();
         assert!((300..1000).contains(&few), "{few}");
         for chunk in 0..(900 << 10) / 8 {
-            one.take(ChunkId { stream: large, chunk }).expect("in order");
+            one.take(ChunkId { stream: large, chunk }, &mut its).expect("in order");
         }
-        other.open(of_bytes(900 << 10)).expect("room again");
-        drop(other);
-        assert_eq!(shared.available_permits(), 1024);
+        other.open(of_bytes(900 << 10), &mut others).expect("room again");
+        drop(others);
+        its.grow_streams_to(1 << 20).expect("all of it");
+        // Who opened and reads no further gives way.
+        its.silent();
+        let (mut third, mut place) = (Streams::new(1), place(&places));
+        let (_, lost) = third.open(of_bytes(900 << 10), &mut place).expect("made room");
+        assert!(lost == 1 && !its.busy());
     }
 }
