@@ -23,12 +23,15 @@ use crate::{data, peer};
 /// What is encrypted at a time. More or less costs more.
 const BURST_BYTES: u64 = 512 << 10;
 
+/// Map outputs that are kept open by all connections together, and by each: then all are closed.
+const MAX_OPEN: usize = 8000;
+const MAX_OPEN_EACH: usize = 100;
+
 /// What all connections share.
 #[derive(Default)]
 struct Files {
     /// Each application's directory.
     dirs: HashMap<String, PathBuf>,
-    /// Never closed.
     outputs: HashMap<(String, i64), Arc<Output>>,
 }
 
@@ -123,6 +126,9 @@ impl Connection {
                 let key = (fetch.app.clone(), fetch.maps[map]);
                 let reduce = fetch.reduces[id.chunk as usize] as u64;
                 if !self.outputs.contains_key(&key) {
+                    if self.outputs.len() >= MAX_OPEN_EACH {
+                        self.outputs.clear();
+                    }
                     let output = self.files.lock().expect("nobody panics").output(&key)?;
                     self.outputs.insert(key.clone(), output);
                 }
@@ -201,6 +207,9 @@ impl Files {
     fn output(&mut self, key: &(String, i64)) -> Result<Arc<Output>> {
         if let Some(output) = self.outputs.get(key) {
             return Ok(output.clone());
+        }
+        if self.outputs.len() >= MAX_OPEN {
+            self.outputs.clear();
         }
         let output = Arc::new(Output::open(self.dirs.get(&key.0).context("not registered")?, key.1)?);
         self.outputs.insert(key.clone(), output.clone());

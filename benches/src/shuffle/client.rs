@@ -131,7 +131,7 @@ impl Client {
         let mut blocks = 0;
         for round in 0u32.. {
             let map = order.number + round as usize * order.connections;
-            if Instant::now() >= order.until || order.one_pass && map >= data.maps {
+            if Instant::now() >= order.until || order.one_pass && map * order.per_fetch.maps >= data.maps {
                 break;
             }
             let mut start = Instant::now();

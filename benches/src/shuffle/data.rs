@@ -8,8 +8,9 @@ use anyhow::Result;
 use bellows_transport::rpc::{ExecutorInfo, FetchShuffleBlocks, Rpc};
 
 pub const SUB_DIRS: i32 = 64;
-/// Data of one map output; each holds as many blocks as fit, at least four.
+/// Data of one map output, and of all; each holds as many blocks as fit, from 4 to 64.
 const OUTPUT_BYTES: usize = 4 << 20;
+const ALL_BYTES: usize = 256 << 20;
 
 #[derive(Clone)]
 pub struct DataSet {
@@ -24,7 +25,7 @@ pub struct DataSet {
 impl DataSet {
     pub fn create(scratch: &Path, app: &str, block_bytes: usize, maps: usize) -> Result<DataSet> {
         let dir = scratch.join(app).join("blockmgr-1");
-        let blocks = (OUTPUT_BYTES / block_bytes).clamp(4, 64);
+        let blocks = (OUTPUT_BYTES.min(ALL_BYTES / maps) / block_bytes).clamp(4, 64);
         let content = noise(blocks * block_bytes);
         let index: Vec<u8> =
             (0..=blocks as u64).flat_map(|i| (i * block_bytes as u64).to_be_bytes()).collect();

@@ -66,9 +66,9 @@ const CASES: [Case; 18] = [
     case(KIB, 64, 1, 16, How::Full),
     case(KIB, 64, 100, 16, How::Full),
     // More map outputs than are kept open: every fetch opens its files and reads an index.
-    case(KIB, 64, 100, 4000, How::Full),
-    case(KIB, 64, 100, 512, How::Full).of_many_maps(),
+    case(KIB, 64, 100, 40_000, How::Full),
     case(KIB, 64, 100, 4000, How::Full).of_many_maps(),
+    case(KIB, 64, 100, 40_000, How::Full).of_many_maps(),
     case(KIB, 64, 16, 16, How::SparkClient),
     case(64 * KIB, 1, 1, 16, How::Full),
     case(64 * KIB, 16, 1, 16, How::Full),

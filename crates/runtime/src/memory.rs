@@ -32,12 +32,13 @@ unsafe extern "C" fn forget_read_only(program: *mut dl_phdr_info, _: usize, _: *
     let headers = unsafe { std::slice::from_raw_parts(program.dlpi_phdr, program.dlpi_phnum.into()) };
     let page = rustix::param::page_size();
     for segment in headers.iter().filter(|h| h.p_type == libc::PT_LOAD && h.p_flags & libc::PF_W == 0) {
-        let start = (program.dlpi_addr + segment.p_vaddr) as usize;
-        let aligned = start & !(page - 1);
-        let bytes = (start + segment.p_memsz as usize).next_multiple_of(page) - aligned;
-        let start = std::ptr::with_exposed_provenance_mut(aligned);
+        // Whole pages only: what lies beside it may have been written to.
+        let start = program.dlpi_addr.wrapping_add(segment.p_vaddr) as usize;
+        let end = start.wrapping_add(segment.p_memsz as usize) & !(page - 1);
+        let start = start.checked_next_multiple_of(page).unwrap_or(end);
+        let (first, bytes) = (std::ptr::with_exposed_provenance_mut(start), end.saturating_sub(start));
         // SAFETY: nothing writes to this segment, so that its pages are the same when they are read again.
-        let done = unsafe { rustix::mm::madvise(start, bytes, Advice::LinuxDontNeed) };
+        let done = unsafe { rustix::mm::madvise(first, bytes, Advice::LinuxDontNeed) };
         if let Err(error) = done {
             tracing::debug!(%error, "what only the start needed stays in memory");
         }

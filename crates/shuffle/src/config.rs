@@ -96,7 +96,7 @@ pub struct Limits {
     pub streams_per_connection: usize,
     /// Bytes of shuffle index kept in memory.
     pub index_cache_bytes: u64,
-    /// Data files kept open, of half of what the process may open at most.
+    /// Files of map outputs kept open; no more than half of what the process may open.
     pub open_files: usize,
     /// Memory for copied parts of blocks (encrypted, or for TLS) that wait for slow peers, of all connections together.
     /// Without room, a connection copies 32 KiB at a time instead of 512.

@@ -64,7 +64,9 @@ pub(crate) async fn real_roots(roots: Vec<PathBuf>) -> Vec<PathBuf> {
         match timeout(START_WITHIN, resolved).await {
             Ok(Ok(Ok(real))) => return real,
             Ok(Ok(Err(error))) => tracing::warn!(root = %root.display(), %error, "cannot look at a root"),
-            Ok(Err(_)) | Err(_) => tracing::error!(root = %root.display(), "the disk does not answer"),
+            Ok(Err(_)) | Err(_) => {
+                tracing::error!(root = %root.display(), "the disk does not answer: taken for no link until a restart");
+            }
         }
         root
     };

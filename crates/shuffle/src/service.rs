@@ -347,11 +347,11 @@ impl Service {
         Some(output)
     }
 
-    /// To close a file may ask its disk, as where it is deleted with that.
+    /// Where it may wait for its disk, elsewhere.
     fn close(&self, output: Arc<MapOutput>) {
-        let waits = output.is_stale() || output.data().is_some_and(|data| !data.is_local());
-        if let Some(path) = output.data_path().filter(|_| waits) {
-            let (disks, disk) = (self.disks.clone(), self.disks.of(path));
+        if output.closes_slowly() {
+            let (disks, path) = (self.disks.clone(), output.any_path().expect("invariant: a file is open"));
+            let disk = disks.of(path);
             tokio::spawn(async move { disks.tend(disk, move || drop(output)).await });
         }
     }

@@ -1,5 +1,5 @@
 //! The map outputs that are open. Bounded twice at once, in bytes of index and in open files: each entry weighs its
-//! index plus its share of the open-file bound, expressed in bytes.
+//! index, and no less than its share of the open-file bound, expressed in bytes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,12 +22,12 @@ pub(crate) struct OutputKey {
 
 #[derive(Clone)]
 struct Weight {
-    per_entry: u64,
+    per_file: u64,
 }
 
 impl Weighter<OutputKey, Arc<MapOutput>> for Weight {
     fn weight(&self, _: &OutputKey, output: &Arc<MapOutput>) -> u64 {
-        self.per_entry + output.kept_bytes()
+        (self.per_file * output.open_files()).max(output.kept_bytes())
     }
 }
 
@@ -51,9 +51,8 @@ pub(crate) struct BlockFiles {
 impl BlockFiles {
     pub(crate) fn new(index_bytes: u64, open_files: usize) -> BlockFiles {
         let open_files = open_files.min(spare_descriptors()).max(8) as u64;
-        // Twice the bytes: an entry with an index of average size uses up both bounds evenly.
-        let capacity = 2 * index_bytes.max(1 << 20);
-        let weight = Weight { per_entry: (capacity / open_files).max(1) };
+        let capacity = index_bytes.max(1 << 20);
+        let weight = Weight { per_file: (capacity / open_files).max(1) };
         let outputs =
             Cache::with(open_files as usize, capacity, weight, DefaultHashBuilder::default(), HandBack);
         BlockFiles { outputs, clock: AtomicU64::new(1) }
@@ -170,6 +169,28 @@ mod tests {
         assert!(matches!(&evicted[..], [old] if Arc::ptr_eq(old, &first)), "to be closed elsewhere");
         assert_eq!(scene.bytes(after), Some(20));
         assert_eq!(scene.bytes(before), Some(20));
+    }
+
+    #[test]
+    fn both_bounds_hold() {
+        let scene = Scene::new();
+        let [index, data] = &scene.paths;
+        std::fs::write(data, [0; 8]).expect("written");
+        // An index that stays on disk is a second file.
+        for (partitions, max_kept_bytes, index_bytes, kept) in
+            [(1, 1 << 20, 1 << 20, 60..=64), (1, 0, 1 << 20, 28..=32), (4096, 1 << 20, 1 << 20, 28..=32)]
+        {
+            let offsets = vec![0; 8 * (partitions + 1)];
+            std::fs::write(index, offsets).expect("written");
+            let files = BlockFiles::new(index_bytes, 64);
+            for map in 0..1000 {
+                let data = MapOutput::open_data(data.clone(), Look::Disk).expect("opens");
+                let output = MapOutput::open(index.clone(), data, max_kept_bytes, Look::Disk).expect("sound");
+                drop(files.keep(OutputKey { map, ..KEY }, Arc::new(output)));
+            }
+            let count = files.outputs.len();
+            assert!(kept.contains(&count), "{count} of {partitions} partitions, {max_kept_bytes}");
+        }
     }
 
     #[test]

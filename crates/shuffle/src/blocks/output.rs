@@ -33,14 +33,17 @@ pub(crate) struct Source {
     file: File,
     path: PathBuf,
     bytes: u64,
+    /// See [`is_on_local_disk`].
     local: bool,
+    /// See [`Opened::untouched`].
+    untouched: bool,
 }
 
 impl Source {
     pub(crate) fn open(path: PathBuf, look: Look) -> Result<Source, BlockError> {
         let Opened { file, bytes, untouched } = open_file(&path, look)?;
-        let local = look == Look::Memory || untouched && is_on_local_disk(&file);
-        Ok(Source { file, path, bytes, local })
+        let local = look == Look::Memory || is_on_local_disk(&file);
+        Ok(Source { file, path, bytes, local, untouched })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -84,7 +87,7 @@ impl Source {
 
     /// Whether all that is in memory of it and its like is had without waiting for a disk, a process or a machine.
     pub(crate) fn is_local(&self) -> bool {
-        self.local
+        self.local && self.untouched
     }
 
     /// Returns when this part was in memory, without a copy of it: what goes to /dev/null is read and passed on by
@@ -191,6 +194,18 @@ impl MapOutput {
         }
     }
 
+    /// Files that it keeps open, for which one without data counts, too.
+    pub(crate) fn open_files(&self) -> u64 {
+        if self.reads_disk() { 2 } else { 1 }
+    }
+
+    /// Whether to close it may wait: for another process or machine, or for what a disk deletes with it.
+    pub(crate) fn closes_slowly(&self) -> bool {
+        let slow = |file: &Source| !file.local || file.is_unlinked();
+        let of_index = matches!(&self.index, Index::OnDisk { file } if slow(file));
+        of_index || self.data().is_some_and(slow)
+    }
+
     /// Whether finding a block in the index may wait for a disk.
     pub(crate) fn reads_disk(&self) -> bool {
         matches!(self.index, Index::OnDisk { .. })
@@ -202,6 +217,14 @@ impl MapOutput {
 
     pub(crate) fn data_path(&self) -> Option<&Path> {
         self.data().map(Source::path)
+    }
+
+    /// Where something of it is open.
+    pub(crate) fn any_path(&self) -> Option<&Path> {
+        match &self.index {
+            Index::OnDisk { file } => Some(file.path()),
+            Index::Kept(_) => self.data_path(),
+        }
     }
 
     pub(crate) fn is_stale(&self) -> bool {

@@ -12,7 +12,8 @@ use crate::service::CallError;
 /// What one of a byte or none takes in memory, with the least that is taken from the heap.
 const STRING_BYTES: usize = size_of::<String>() + 32;
 
-pub(super) async fn answer(connection: &mut Connection, body: Bytes) -> Result<Bytes, CallError> {
+/// A call that this connection may make, with room for what it makes.
+pub(super) fn admit(connection: &mut Connection, body: Bytes) -> Result<Rpc, CallError> {
     let bytes = body.len();
     let call = Rpc::decode(body).map_err(|e| CallError::BadCall(e.to_string()))?;
     connection.room.grow_to(bytes + call.strings() * STRING_BYTES)?;
@@ -20,6 +21,22 @@ pub(super) async fn answer(connection: &mut Connection, body: Bytes) -> Result<B
         return Err(CallError::BadCall(Refusal::Id.to_string()));
     }
     connection.authorize(&call)?;
+    Ok(call)
+}
+
+/// Whether a disk may have to be waited for.
+pub(super) fn waits(call: &Rpc) -> bool {
+    matches!(
+        call,
+        Rpc::RegisterExecutor { .. }
+            | Rpc::RemoveBlocks { .. }
+            | Rpc::DiagnoseCorruption { .. }
+            | Rpc::RegisterDriver { .. }
+    )
+}
+
+/// Of a call of so many bytes.
+pub(super) async fn answer(connection: &mut Connection, bytes: usize, call: Rpc) -> Result<Bytes, CallError> {
     let service = connection.service.clone();
     match call {
         Rpc::RegisterExecutor { app, executor, info } => {

@@ -221,23 +221,15 @@ impl Connection {
         match message {
             Message::RpcRequest { request, body } => {
                 let start = Instant::now();
-                let answer = match calls::answer(self, body).await {
+                let answer = match self.answer(body).await? {
                     Ok(body) => Message::RpcResponse { request, body },
-                    Err(CallError::RetryLater(reason)) => {
-                        return Err(Closed::Refused(ErrorKind::Limit, reason));
-                    }
-                    // An answer would be final for Spark; after a restart it is let in again.
-                    Err(CallError::Stopping) => return Err(Closed::Stopping),
-                    Err(error) => {
-                        self.service.note(&error);
-                        Message::RpcFailure { request, error: told::to_peer(error) }
-                    }
+                    Err(error) => Message::RpcFailure { request, error: self.for_client(error)? },
                 };
                 self.service.metrics.latency.record(start.elapsed(), 1);
                 answer.encode(&mut self.wire.out.bytes);
             }
             Message::OneWay { body } => {
-                if let Err(error) = calls::answer(self, body).await {
+                if let Err(error) = self.answer(body).await? {
                     self.service.note(&error);
                 }
             }
@@ -257,20 +249,48 @@ impl Connection {
         Ok(())
     }
 
+    /// The inner error is for the client.
+    async fn answer(&mut self, body: Bytes) -> Result<Result<Bytes, CallError>, Closed> {
+        let bytes = body.len();
+        let call = match calls::admit(self, body) {
+            Ok(call) => call,
+            Err(error) => return Ok(Err(error)),
+        };
+        if calls::waits(&call) {
+            self.flush().await?;
+        }
+        Ok(calls::answer(self, bytes, call).await)
+    }
+
     async fn flush(&mut self) -> Result<(), Closed> {
         self.wire.flush().await?;
-        if let Some(Batch { start, requests }) = self.batch.take() {
-            self.service.metrics.latency.record(start.elapsed(), requests);
-            self.service.metrics.chunks_in_flight.subtract(requests);
+        if let Some(batch) = self.batch.take() {
+            self.answered(&batch);
         }
         Ok(())
+    }
+
+    /// What waits leaves before a disk is waited for; of the batch are then `own`, whose answers are yet to come.
+    async fn flush_others(&mut self, own: u64) -> Result<(), Closed> {
+        self.wire.flush().await?;
+        if let Some(batch) = &mut self.batch {
+            let others = Batch { start: batch.start, requests: batch.requests - own };
+            *batch = Batch { start: Instant::now(), requests: own };
+            self.answered(&others);
+        }
+        Ok(())
+    }
+
+    fn answered(&self, batch: &Batch) {
+        self.service.metrics.latency.record(batch.start.elapsed(), batch.requests);
+        self.service.metrics.chunks_in_flight.subtract(batch.requests);
     }
 
     async fn send_chunk(&mut self, id: ChunkId) -> Result<(), Closed> {
         self.batch.get_or_insert_with(|| Batch { start: Instant::now(), requests: 0 }).requests += 1;
         self.service.metrics.chunks_in_flight.add(1);
         let header = |bytes, out: &mut BytesMut| put_chunk_header(out, id, bytes);
-        if let Err(error) = self.put_chunk(id, header).await? {
+        if let Err(error) = self.put_chunk(id, 1, header).await? {
             Message::ChunkFetchFailure { id, error }.encode(&mut self.wire.out.bytes);
         }
         Ok(())
@@ -288,7 +308,7 @@ impl Connection {
         let header = |body_bytes, out: &mut BytesMut| {
             Message::StreamResponse { stream: stream.clone(), body_bytes }.encode(out);
         };
-        if let Err(error) = self.put_chunk(id, header).await? {
+        if let Err(error) = self.put_chunk(id, 0, header).await? {
             Message::StreamFailure { stream, error }.encode(&mut self.wire.out.bytes);
         }
         self.flush().await?;
@@ -296,11 +316,12 @@ impl Connection {
         Ok(())
     }
 
-    /// Has the next chunk of a stream wait for a flush, behind its header. The inner error is for the client, and
-    /// nothing waits then; the outer ends the connection.
+    /// Has the next chunk of a stream wait for a flush, behind its header. The batch counts it `own` times. The inner
+    /// error is for the client, and nothing waits then; the outer ends the connection.
     async fn put_chunk(
         &mut self,
         id: ChunkId,
+        own: u64,
         header: impl Fn(u64, &mut BytesMut),
     ) -> Result<Result<(), String>, Closed> {
         let taken = match self.streams.take(id, &mut self.place) {
@@ -320,7 +341,7 @@ impl Connection {
             Some(found) => found,
             None => {
                 // Boxed: what is rare must not make every connection's task larger.
-                Box::pin(self.wire.flush()).await?;
+                Box::pin(self.flush_others(own)).await?;
                 Box::pin(self.load(&taken)).await
             }
         };
@@ -342,7 +363,7 @@ impl Connection {
                 let mut copied = self.wire.copy_resident(&segment);
                 if let Ok(false) = copied {
                     self.wire.out.bytes.truncate(before);
-                    Box::pin(self.wire.flush()).await?;
+                    Box::pin(self.flush_others(own)).await?;
                     before = begin(&mut self.wire);
                     copied = Box::pin(self.wire.copy_cold(&segment)).await.map(|()| true);
                 }
@@ -380,14 +401,9 @@ impl Connection {
         }
     }
 
-    /// What the client is told. Errors that may pass close the connection: Spark retries those, and takes any it is
-    /// told for final.
+    /// What the client is told.
     fn for_client(&self, error: CallError) -> Result<String, Closed> {
-        if let CallError::Block(BlockError::Disk { source, .. }) = &error
-            && is_own_limit(source)
-        {
-            return Err(Closed::Refused(ErrorKind::Limit, error.to_string()));
-        }
+        let error = may_pass(error)?;
         self.service.note(&error);
         Ok(told::to_peer(error))
     }
@@ -403,6 +419,19 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let requests = self.batch.as_ref().map_or(0, |batch| batch.requests);
         self.service.metrics.chunks_in_flight.subtract(requests);
+    }
+}
+
+/// Errors that may pass close the connection: Spark retries those, and takes any it is told for final.
+fn may_pass(error: CallError) -> Result<CallError, Closed> {
+    match error {
+        CallError::RetryLater(reason) => Err(Closed::Refused(ErrorKind::Limit, reason)),
+        // After a restart it is let in again.
+        CallError::Stopping => Err(Closed::Stopping),
+        CallError::Block(BlockError::Disk { ref source, .. }) if is_own_limit(source) => {
+            Err(Closed::Refused(ErrorKind::Limit, error.to_string()))
+        }
+        error => Ok(error),
     }
 }
 

@@ -75,6 +75,10 @@ impl Outgoing {
         &self.bytes[..self.head_bytes()]
     }
 
+    pub(super) fn next_part(&self) -> Option<&Segment> {
+        self.parts.front().map(|part| &part.segment)
+    }
+
     /// Takes off the head and what comes next.
     pub(super) fn take_part(&mut self) -> Option<Segment> {
         self.bytes.advance(self.head_bytes());

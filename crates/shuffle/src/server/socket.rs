@@ -65,9 +65,9 @@ impl Socket {
     }
 
     /// What is taken at once; of TLS, nothing.
-    pub(super) fn try_write(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let Socket::Plain(socket) = self else { return Ok(0) };
-        match socket.try_io(Interest::WRITABLE, || send(socket, bytes, more)) {
+        match socket.try_io(Interest::WRITABLE, || send(socket, bytes, false)) {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 Ok(0)
             }

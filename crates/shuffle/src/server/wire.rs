@@ -183,17 +183,20 @@ impl Wire {
     /// From the page cache to the socket.
     async fn send_files(&mut self) -> Result<(), Unsent> {
         loop {
-            let more = self.out.parts() > 0;
-            self.socket.write_all(self.out.head(), more, self.stalled_after).await?;
-            let Some(Segment { source, offset, bytes }) = self.out.take_part() else { return Ok(()) };
+            let next = self.out.next_part();
+            let window = |segment: &Segment| WINDOW_BYTES.min(segment.bytes);
+            // What leaves is not held back for a part that a disk is waited for.
+            let mut ready =
+                next.map_or(Ok(false), |part| is_resident(&part.source, part.offset, window(part)))?;
+            self.socket.write_all(self.out.head(), ready, self.stalled_after).await?;
+            let Some(mut part) = self.out.take_part() else { return Ok(()) };
             let Socket::Plain(tcp) = &self.socket else { unreachable!("invariant: the socket is plain") };
-            let (mut at, end) = (offset, offset + bytes);
-            while at < end {
-                let window = WINDOW_BYTES.min(end - at);
-                if !is_resident(&source, at, window)? {
-                    read_in(&self.disks, &source, at, window).await?;
+            loop {
+                let (source, at, bytes) = (&part.source, part.offset, window(&part));
+                if !ready {
+                    read_in(&self.disks, source, at, bytes).await?;
                 }
-                let sent = send_file(tcp, &source, at, window, self.stalled_after).await;
+                let sent = send_file(tcp, source, at, bytes, self.stalled_after).await;
                 sent.map_err(|error| {
                     if is_of_a_disk(&error) {
                         Unsent::File(Unread { source: source.clone(), error })
@@ -201,7 +204,12 @@ impl Wire {
                         Unsent::Socket(error)
                     }
                 })?;
-                at += window;
+                part.offset += bytes;
+                part.bytes -= bytes;
+                if part.bytes == 0 {
+                    break;
+                }
+                ready = is_resident(&part.source, part.offset, window(&part))?;
             }
         }
     }
@@ -213,15 +221,14 @@ impl Wire {
             let ready = self.ready().await?;
             let room = self.queue.try_acquire_many(ready.div_ceil(1024) as u32);
             let burst = if room.is_ok() { ready } else { CROWDED_BURST_BYTES.min(ready) };
-            let more = burst < self.out.len();
             let mut untaken = BytesMut::new();
             BURST.with_borrow_mut(|place| {
                 let sealed = seal(self.cipher.as_deref_mut(), place, &mut self.out, burst as usize)?;
-                let sent = self.socket.try_write(sealed, more)?;
+                let sent = self.socket.try_write(sealed)?;
                 untaken.extend_from_slice(&sealed[sent..]);
                 Ok::<_, Unsent>(())
             })?;
-            self.socket.write_all(&untaken, more, self.stalled_after).await?;
+            self.socket.write_all(&untaken, false, self.stalled_after).await?;
         }
         Ok(())
     }
@@ -229,15 +236,13 @@ impl Wire {
     /// How much of a burst is in memory: all that comes before a part that is not, or that part, as soon as it is.
     async fn ready(&self) -> Result<u64, Unread> {
         let burst = BURST_BYTES.min(self.out.len());
-        let mut ready = 0;
         for Ahead { source, at, bytes, end } in self.out.files_within(burst) {
             if !is_resident(source, at, bytes)? {
-                if ready > 0 {
-                    return Ok(ready);
+                if end > bytes {
+                    return Ok(end - bytes);
                 }
                 read_in(&self.disks, source, at, bytes).await?;
             }
-            ready = end;
         }
         Ok(burst)
     }

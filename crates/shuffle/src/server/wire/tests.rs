@@ -112,6 +112,12 @@ async fn encrypted_blocks_come_whole_however_little_is_taken_at_a_time() {
 
 #[tokio::test]
 async fn what_is_in_memory_leaves_before_a_disk_is_waited_for() {
+    for first_is_copied in [false, true] {
+        sends_before_it_waits(first_is_copied).await;
+    }
+}
+
+async fn sends_before_it_waits(first_is_copied: bool) {
     let dir = dir_on_disk();
     let segment = |name: &str| {
         let path = dir.path().join(name);
@@ -139,7 +145,14 @@ async fn what_is_in_memory_leaves_before_a_disk_is_waited_for() {
     while disks.waiting().values().sum::<u64>() < 16 {
         tokio::task::yield_now().await;
     }
-    wire.out.push(hot);
+    wire.out.bytes.extend_from_slice(b"copied");
+    if first_is_copied {
+        let mut copied = vec![0; hot.bytes as usize];
+        hot.source.read_exact(&mut copied, 0).expect("reads");
+        wire.out.bytes.extend_from_slice(&copied);
+    } else {
+        wire.out.push(hot);
+    }
     wire.out.push(cold);
     let receive = async move {
         let (mut sealed, mut plain) = (BytesMut::new(), BytesMut::new());
@@ -150,15 +163,15 @@ async fn what_is_in_memory_leaves_before_a_disk_is_waited_for() {
             }
             plain.len()
         };
-        assert_eq!(until(120_000).await, 120_000);
+        assert_eq!(until(120_006).await, 120_006);
         assert_eq!(
             queue.available_permits() as u64,
             BURST_BYTES / 1024,
             "who waits for a disk holds no room"
         );
         drop(go_on);
-        assert_eq!(until(280_000).await, 280_000);
-        assert!(plain == ["hot".repeat(40_000), "cold".repeat(40_000)].concat());
+        assert_eq!(until(280_006).await, 280_006);
+        assert!(plain == ["copied", &"hot".repeat(40_000), &"cold".repeat(40_000)].concat());
     };
     let (sent, ()) = tokio::join!(wire.flush(), receive);
     sent.expect("taken");
