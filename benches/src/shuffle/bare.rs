@@ -17,6 +17,7 @@ use bellows_transport::message::{Message, put_chunk_header};
 use bellows_transport::rpc::{FetchShuffleBlocks, Rpc};
 use bytes::{Bytes, BytesMut};
 use rustix::net::SendFlags;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{data, peer};
 
@@ -39,6 +40,8 @@ struct Files {
 pub fn serve(args: &[String]) -> Result<()> {
     let port: u16 = args.first().context("bare PORT")?.parse()?;
     let encrypted = args.len() > 1;
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
     let listener = TcpListener::bind(("127.0.0.1", port))?;
     let files = Arc::<Mutex<Files>>::default();
     for socket in listener.incoming() {
