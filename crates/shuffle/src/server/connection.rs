@@ -282,6 +282,9 @@ impl Connection {
     }
 
     fn answered(&self, batch: &Batch) {
+        if batch.requests == 0 {
+            return; // How long nobody waited is no latency.
+        }
         self.service.metrics.latency.record(batch.start.elapsed(), batch.requests);
         self.service.metrics.chunks_in_flight.subtract(batch.requests);
     }

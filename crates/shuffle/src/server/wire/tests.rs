@@ -113,7 +113,8 @@ async fn encrypted_blocks_come_whole_however_little_is_taken_at_a_time() {
 #[tokio::test]
 async fn what_is_in_memory_leaves_before_a_disk_is_waited_for() {
     for first_is_copied in [false, true] {
-        sends_before_it_waits(first_is_copied).await;
+        let sent = tokio::time::timeout(Duration::from_secs(60), sends_before_it_waits(first_is_copied));
+        sent.await.expect("what is ready does not wait for ever");
     }
 }
 
