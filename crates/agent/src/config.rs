@@ -17,8 +17,11 @@ pub struct Config {
     pub work_dir: PathBuf,
     /// The name that masters, tasks and reducers reach this machine by; default: the advertised address.
     pub hostname: Option<String>,
-    /// The address that tasks are told; default: that of `listen`, or of loopback when that is any.
+    /// The address that masters and tasks are told; default: that of `listen`, or, when that is any, the one that
+    /// reaches the master.
     pub advertise_ip: Option<IpAddr>,
+    /// The port that goes with it; default: that of `listen`.
+    pub advertise_port: Option<u16>,
     /// `cpus:4;mem:8192;…`: what is named here replaces what is detected, kind by kind.
     pub resources: String,
     /// `rack:r1;zone:a`.
@@ -57,6 +60,7 @@ impl Config {
             work_dir: work_dir.into(),
             hostname: None,
             advertise_ip: None,
+            advertise_port: None,
             resources: String::new(),
             attributes: String::new(),
             shuffle_dirs: Vec::new(),
@@ -70,14 +74,6 @@ impl Config {
             gc_disk_headroom: 0.1,
             disk_watch_interval: Duration::from_secs(60),
         }
-    }
-
-    pub(crate) fn ip(&self, bound: SocketAddr) -> IpAddr {
-        self.advertise_ip.unwrap_or(match bound.ip() {
-            // Every address is none that can be told; on one machine this one always works.
-            ip if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
-            ip => ip,
-        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The one task that owns the agent's state: events in, one at a time; actions out, through `effects`.
 //!
 //! Decides nothing itself, and waits for nothing but the next event.
-use crate::{Error, clock::Clock, effects::Effects, link::Outgoing, store::Outcome};
+use crate::{Error, announced::Announced, clock::Clock, effects::Effects, link::Outgoing, store::Outcome};
 use bellows_containment::{ExitEvent, ExitStatus};
 use bellows_kernel::agent::{Event, Exit, LinkId, State, step};
 use std::sync::{
@@ -71,6 +71,7 @@ impl Handle {
 
 pub(crate) struct Driver {
     pub(crate) clock: Clock,
+    pub(crate) announced: Arc<Announced>,
     pub(crate) state: State,
     pub(crate) effects: Effects,
     pub(crate) messages: mpsc::Receiver<Message>,
@@ -113,6 +114,11 @@ impl Driver {
                 message = self.messages.recv() => match message {
                     Some(Message::Event(event)) => self.handle(event)?,
                     Some(Message::LinkOpened(link, outgoing)) => {
+                        if self.announced.connected_from(outgoing.local_ip()) {
+                            let (ip, hostname) = (self.announced.address().ip(), self.announced.hostname());
+                            tracing::info!(%ip, "the address that is announced");
+                            self.handle(Event::AddressChanged { ip: ip.to_string(), hostname })?;
+                        }
                         self.effects.open_link(link, outgoing);
                         self.handle(Event::LinkOpened { link })?;
                     }

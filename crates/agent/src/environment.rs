@@ -1,14 +1,14 @@
 //! What a task finds in its environment: the machine's, Mesos', the shuffle directories, and last its own.
-use crate::Config;
+use crate::{Config, announced::Announced};
 use bellows_kernel::agent::Job;
 use bellows_model::{AgentId, DEFAULT_ROLE, EnvironmentVariable};
-use std::{net::SocketAddr, path::Path, path::PathBuf, time::Duration};
+use std::{path::Path, path::PathBuf, sync::Arc, time::Duration};
 
 /// The parts that are the same for all tasks of an agent.
 pub(crate) struct Environment {
     base: Vec<EnvironmentVariable>,
     native_library: Option<PathBuf>,
-    address: SocketAddr,
+    announced: Arc<Announced>,
     grace: Duration,
 }
 
@@ -22,11 +22,11 @@ pub(crate) struct Place<'a> {
 }
 
 impl Environment {
-    pub(crate) fn new(config: &Config, address: SocketAddr) -> Self {
+    pub(crate) fn new(config: &Config, announced: Arc<Announced>) -> Self {
         Self {
             base: config.executor_environment.clone(),
             native_library: config.native_library.clone(),
-            address,
+            announced,
             grace: config.kill_grace,
         }
     }
@@ -36,15 +36,16 @@ impl Environment {
         let sandbox = place.sandbox.display().to_string();
         let role = job.framework.roles.first().map_or(DEFAULT_ROLE, String::as_str);
         let grace = job.task.kill_grace.unwrap_or(self.grace);
+        let address = self.announced.address();
         // Another user has another home.
         let base = self.base.iter().filter(|variable| !place.switched || variable.name != "HOME");
         let mut all: Vec<EnvironmentVariable> = base.cloned().collect();
         let mut set = |name: &str, value: String| {
             all.push(EnvironmentVariable { name: name.to_owned(), value });
         };
-        set("LIBPROCESS_IP", self.address.ip().to_string());
+        set("LIBPROCESS_IP", address.ip().to_string());
         set("LIBPROCESS_PORT", "0".into());
-        set("MESOS_AGENT_ENDPOINT", self.address.to_string());
+        set("MESOS_AGENT_ENDPOINT", address.to_string());
         set("MESOS_ALLOCATION_ROLE", role.to_owned());
         set("MESOS_CHECKPOINT", "1".into());
         set("MESOS_CONTAINER_ID", job.container_id.to_string());
@@ -54,7 +55,7 @@ impl Environment {
         set("MESOS_FRAMEWORK_ID", job.framework_id.to_string());
         set("MESOS_SANDBOX", sandbox.clone());
         set("MESOS_SLAVE_ID", place.agent_id.to_string());
-        set("MESOS_SLAVE_PID", format!("slave(1)@{}", self.address));
+        set("MESOS_SLAVE_PID", format!("slave(1)@{address}"));
         set("MESOS_TASK_ID", job.task.task_id.to_string());
         set("PWD", sandbox);
         if let Some(library) = &self.native_library {

@@ -6,6 +6,7 @@ mod views;
 
 use crate::{
     Config,
+    announced::Announced,
     driver::{Handle, Stopped},
     error::Error,
 };
@@ -20,7 +21,6 @@ use bellows_election::Leader;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -35,13 +35,13 @@ pub(crate) struct Shared {
     master: watch::Receiver<Option<Leader>>,
     files: files::Files,
     work_dir: PathBuf,
-    address: SocketAddr,
+    announced: Arc<Announced>,
     flags: BTreeMap<&'static str, String>,
 }
 
 pub(crate) fn router(
     config: &Config,
-    address: SocketAddr,
+    announced: Arc<Announced>,
     work_dir: &Path,
     driver: Handle,
     containerizer: Containerizer,
@@ -52,8 +52,8 @@ pub(crate) fn router(
         master: config.master.clone(),
         files: files::Files::open(work_dir)?,
         work_dir: work_dir.to_owned(),
-        address,
-        flags: flags(config, address, work_dir),
+        flags: flags(config, announced.address().port(), work_dir),
+        announced,
     };
     Ok(Router::new().fallback(serve).with_state(Arc::new(shared)))
 }
@@ -152,7 +152,7 @@ fn query(uri: &Uri) -> HashMap<String, String> {
     axum::extract::Query::try_from_uri(uri).map(|query| query.0).unwrap_or_default()
 }
 
-fn flags(config: &Config, address: SocketAddr, work_dir: &Path) -> BTreeMap<&'static str, String> {
+fn flags(config: &Config, port: u16, work_dir: &Path) -> BTreeMap<&'static str, String> {
     let paths =
         |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(",");
     let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
@@ -163,8 +163,10 @@ fn flags(config: &Config, address: SocketAddr, work_dir: &Path) -> BTreeMap<&'st
         ("gc_disk_headroom", Some(config.gc_disk_headroom.to_string())),
         ("disk_watch_interval", Some(format!("{}secs", config.disk_watch_interval.as_secs_f64()))),
         ("hostname", config.hostname.clone()),
-        ("ip", Some(address.ip().to_string())),
-        ("port", Some(address.port().to_string())),
+        ("ip", Some(config.listen.ip().to_string())),
+        ("port", Some(port.to_string())),
+        ("advertise_ip", config.advertise_ip.map(|ip| ip.to_string())),
+        ("advertise_port", config.advertise_port.map(|port| port.to_string())),
         ("native_library", path(&config.native_library)),
         ("resources", Some(config.resources.clone())),
         ("shuffle_dirs", Some(paths(&config.shuffle_dirs))),

@@ -4,6 +4,7 @@
 //! What to do is decided in `bellows_kernel::agent`; this carries it out. Processes are `bellows_containment`'s.
 #![forbid(unsafe_code)]
 
+mod announced;
 mod attributes;
 mod clock;
 mod collect;

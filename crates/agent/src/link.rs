@@ -16,9 +16,8 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message as _;
-use std::{convert::Infallible, io, time::Duration};
+use std::{convert::Infallible, io, net::IpAddr, time::Duration};
 use tokio::{
-    net::TcpStream,
     sync::{mpsc, watch},
     time::timeout,
 };
@@ -35,7 +34,10 @@ const LAST_RETRY: Duration = Duration::from_secs(5);
 const MAX_REDIRECTS: usize = 3;
 
 /// What the master is told goes in here; dropping it ends the connection.
-pub(crate) struct Outgoing(mpsc::Sender<Bytes>);
+pub(crate) struct Outgoing {
+    records: mpsc::Sender<Bytes>,
+    local_ip: IpAddr,
+}
 
 impl Outgoing {
     /// `false`: it takes no more.
@@ -47,8 +49,13 @@ impl Outgoing {
         self.say(&speech::to_master(message))
     }
 
+    /// The agent's end of the connection.
+    pub(crate) fn local_ip(&self) -> IpAddr {
+        self.local_ip
+    }
+
     fn say(&self, message: &link::AgentMessage) -> bool {
-        self.0.try_send(recordio::encode_message(message)).is_ok()
+        self.records.try_send(recordio::encode_message(message)).is_ok()
     }
 }
 
@@ -150,8 +157,9 @@ fn redirected<T>(response: &http::Response<T>) -> Option<String> {
 
 async fn open(authority: &str) -> Result<(http::Response<Incoming>, Outgoing), LinkError> {
     let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(authority)).await.map_err(late)??;
+    let stream = timeout(CONNECT_TIMEOUT, bellows_names::connect(authority)).await.map_err(late)??;
     stream.set_nodelay(true)?;
+    let local_ip = stream.local_addr()?.ip();
     let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(10))
@@ -175,7 +183,7 @@ async fn open(authority: &str) -> Result<(http::Response<Incoming>, Outgoing), L
     let response = timeout(ANSWER_TIMEOUT, sender.send_request(request))
         .await
         .map_err(|_| LinkError::Silent(ANSWER_TIMEOUT))??;
-    Ok((response, Outgoing(outgoing)))
+    Ok((response, Outgoing { records: outgoing, local_ip }))
 }
 
 async fn talk(

@@ -1,6 +1,7 @@
 //! From a configuration to a running agent, and to its end.
 use crate::{
     Config, Error,
+    announced::Announced,
     attributes::parse_attributes,
     clock::Clock,
     collect::Collector,
@@ -46,9 +47,9 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         .await
         .map_err(|source| Error::Bind { address: config.listen.to_string(), source })?;
     let local_addr = listener.local_addr().map_err(Error::io("the listening socket"))?;
-    let address = SocketAddr::new(config.ip(local_addr), local_addr.port());
+    let announced = Arc::new(Announced::new(&config, local_addr));
     let work_dir = WorkDir::open(&config.work_dir)?;
-    let info = agent_info(&config, address, &work_dir.path)?;
+    let info = agent_info(&config, &announced, &work_dir.path)?;
     let shuffle_dirs = Arc::new(ShuffleDirs::open(&config.shuffle_dirs)?);
     let checkpoint_path = work_dir.meta.join("checkpoint.redb");
     let (store, checkpoint) = Store::open(&checkpoint_path)?;
@@ -70,7 +71,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         fetcher,
         sandboxes: sandboxes.clone(),
         shuffle_dirs: Arc::clone(&shuffle_dirs),
-        environment: Environment::new(&config, address),
+        environment: Environment::new(&config, Arc::clone(&announced)),
         switch_from: config.switch_user.then(Owner::own_name),
     });
     let mut effects = Effects {
@@ -89,10 +90,11 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let mut helpers = JoinSet::new();
     helpers.spawn(link::run(config.master.clone(), driver.clone()));
     helpers.spawn(Collector::new(&config, sandboxes, work_dir.path.clone(), driver.clone()).run());
-    let router = http::router(&config, address, &work_dir.path, driver.clone(), containerizer)?;
+    let router =
+        http::router(&config, Arc::clone(&announced), &work_dir.path, driver.clone(), containerizer)?;
     let server = Server::start(listener, router, bellows_runtime::Limits::default())
         .map_err(Error::io("the listening socket"))?;
-    let main = Driver { clock, state, effects, messages, exits, stopping: stopping.clone() };
+    let main = Driver { clock, announced, state, effects, messages, exits, stopping: stopping.clone() };
     let main = tokio::spawn(async move {
         let outcome = main.run().await;
         // Until nothing is written there any more.
@@ -156,10 +158,11 @@ impl Running {
     }
 }
 
-fn agent_info(config: &Config, address: SocketAddr, work_dir: &Path) -> Result<AgentInfo, Error> {
+fn agent_info(config: &Config, announced: &Announced, work_dir: &Path) -> Result<AgentInfo, Error> {
+    let address = announced.address();
     Ok(AgentInfo {
         id: None,
-        hostname: config.hostname.clone().unwrap_or_else(|| address.ip().to_string()),
+        hostname: announced.hostname(),
         ip: address.ip().to_string(),
         port: address.port(),
         resources: machine::resources(&config.resources, work_dir)?,

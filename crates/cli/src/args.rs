@@ -193,9 +193,23 @@ pub struct MasterArgs {
     pub ip: IpAddr,
     #[arg(long, default_value_t = 5050, env = "BELLOWS_PORT")]
     pub port: u16,
-    /// The name that others reach this machine by [default: the machine's]
+    /// The name that others reach this machine by [default: the machine's full name]
     #[arg(long, env = "BELLOWS_HOSTNAME")]
     pub hostname: Option<String>,
+    #[command(flatten)]
+    pub advertise: AdvertiseArgs,
+}
+
+/// What others are told, where they do not reach what is listened on: behind NAT, or with several networks.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AdvertiseArgs {
+    /// The address that others reach this one by [default: --ip, or, where that is any, the one that the master or this
+    /// machine's name and routes show]
+    #[arg(long, value_name = "IP", env = "BELLOWS_ADVERTISE_IP")]
+    pub advertise_ip: Option<IpAddr>,
+    /// The port that others reach this one by [default: --port]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), env = "BELLOWS_ADVERTISE_PORT")]
+    pub advertise_port: Option<u16>,
 }
 
 #[derive(Debug, Args)]
@@ -207,9 +221,12 @@ pub struct AgentArgs {
     pub ip: IpAddr,
     #[arg(long, default_value_t = 5051, env = "BELLOWS_PORT")]
     pub port: u16,
-    /// The name that others reach this machine by; Spark finds the shuffle service there [default: the machine's]
+    /// The name that others reach this machine by; Spark finds the shuffle service there, and HDFS' blocks are local where
+    /// it is the name that HDFS has [default: the machine's full name]
     #[arg(long, env = "BELLOWS_HOSTNAME")]
     pub hostname: Option<String>,
+    #[command(flatten)]
+    pub advertise: AdvertiseArgs,
     /// Where sandboxes and the checkpoint are kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/bellows/agent", env = "BELLOWS_WORK_DIR")]
     pub work_dir: PathBuf,
@@ -434,6 +451,8 @@ mod tests {
             "shuffle --tls-certificate c",
             "shuffle --max-connections 0",
             "shuffle remove",
+            "agent --advertise-port 0",
+            "agent --advertise-ip node5",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -49,10 +49,13 @@ impl Embedded {
         shuffle::ask_of_clients(&mut config, clients)?;
         let shuffle = shuffle::start(config).await?;
 
-        let config = bellows_master::Config::new(SocketAddr::new(listen.ip, listen.port));
+        // All parts are on this machine, so their connections to each other tell nothing.
+        let advertise_ip = listen.ip.is_unspecified().then(|| bellows_names::advertised_address(&[]));
+        let mut config = bellows_master::Config::new(SocketAddr::new(listen.ip, listen.port));
+        config.advertise_ip = advertise_ip;
         let master = serve::start_master(config).await?;
 
-        let address = master.local_addr();
+        let address = serve::reachable(master.local_addr());
         let leader = MasterAddress::Fixed { host: address.ip().to_string(), port: address.port() };
         let mut agents = Vec::new();
         for i in 0..size.agents {
@@ -70,6 +73,7 @@ impl Embedded {
                 detect(&leader),
                 work_dir.join(format!("agent-{}", i + 1)),
             );
+            config.advertise_ip = advertise_ip;
             config.resources = format!("cpus:{};mem:{}", size.cpus, size.mem);
             // Each owns its directory; the service of their host serves them all.
             config.shuffle_dirs = vec![shuffle_root.join(format!("agent-{}", i + 1))];

@@ -10,6 +10,7 @@ mod demo;
 mod embedded;
 mod error;
 mod fetch;
+mod no_name_service;
 mod operator;
 mod output;
 mod rows;

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bellows_election::detect;
+use bellows_names::OwnName;
 use bellows_runtime::{LogFormat, forget_startup, init_logging, shutdown_signal};
 
 use crate::args::{AgentArgs, MasterArgs};
@@ -13,7 +14,13 @@ use crate::operator::parse_address;
 pub async fn master(args: MasterArgs) -> Result<(), Error> {
     init_logging("info", LogFormat::Text);
     let mut config = bellows_master::Config::new(SocketAddr::new(args.ip, args.port));
-    config.hostname = args.hostname.or_else(machine_name);
+    let name = own_name(args.hostname, args.ip).await;
+    config.advertise_port = args.advertise.advertise_port;
+    config.advertise_ip = args.advertise.advertise_ip.or_else(|| {
+        let addresses = name.as_ref().map(|name| name.addresses.as_slice()).unwrap_or_default();
+        args.ip.is_unspecified().then(|| bellows_names::advertised_address(addresses))
+    });
+    config.hostname = name.map(|name| name.name);
     let master = start_master(config).await?;
     until_told().await?;
     master.stop().await;
@@ -25,7 +32,9 @@ pub async fn agent(args: AgentArgs) -> Result<(), Error> {
     init_logging("info", LogFormat::Text);
     let master = detect(&parse_address(&args.address.master)?);
     let mut config = bellows_agent::Config::new(SocketAddr::new(args.ip, args.port), master, args.work_dir);
-    config.hostname = args.hostname.or_else(machine_name);
+    config.hostname = own_name(args.hostname, args.ip).await.map(|name| name.name);
+    config.advertise_ip = args.advertise.advertise_ip;
+    config.advertise_port = args.advertise.advertise_port;
     config.resources = args.resources.unwrap_or_default();
     config.attributes = args.attributes.unwrap_or_default();
     config.shuffle_dirs = args.shuffle_dirs;
@@ -77,8 +86,19 @@ pub async fn until_told() -> Result<(), Error> {
     shutdown_signal().await.map_err(|source| Error::Io { what: "waiting for a signal".to_owned(), source })
 }
 
-/// Under which other machines know this one, if it is configured.
-fn machine_name() -> Option<String> {
-    let name = rustix::system::uname().nodename().to_str().ok()?.to_owned();
-    (!name.is_empty() && name != "localhost" && name != "(none)").then_some(name)
+/// The name that others are told: the operator's, else the machine's full one. Warns where it leads them to themselves.
+async fn own_name(given: Option<String>, listens_on: IpAddr) -> Option<OwnName> {
+    let name = match given {
+        Some(name) => OwnName::given(name).await,
+        None => bellows_names::host_name().await?,
+    };
+    if name.is_loopback() && !listens_on.is_loopback() {
+        tracing::warn!(
+            name = name.name,
+            "this machine's name stands for a loopback address, as Debian's 127.0.1.1 in /etc/hosts: executors on it \
+             cannot be reached from other machines. Put the machine's own address before its name in /etc/hosts, or \
+             start with --hostname and a name or an address that all machines reach it by"
+        );
+    }
+    Some(name)
 }

@@ -8,7 +8,6 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use crate::error::{CallError, Refusal};
 
@@ -90,7 +89,7 @@ impl Connection {
 }
 
 async fn connect(authority: &str) -> Result<SendRequest<Full<Bytes>>, String> {
-    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(authority))
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, bellows_names::connect(authority))
         .await
         .map_err(|_| format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))?
         .map_err(|error| error.to_string())?;

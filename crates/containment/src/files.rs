@@ -1,13 +1,12 @@
 //! Read-only access to the files below one directory, for the agent's `/files` endpoints.
 //!
 //! The kernel keeps every look-up beneath the directory (`openat2`), whatever the path or the links in it say.
-use crate::owner;
 use rustix::{
     fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat},
     io::Errno,
 };
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fs::File,
     io,
     os::{
@@ -90,8 +89,7 @@ impl FileRoot {
     pub fn browse(&self, path: &str) -> Result<Vec<FileEntry>, FilesError> {
         let failed = |why| failure(&self.path.join(relative(path)), why);
         let directory = self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let (mut users, mut groups) = (HashMap::new(), HashMap::new());
-        let mut entries = Vec::new();
+        let mut stats = Vec::new();
         for entry in Dir::read_from(&directory).map_err(failed)?.take(ENTRIES_LIMIT) {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
@@ -100,17 +98,26 @@ impl FileRoot {
             }
             // One that was deleted meanwhile is left out.
             if let Ok(stat) = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-                entries.push(FileEntry {
-                    name: name.to_string_lossy().into_owned(),
-                    size: u64::try_from(stat.st_size).unwrap_or(0),
-                    mtime: stat.st_mtime,
-                    nlink: stat.st_nlink,
-                    mode: stat.st_mode,
-                    uid: users.entry(stat.st_uid).or_insert_with_key(|uid| owner::user_name(*uid)).clone(),
-                    gid: groups.entry(stat.st_gid).or_insert_with_key(|gid| owner::group_name(*gid)).clone(),
-                });
+                stats.push((name.to_string_lossy().into_owned(), stat));
             }
         }
+        // All at once: names that are in no file may cost a process.
+        let users = bellows_names::user_names(&stats.iter().map(|(_, stat)| stat.st_uid).collect());
+        let groups = bellows_names::group_names(&stats.iter().map(|(_, stat)| stat.st_gid).collect());
+        let named = |names: &BTreeMap<u32, String>, id: u32| match names.get(&id) {
+            Some(name) => name.clone(),
+            None => id.to_string(),
+        };
+        let entry = |(name, stat): (String, Stat)| FileEntry {
+            name,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            mtime: stat.st_mtime,
+            nlink: stat.st_nlink,
+            mode: stat.st_mode,
+            uid: named(&users, stat.st_uid),
+            gid: named(&groups, stat.st_gid),
+        };
+        let mut entries: Vec<_> = stats.into_iter().map(entry).collect();
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
     }
@@ -266,7 +273,7 @@ mod tests {
         let stdout = &entries[4];
         assert_eq!((stdout.size, stdout.nlink, stdout.mode_text().as_str()), (10, 1, "-rw-r-----"));
         assert_eq!(entries[0].mode_text(), "lrwxrwxrwx");
-        assert_eq!(stdout.uid, owner::user_name(rustix::process::geteuid().as_raw()));
+        assert_eq!(stdout.uid, crate::Owner::own_name());
         assert!(files.browse("/").is_ok_and(|entries| entries.len() == 1));
     }
 

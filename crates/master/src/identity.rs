@@ -28,21 +28,16 @@ pub(crate) struct Identity {
 impl Identity {
     pub(crate) fn new(
         kernel: &KernelConfig,
-        bound: SocketAddr,
+        announced: SocketAddr,
         hostname: Option<String>,
-        advertised: Option<IpAddr>,
         started: Time,
     ) -> Self {
-        let ip = advertised.unwrap_or(match bound.ip() {
-            // Every address is none that can be told; on one machine this one always works.
-            ip if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
-            ip => ip,
-        });
+        let ip = announced.ip();
         Self {
             id: kernel.master_id.clone(),
             hostname: hostname.unwrap_or_else(|| ip.to_string()),
             ip,
-            port: bound.port(),
+            port: announced.port(),
             started,
             ping_interval: kernel.agent_ping_interval,
             max_missed_pings: kernel.max_agent_ping_timeouts,

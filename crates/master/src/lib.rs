@@ -38,6 +38,8 @@ pub struct Config {
     pub hostname: Option<String>,
     /// The address that clients are told; the bound one when `None`, and loopback when that is every address.
     pub advertise_ip: Option<IpAddr>,
+    /// The port that goes with it; the bound one when `None`.
+    pub advertise_port: Option<u16>,
     pub kernel: KernelConfig,
     pub limits: Limits,
     /// How often a stream says that it lives.
@@ -55,6 +57,7 @@ impl Config {
             listen,
             hostname: None,
             advertise_ip: None,
+            advertise_port: None,
             kernel: KernelConfig::new(uuid::Uuid::new_v4().to_string()),
             limits: Limits::default(),
             heartbeat: Duration::from_secs(15),
@@ -93,9 +96,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let clock = clock::Clock::start();
     let identity = Arc::new(identity::Identity::new(
         &config.kernel,
-        bound,
+        announced(bound, config.advertise_ip, config.advertise_port),
         config.hostname,
-        config.advertise_ip,
         clock.now(),
     ));
     let flags = flags(&config.kernel, &identity);
@@ -133,6 +135,16 @@ impl Running {
         }
         self.server.stop(GRACE).await;
     }
+}
+
+/// What clients are told: what is given, else what is bound.
+fn announced(bound: SocketAddr, ip: Option<IpAddr>, port: Option<u16>) -> SocketAddr {
+    let ip = ip.unwrap_or(match bound.ip() {
+        // Every address is none that can be told; on one machine this one always works.
+        ip if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+        ip => ip,
+    });
+    SocketAddr::new(ip, port.unwrap_or(bound.port()))
 }
 
 /// What `/flags` shows: the settings that are in force, under Mesos' names.

@@ -41,7 +41,7 @@ fn whole(shared: &Shared, state: &State) -> Value {
         "bellows_version": info.version,
         "start_time": state.started.as_secs_f64(),
         "id": state.agent_id.as_ref().map_or("", |id| id.as_str()),
-        "pid": format!("slave(1)@{}", shared.address),
+        "pid": format!("slave(1)@{}", shared.announced.address()),
         "hostname": info.hostname,
         "capabilities": ["MULTI_ROLE", "HIERARCHICAL_ROLE", "RESERVATION_REFINEMENT"],
         "resources": resources(&info.resources),

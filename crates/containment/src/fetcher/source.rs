@@ -1,6 +1,7 @@
 //! Where files come from: this machine or a web server.
 use super::{FetchFailure, blocking};
 use crate::{Owner, owner::run_as};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::{
     error::Error,
     fs::{File, OpenOptions},
@@ -110,14 +111,30 @@ impl Sources {
         Ok(())
     }
 
+    /// The web client, which looks up names as [`bellows_names`] does.
     fn client(&self) -> Result<&reqwest::Client, FetchFailure> {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        let builder =
-            reqwest::Client::builder().connect_timeout(self.connect_timeout).read_timeout(self.read_timeout);
+        let builder = reqwest::Client::builder()
+            .dns_resolver(Hosts)
+            .connect_timeout(self.connect_timeout)
+            .read_timeout(self.read_timeout);
         let client = builder.build().map_err(http)?;
         Ok(self.client.get_or_init(|| client))
+    }
+}
+
+/// Hosts without the name service switch, which the static binary cannot use.
+struct Hosts;
+
+impl Resolve for Hosts {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            // reqwest puts the port of the URI in.
+            let addresses = bellows_names::lookup(name.as_str(), 0).await?;
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
     }
 }
 

@@ -6,6 +6,11 @@ use bellows_model::{ContainerId, FrameworkId};
 pub enum Event {
     /// [`super::State::next_deadline`] has passed.
     Tick,
+    /// The agent is reached at another address than it believed.
+    AddressChanged {
+        ip: String,
+        hostname: String,
+    },
     /// A connection to the leading master is open; it waits for the registration.
     LinkOpened {
         link: LinkId,

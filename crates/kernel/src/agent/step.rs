@@ -27,6 +27,10 @@ impl Step<'_> {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Tick => self.tick(),
+            Event::AddressChanged { ip, hostname } => {
+                self.state.config.info.ip = ip;
+                self.state.config.info.hostname = hostname;
+            }
             Event::LinkOpened { link } => self.link_opened(link),
             Event::LinkClosed { link } => {
                 if self.state.link() == Some(link) {

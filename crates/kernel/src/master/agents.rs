@@ -116,9 +116,13 @@ impl Step<'_> {
         self.actions.push(Action::CloseLink { link });
     }
 
-    /// A new agent where another one was: that one is not coming back, its work directory is lost.
+    /// Removes who was at a new agent's address before: that one is not coming back, its work directory is lost. One
+    /// that is connected is there all the same: the address is shared (NAT), or one of the two announces a wrong one.
     fn replace_same_address(&mut self, info: &AgentInfo) {
-        let same = |agent: &Agent| agent.info.ip == info.ip && agent.info.port == info.port && info.port != 0;
+        let same = |agent: &Agent| {
+            let at_address = agent.info.ip == info.ip && agent.info.port == info.port && info.port != 0;
+            at_address && agent.link.is_none()
+        };
         let replaced: Vec<_> =
             self.state.agents.iter().filter(|(_, agent)| same(agent)).map(|(id, _)| id.clone()).collect();
         for id in replaced {

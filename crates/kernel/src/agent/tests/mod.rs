@@ -353,3 +353,12 @@ fn an_agent_that_is_removed_ends_everything_and_itself() {
     assert_eq!(world.disk.agent_id, None);
     assert!(world.removing.contains("F"));
 }
+
+#[test]
+fn the_address_that_reaches_the_master_is_registered() {
+    let mut world = World::registered();
+    world.step(Event::AddressChanged { ip: "10.0.0.5".into(), hostname: "node5".into() });
+    let actions = world.step(Event::LinkOpened { link: LinkId(9) });
+    let [Action::Register { registration, .. }] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!((&*registration.info.ip, &*registration.info.hostname), ("10.0.0.5", "node5"));
+}

@@ -222,8 +222,9 @@ fn what_is_left_of_a_completed_framework_is_shut_down() {
 }
 
 #[test]
-fn a_new_agent_at_the_same_address_replaces_the_old_one() {
-    let (mut master, framework, agent, _) = Master::running(framework_info("f"));
+fn a_new_agent_at_the_same_address_replaces_one_that_is_away() {
+    let (mut master, framework, agent, link) = Master::running(framework_info("f"));
+    master.step(Event::LinkClosed { link });
     let info = AgentInfo { id: None, ..(*master.state.agents[&agent].info).clone() };
     let outcome = master.register(LinkId(77), AgentRegistration { info, frameworks: vec![], tasks: vec![] });
     assert_eq!(outcome.the_update().state, TaskState::Gone);
@@ -231,6 +232,17 @@ fn a_new_agent_at_the_same_address_replaces_the_old_one() {
     assert!(!master.state.agents.contains_key(&agent));
     assert_eq!(outcome.registered(), Some("m-S1".into()));
     assert!(master.state.frameworks[&framework].tasks.is_empty());
+}
+
+#[test]
+fn a_new_agent_at_the_same_address_leaves_a_connected_one_alone() {
+    let (mut master, framework, agent, link) = Master::running(framework_info("f"));
+    let info = AgentInfo { id: None, ..(*master.state.agents[&agent].info).clone() };
+    let outcome = master.register(LinkId(77), AgentRegistration { info, frameworks: vec![], tasks: vec![] });
+    assert!(lost_agents(&outcome).is_empty() && outcome.updates().is_empty());
+    assert_eq!(outcome.registered(), Some("m-S1".into()));
+    assert_eq!(master.state.agents[&agent].link, Some(link));
+    assert_eq!(master.state.frameworks[&framework].tasks["t"].state, TaskState::Running);
 }
 
 fn refusal(outcome: &Outcome) -> Option<&str> {

@@ -1,0 +1,278 @@
+//! `getent` as a child process: the machine's name service, with all its modules, outside of this process.
+use crate::Sources;
+use parking_lot::{Condvar, Mutex};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+use std::{
+    collections::HashMap,
+    io::{self, Read},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// For one answer, and for the wait until one may be asked for.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// A user of LDAP may be in thousands of groups, and a group may have thousands of members.
+const MAX_OUTPUT_BYTES: usize = 1 << 20;
+/// Children at once; who asks for more waits.
+const MAX_CHILDREN: usize = 8;
+/// Answers are kept for so long: a task's user is looked up more than once, and often many tasks start at once.
+const KEPT_FOR: Duration = Duration::from_secs(10);
+const MAX_KEPT: usize = 256;
+const MAX_KEPT_BYTES: usize = 16 << 10;
+
+type Question = (PathBuf, Vec<String>);
+
+static CHILDREN: Mutex<usize> = Mutex::new(0);
+static CHILD_ENDED: Condvar = Condvar::new();
+static KEPT: Mutex<Option<HashMap<Question, (Instant, String)>>> = Mutex::new(None);
+
+impl Sources {
+    /// The lines that `getent DATABASE KEY…` prints; none where the machine has no other source than its files. Blocks
+    /// for up to 10 s.
+    pub(crate) fn getent(&self, database: &str, keys: &[&str]) -> io::Result<String> {
+        let Some(program) = self.getent.as_ref().filter(|_| self.has_more_than_files(database)) else {
+            return Ok(String::new());
+        };
+        // Keys are never taken for options.
+        let arguments: Vec<String> =
+            [database, "--"].iter().chain(keys).map(|part| part.to_string()).collect();
+        let question = (program.clone(), arguments);
+        if let Some(answer) = kept(&question) {
+            return Ok(answer);
+        }
+        let _place = Place::take()?;
+        let answer = ask(&question, TIMEOUT)?;
+        keep(question, &answer);
+        Ok(answer)
+    }
+
+    /// Whether nsswitch.conf names a service that this process does not read itself. Without the file, or the line,
+    /// glibc has its files and DNS.
+    fn has_more_than_files(&self, database: &str) -> bool {
+        let (lines, own): (&[&str], &[&str]) = match database {
+            "ahosts" => (&["hosts:"], &["files", "dns"]),
+            "initgroups" => (&["initgroups:", "group:"], &["files"]),
+            "group" => (&["group:"], &["files"]),
+            _ => (&["passwd:"], &["files"]),
+        };
+        let configuration = self.text("nsswitch.conf");
+        let services = |name: &str| {
+            let mut lines = configuration.lines().map(|line| line.split('#').next().unwrap_or_default());
+            lines.find_map(|line| line.trim().strip_prefix(name))
+        };
+        let services = lines.iter().find_map(|name| services(name)).unwrap_or_default();
+        services.split_whitespace().any(|service| !service.starts_with('[') && !own.contains(&service))
+    }
+}
+
+fn kept(question: &Question) -> Option<String> {
+    let kept = KEPT.lock();
+    let (when, answer) = kept.as_ref()?.get(question)?;
+    (when.elapsed() < KEPT_FOR).then(|| answer.clone())
+}
+
+fn keep(question: Question, answer: &str) {
+    if answer.len() > MAX_KEPT_BYTES {
+        return;
+    }
+    let mut kept = KEPT.lock();
+    let kept = kept.get_or_insert_default();
+    kept.retain(|_, (when, _)| when.elapsed() < KEPT_FOR);
+    if kept.len() < MAX_KEPT {
+        kept.insert(question, (Instant::now(), answer.to_owned()));
+    }
+}
+
+/// The right to run one child.
+struct Place;
+
+impl Place {
+    fn take() -> io::Result<Self> {
+        let mut children = CHILDREN.lock();
+        let late = CHILD_ENDED.wait_while_for(&mut children, |children| *children >= MAX_CHILDREN, TIMEOUT);
+        if late.timed_out() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "too many lookups wait for getent already"));
+        }
+        *children += 1;
+        Ok(Self)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *CHILDREN.lock() -= 1;
+        CHILD_ENDED.notify_one();
+    }
+}
+
+/// Ends with the child: it is killed when it takes too long or says too much.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended already; in any case it is reaped.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn ask((program, arguments): &Question, timeout: Duration) -> io::Result<String> {
+    let deadline = Instant::now() + timeout;
+    let child = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut child = Killed(child.map_err(|why| said(program, &why.to_string()))?);
+    let (output, ended) =
+        read_until_end(&mut child.0, deadline).map_err(|why| said(program, &why.to_string()))?;
+    // Who said too much is killed, and what was heard counts. 2: a key was not found; the others are printed all the same.
+    let code = if ended { child.0.wait()?.code() } else { Some(0) };
+    match code {
+        Some(0 | 2) => Ok(String::from_utf8_lossy(&output).into_owned()),
+        Some(code) => Err(said(program, &format!("ended with {code}"))),
+        None => Err(said(program, "was killed by a signal")),
+    }
+}
+
+fn said(program: &std::path::Path, what: &str) -> io::Error {
+    io::Error::other(format!("{} {what}", program.display()))
+}
+
+/// Reads until the child has ended (`true`), whoever else may hold its standard output open, or has said too much.
+fn read_until_end(child: &mut Child, deadline: Instant) -> io::Result<(Vec<u8>, bool)> {
+    let ended = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    let mut stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    fcntl_setfl(&stdout, fcntl_getfl(&stdout)? | OFlags::NONBLOCK)?;
+    let mut output = Vec::new();
+    let mut open = true;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "has not answered in time"));
+        }
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        let of_stdout = if open { PollFlags::IN } else { PollFlags::empty() };
+        let mut fds = [PollFd::new(&ended, PollFlags::IN), PollFd::new(&stdout, of_stdout)];
+        match poll(if open { &mut fds } else { &mut fds[..1] }, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let has_ended = !fds[0].revents().is_empty();
+        if open && drain(&mut stdout, &mut output)? {
+            open = false;
+        }
+        if has_ended || output.len() >= MAX_OUTPUT_BYTES {
+            output.truncate(MAX_OUTPUT_BYTES);
+            return Ok((output, has_ended));
+        }
+    }
+}
+
+/// `true`: nothing more will come.
+fn drain(from: &mut impl Read, into: &mut Vec<u8>) -> io::Result<bool> {
+    let mut buffer = [0; 16 << 10];
+    while into.len() < MAX_OUTPUT_BYTES {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(true),
+            Ok(count) => into.extend_from_slice(&buffer[..count]),
+            Err(why) if why.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+            Err(why) => return Err(why),
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::fs;
+    use tempfile::TempDir;
+
+    /// A machine with these files below `/etc`, and a `getent` that is this shell script.
+    pub(crate) fn machine(files: &[(&str, &str)], getent: Option<&str>) -> (TempDir, Sources) {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).expect("written");
+        }
+        let program = dir.path().join("getent");
+        if let Some(script) = getent {
+            // Written by another process: a child that another test's thread forks meanwhile would hold it open, and
+            // what is open for writing cannot be executed.
+            let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod 755 \"$0\"";
+            let mut shell = Command::new("sh");
+            let written = shell.arg("-c").arg(write).arg(&program).arg(script).status().expect("sh runs");
+            assert!(written.success());
+        }
+        let sources = Sources { etc: dir.path().into(), getent: getent.map(|_| program) };
+        (dir, sources)
+    }
+
+    const LDAP: (&str, &str) =
+        ("nsswitch.conf", "passwd: files ldap # x\ngroup: files [!UNAVAIL=return] ldap\n");
+
+    #[test]
+    fn keys_are_no_options() {
+        let (_dir, sources) = machine(&[LDAP], Some("echo \"$@\""));
+        assert_eq!(sources.getent("passwd", &["-s", "x"]).expect("ran"), "passwd -- -s x\n");
+    }
+
+    #[test]
+    fn nobody_is_asked_where_the_files_are_all_there_is() {
+        for nsswitch in
+            ["", "passwd: files\ngroup: files [NOTFOUND=return]\nhosts: files dns\n", "# passwd: ldap"]
+        {
+            let (_dir, sources) = machine(&[("nsswitch.conf", nsswitch)], Some("echo asked"));
+            for database in ["passwd", "group", "initgroups", "ahosts"] {
+                assert_eq!(sources.getent(database, &["x"]).expect("no error"), "", "{nsswitch} {database}");
+            }
+        }
+        let (_dir, sources) = machine(&[LDAP], Some("echo asked"));
+        assert_eq!(sources.getent("initgroups", &["x"]).expect("ran"), "asked\n");
+        assert_eq!(machine(&[LDAP], None).1.getent("passwd", &["x"]).expect("no getent, no answer"), "");
+    }
+
+    #[test]
+    fn an_end_that_is_no_answer_is_an_error() {
+        let (_dir, sources) = machine(&[LDAP], Some("exit 2"));
+        assert_eq!(sources.getent("passwd", &["x"]).expect("not found"), "");
+        for script in ["exit 1", "kill -9 $$"] {
+            let (_dir, sources) = machine(&[LDAP], Some(script));
+            assert!(sources.getent("passwd", &["x"]).is_err(), "{script}");
+        }
+    }
+
+    #[test]
+    fn endless_output_is_cut() {
+        let (_dir, sources) = machine(&[LDAP], Some("exec yes"));
+        assert_eq!(sources.getent("passwd", &["x"]).expect("cut").len(), MAX_OUTPUT_BYTES);
+    }
+
+    #[test]
+    fn who_inherits_the_output_is_not_waited_for() {
+        let (dir, sources) = machine(&[LDAP], Some("sleep 60 & echo $! > $0.pid; echo answer"));
+        assert_eq!(sources.getent("passwd", &["x"]).expect("ended"), "answer\n");
+        let pid = fs::read_to_string(dir.path().join("getent.pid")).expect("written");
+        let pid = Pid::from_raw(pid.trim().parse().expect("a number")).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it still ran");
+    }
+
+    #[test]
+    fn silence_has_a_bound() {
+        let (_dir, sources) = machine(&[LDAP], Some("exec sleep 600"));
+        let program = sources.getent.expect("there is one");
+        let error = ask(&(program, vec![]), Duration::from_millis(20)).expect_err("given up");
+        assert!(error.to_string().contains("has not answered in time"), "{error}");
+    }
+}
