@@ -24,7 +24,7 @@ build: ## the release binary `bellows` and `libmesos.so`, in target/release/
 demo: build ## a real PySpark application on an elastic cluster of three agents, on this machine
 	$(RELEASE)/bellows demo --cache-dir $(CACHE)
 
-test: needs spark $(SPARK_4) ## all tests, those with real Spark included
+test: needs build spark $(SPARK_4) ## all tests, those with real Spark and on the release binary included
 	cargo test --workspace --locked
 
 spark: ## Spark and the demo's data under .cache/, as the demo and the tests use them
@@ -63,6 +63,8 @@ needs:
 	@missing=; \
 	command -v javac >/dev/null || missing="openjdk-17-jdk-headless"; \
 	[ -e /usr/share/java/zookeeper.jar ] || missing="$$missing zookeeper"; \
+	command -v strace >/dev/null || missing="$$missing strace"; \
+	command -v ip >/dev/null || missing="$$missing iproute2"; \
 	[ "$$(id -u)" = 0 ] || command -v newuidmap >/dev/null || missing="$$missing uidmap"; \
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
 	[ -z "$$missing" ] && exit 0; \

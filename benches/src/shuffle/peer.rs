@@ -1,4 +1,5 @@
 //! The services, each a process of its own, and what the kernel says that they use.
+#![allow(clippy::disallowed_methods, reason = "a bench connects to addresses, not to names")]
 
 use std::fs;
 use std::net::SocketAddr;

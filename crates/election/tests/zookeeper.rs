@@ -1,4 +1,5 @@
 //! Detecting and contending through a real ZooKeeper, as Debian's package `zookeeper` brings it.
+#![allow(clippy::disallowed_methods, reason = "tests connect to addresses, not to names")]
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;

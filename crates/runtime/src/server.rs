@@ -223,6 +223,7 @@ impl Connection {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests connect to addresses, not to names")]
 mod tests {
     use super::*;
     use axum::routing::get;

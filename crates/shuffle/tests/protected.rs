@@ -1,4 +1,5 @@
 //! Who is let in, and what of it can be seen on the wire. That Spark's clients pass is `spark_client.rs`'s matter.
+#![allow(clippy::disallowed_methods, reason = "tests connect to addresses, not to names")]
 
 mod support;
 

@@ -37,8 +37,12 @@ impl Cluster {
 
     /// With `flags` of `bellows up` besides.
     pub fn start_with(options: ClusterOptions, flags: &[&str]) -> Result<Self> {
+        Self::start_by(Command::new(binaries().join("bellows")), options, flags)
+    }
+
+    /// By a command that becomes `bellows` and hands its arguments on.
+    pub fn start_by(mut command: Command, options: ClusterOptions, flags: &[&str]) -> Result<Self> {
         let work_dir = tempfile::tempdir()?;
-        let mut command = Command::new(binaries().join("bellows"));
         command
             .arg("up")
             .args([

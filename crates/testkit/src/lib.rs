@@ -4,12 +4,14 @@
 
 mod cluster;
 mod daemon;
+mod framework;
 mod processes;
 mod shuffle;
 mod spark;
 mod standalone;
 
 pub use cluster::{Cluster, ClusterOptions};
+pub use framework::Framework;
 pub use processes::Processes;
 pub use shuffle::ShuffleService;
 pub use spark::{Application, Spark, kill_nine};
@@ -44,6 +46,23 @@ pub fn binaries() -> &'static Path {
         // A test runs as <target>/<profile>/deps/<name>.
         let exe = std::env::current_exe().expect("the test has a path");
         exe.ancestors().nth(2).expect("a test lies in <target>/<profile>/deps").to_owned()
+    })
+}
+
+/// The static `bellows` that operators run, built once per test process as `make build` builds it.
+pub fn release_binary() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        // Not with the settings of the cargo that runs the tests, which would build everything anew.
+        let cargo_set = std::env::vars_os().map(|(name, _)| name).filter(|name| {
+            let name = name.to_string_lossy();
+            name.starts_with("CARGO") && name != "CARGO_HOME" && name != "CARGO_TARGET_DIR"
+        });
+        let mut make = Command::new("make");
+        cargo_set.for_each(|name| drop(make.env_remove(name)));
+        let status = make.current_dir(repository()).args(["--silent", "build"]).status().expect("make starts");
+        assert!(status.success(), "the release binary does not build");
+        repository().join("target/release/bellows")
     })
 }
 

@@ -1,4 +1,5 @@
 //! Whole connections against Spark's own classes in a JVM: its client on our server, and our client on its server.
+#![allow(clippy::disallowed_methods, reason = "tests connect to addresses, not to names")]
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

@@ -1,4 +1,5 @@
 //! A master of which a test plays every word, and agents to play against.
+#![allow(clippy::disallowed_methods, reason = "tests connect to addresses, not to names")]
 #![allow(dead_code, reason = "each test file uses its part")]
 use axum::{Router, body::Body, extract::State, response::Response, routing::post};
 use bellows_agent::{Config, Running};

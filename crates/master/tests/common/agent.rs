@@ -1,4 +1,5 @@
 //! An agent that runs nothing and says what the test wants.
+#![allow(clippy::disallowed_methods, reason = "tests connect to addresses, not to names")]
 use bellows_wire::{
     link::{
         AgentMessage, MasterMessage, Register, StatusUpdate, agent_message,

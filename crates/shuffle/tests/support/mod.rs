@@ -1,5 +1,6 @@
 //! What the tests share: a service on a free port with its directories, executors' files as Spark lays them out, and
 //! a small client.
+#![allow(clippy::disallowed_methods, reason = "tests connect to addresses, not to names")]
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
 pub mod spark;

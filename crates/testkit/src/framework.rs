@@ -1,0 +1,105 @@
+//! A framework that speaks the v1 scheduler API over plain HTTP, with JSON, one task at a time.
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+pub struct Framework {
+    url: String,
+    id: Value,
+    stream_id: String,
+    events: reqwest::Response,
+    unread: Vec<u8>,
+}
+
+impl Framework {
+    /// Subscribes to the master at `host:port` as `user`.
+    pub async fn subscribe(master: &str, user: &str) -> Result<Self> {
+        let url = format!("http://{master}/api/v1/scheduler");
+        let info = json!({ "user": user, "name": "test" });
+        let call = json!({ "type": "SUBSCRIBE", "subscribe": { "framework_info": info } });
+        let events = post(&url, &call, None).await?;
+        let stream_id = events.headers().get("Mesos-Stream-Id").context("a stream's id")?.to_str()?.to_owned();
+        let mut framework = Self { url, id: Value::Null, stream_id, events, unread: Vec::new() };
+        let subscribed = framework.event("SUBSCRIBED").await?;
+        framework.id = subscribed["subscribed"]["framework_id"].clone();
+        Ok(framework)
+    }
+
+    /// Runs one task with this `command` on the first offer that comes; returns the status that ends it.
+    pub async fn run(&mut self, name: &str, command: Value) -> Result<Value> {
+        self.call("REVIVE", "revive", json!({})).await?;
+        let offers = self.event("OFFERS").await?;
+        let offer = &offers["offers"]["offers"][0];
+        let amount = |name: &str, value: f64| json!({ "name": name, "type": "SCALAR", "scalar": { "value": value } });
+        let task = json!({
+            "name": name,
+            "task_id": { "value": name },
+            "agent_id": offer["agent_id"],
+            "resources": [amount("cpus", 0.1), amount("mem", 32.0)],
+            "command": command,
+        });
+        let launch = json!({ "type": "LAUNCH", "launch": { "task_infos": [task] } });
+        let accept = json!({ "offer_ids": [offer["id"]], "operations": [launch] });
+        self.call("ACCEPT", "accept", accept).await?;
+        loop {
+            let status = self.event("UPDATE").await?["update"]["status"].take();
+            if !status["uuid"].is_null() {
+                let (agent_id, task_id, uuid) = (&status["agent_id"], &status["task_id"], &status["uuid"]);
+                let body = json!({ "agent_id": agent_id, "task_id": task_id, "uuid": uuid });
+                self.call("ACKNOWLEDGE", "acknowledge", body).await?;
+            }
+            match status["state"].as_str().context("a status has a state")? {
+                "TASK_STAGING" | "TASK_STARTING" | "TASK_RUNNING" => {}
+                _ => return Ok(status),
+            }
+        }
+    }
+
+    async fn call(&self, kind: &str, field: &str, body: Value) -> Result<()> {
+        let call = json!({ "type": kind, "framework_id": self.id, field: body });
+        post(&self.url, &call, Some(&self.stream_id)).await.map(drop)
+    }
+
+    /// The next event of this kind; others are skipped.
+    async fn event(&mut self, kind: &str) -> Result<Value> {
+        loop {
+            let event = self.record().await?;
+            ensure!(event["type"] != "ERROR", "{event}");
+            if event["type"] == kind {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// `LENGTH\n`, and so many bytes of JSON.
+    async fn record(&mut self) -> Result<Value> {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let length: usize = std::str::from_utf8(&self.unread[..end])?.parse()?;
+                if let Some(record) = self.unread.get(end + 1..end + 1 + length) {
+                    let record = serde_json::from_slice(record)?;
+                    self.unread.drain(..end + 1 + length);
+                    return Ok(record);
+                }
+            }
+            match self.events.chunk().await? {
+                Some(chunk) => self.unread.extend_from_slice(&chunk),
+                None => bail!("the master has closed the stream"),
+            }
+        }
+    }
+}
+
+async fn post(url: &str, call: &Value, stream_id: Option<&str>) -> Result<reqwest::Response> {
+    let mut request = reqwest::Client::new()
+        .post(url)
+        .header("Content-Type", "application/json")
+        .header("Accept", "application/json")
+        .body(call.to_string());
+    if let Some(id) = stream_id {
+        request = request.header("Mesos-Stream-Id", id);
+    }
+    let response = request.send().await?;
+    let status = response.status();
+    ensure!(status.is_success(), "{status}: {}", response.text().await?);
+    Ok(response)
+}
