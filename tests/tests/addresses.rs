@@ -49,7 +49,11 @@ impl Machines {
         fs::write(dir.join("script"), SCRIPT)?;
         let mut command = Command::new("unshare");
         command.arg(if is_root() { "-nmu" } else { "-rnmu" }).arg("sh").arg(dir.join("script"));
-        command.arg(binaries().join("bellows")).arg(dir).stdin(Stdio::null()).stderr(File::create(dir.join("log"))?);
+        command
+            .arg(binaries().join("bellows"))
+            .arg(dir)
+            .stdin(Stdio::null())
+            .stderr(File::create(dir.join("log"))?);
         Ok(Self(command.spawn().context("unshare")?))
     }
 
@@ -71,7 +75,10 @@ impl Machines {
         let answer = self.get("/slaves")?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let agents = answer["slaves"].as_array().context("a list")?.iter();
-        Ok(agents.filter(|agent| agent["active"] == true).map(|agent| (text(&agent["pid"]), text(&agent["hostname"]))).collect())
+        Ok(agents
+            .filter(|agent| agent["active"] == true)
+            .map(|agent| (text(&agent["pid"]), text(&agent["hostname"])))
+            .collect())
     }
 }
 
@@ -105,7 +112,9 @@ async fn everybody_announces_the_address_that_others_reach() -> Result<()> {
         ensure!(agents == expected, "{agents:?}");
         Ok(())
     });
-    all.await.with_context(|| ["log", "master.log", "agent1.log", "agent2.log", "agent3.log"].map(log).join("\n"))?;
+    all.await.with_context(|| {
+        ["log", "master.log", "agent1.log", "agent2.log", "agent3.log"].map(log).join("\n")
+    })?;
     let state = machines.get("/state")?;
     ensure!(state["pid"] == "master@10.77.1.1:5050", "{}", state["pid"]);
     ensure!(state["leader_info"]["hostname"] == "node7.example.org", "{}", state["leader_info"]);

@@ -17,7 +17,8 @@ impl Framework {
         let info = json!({ "user": user, "name": "test" });
         let call = json!({ "type": "SUBSCRIBE", "subscribe": { "framework_info": info } });
         let events = post(&url, &call, None).await?;
-        let stream_id = events.headers().get("Mesos-Stream-Id").context("a stream's id")?.to_str()?.to_owned();
+        let stream_id =
+            events.headers().get("Mesos-Stream-Id").context("a stream's id")?.to_str()?.to_owned();
         let mut framework = Self { url, id: Value::Null, stream_id, events, unread: Vec::new() };
         let subscribed = framework.event("SUBSCRIBED").await?;
         framework.id = subscribed["subscribed"]["framework_id"].clone();
@@ -29,7 +30,8 @@ impl Framework {
         self.call("REVIVE", "revive", json!({})).await?;
         let offers = self.event("OFFERS").await?;
         let offer = &offers["offers"]["offers"][0];
-        let amount = |name: &str, value: f64| json!({ "name": name, "type": "SCALAR", "scalar": { "value": value } });
+        let amount =
+            |name: &str, value: f64| json!({ "name": name, "type": "SCALAR", "scalar": { "value": value } });
         let task = json!({
             "name": name,
             "task_id": { "value": name },

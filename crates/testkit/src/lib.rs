@@ -53,14 +53,15 @@ pub fn binaries() -> &'static Path {
 pub fn release_binary() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        // Not with the settings of the cargo that runs the tests, which would build everything anew.
-        let cargo_set = std::env::vars_os().map(|(name, _)| name).filter(|name| {
-            let name = name.to_string_lossy();
-            name.starts_with("CARGO") && name != "CARGO_HOME" && name != "CARGO_TARGET_DIR"
-        });
+        // With settings of the cargo that runs the tests, everything would be built anew.
+        let inherited =
+            |name: &str| name == "MAKEFLAGS" || name.starts_with("CARGO_") && name != "CARGO_HOME";
         let mut make = Command::new("make");
-        cargo_set.for_each(|name| drop(make.env_remove(name)));
-        let status = make.current_dir(repository()).args(["--silent", "build"]).status().expect("make starts");
+        for (name, _) in std::env::vars_os().filter(|(name, _)| inherited(&name.to_string_lossy())) {
+            make.env_remove(name);
+        }
+        let status =
+            make.current_dir(repository()).args(["--silent", "build"]).status().expect("make starts");
         assert!(status.success(), "the release binary does not build");
         repository().join("target/release/bellows")
     })
