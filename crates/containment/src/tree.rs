@@ -55,7 +55,7 @@ pub fn remove_tree_at(
     if !is_ours(&stat) {
         return Ok(false);
     }
-    let top = open_writable(&parent, name)?;
+    let top = open_writable(parent, name)?;
     let opened = fstat(&top)?;
     if (opened.st_dev, opened.st_ino) != (stat.st_dev, stat.st_ino) {
         return Ok(false);

@@ -52,6 +52,10 @@ fn only_what_was_made_here_is_found_and_removed() {
     let joined = dirs.joined(&framework, None).expect("roots");
     assert!(joined.ends_with("/disk2/bellows-F-1") && joined.split(':').count() == 2, "{joined}");
     assert_eq!(dirs.found(), std::slice::from_ref(&framework));
+    // The shuffle service reads whose directory it is.
+    let entry = fs::read(roots[0].join(".bellows/frameworks/bellows-F-1")).expect("an entry");
+    let entry: serde_json::Value = serde_json::from_slice(&entry).expect("JSON");
+    assert_eq!(entry["framework"], "F-1");
     dirs.remove(&other).expect("nothing to do");
     assert!(roots[0].join("cassandra").exists());
     assert!(matches!(ShuffleDirs::open(&roots), Err(Error::Locked { .. })));
