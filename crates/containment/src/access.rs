@@ -1,14 +1,36 @@
-//! Finds the directory that keeps a task's user from its files, and says how to open it.
+//! A thread's rights to files; and which directory keeps a task's user from its files, with what opens it.
+#![allow(unsafe_code, reason = "setfsuid and setfsgid have no safe wrapper")]
 use crate::{Owner, owner::run_as};
 use rustix::{
-    fs::{Access, access},
+    fs::{Mode, OFlags, open},
     io::Errno,
+    process::Gid,
+    thread::set_thread_groups,
 };
 use std::{
-    fmt,
+    fmt, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
+
+/// Gives the calling thread the user's rights to files, for good, and no more of that user: if the thread were the
+/// user's, the user's processes could send it a signal, which would kill the agent.
+pub(crate) fn access_files_as(owner: &Owner) -> io::Result<()> {
+    let groups: Vec<Gid> = owner.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    set_thread_groups(&groups)?;
+    let set = |uid: u32, gid: u32| {
+        // SAFETY: both take a plain number, change the calling thread alone, and return what was set before.
+        unsafe {
+            (libc::syscall(libc::SYS_setfsuid, uid) as u32, libc::syscall(libc::SYS_setfsgid, gid) as u32)
+        }
+    };
+    set(owner.uid, owner.gid);
+    // They do not say whether they succeeded; a number that is no user's changes nothing.
+    match set(u32::MAX, u32::MAX) == (owner.uid, owner.gid) {
+        true => Ok(()),
+        false => Err(io::ErrorKind::PermissionDenied.into()),
+    }
+}
 
 /// A user may not pass `dir` on the way to `path`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,8 +61,12 @@ impl Owner {
     pub fn may_reach(&self, path: &Path) -> Result<(), Blocked> {
         let mut all: Vec<&Path> = path.ancestors().collect();
         all.reverse();
-        let find =
-            || Ok(all.iter().find(|dir| access(**dir, Access::EXEC_OK) == Err(Errno::ACCESS)).copied());
+        let passes = |dir: &Path| {
+            // Looked up in it, so that it is the directory itself that lets through or does not.
+            let opened = open(dir.join("."), OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+            !matches!(opened, Err(Errno::ACCESS))
+        };
+        let find = || Ok(all.iter().find(|dir| !passes(dir)).copied());
         match run_as(Some(self), find) {
             Ok(Some(dir)) => Err(Blocked {
                 path: path.to_owned(),

@@ -24,7 +24,10 @@ pub fn make_dirs(path: &Path, mode: u32) -> io::Result<()> {
     missing.into_iter().rev().try_for_each(|path| match make(path, mode) {
         // Another process was faster, or it is no directory.
         Err(Errno::EXIST) if path.is_dir() => Ok(()),
-        made => Ok(made?),
+        Err(why) => {
+            Err(io::Error::new(io::Error::from(why).kind(), format!("cannot make {}: {why}", path.display())))
+        }
+        Ok(()) => Ok(()),
     })
 }
 
