@@ -140,6 +140,6 @@ pub(crate) fn exit_of(status: ExitStatus) -> Exit {
     match status {
         ExitStatus::Exited(code) => Exit::Exited(code),
         ExitStatus::Signaled(signal) => Exit::Signaled(signal),
-        ExitStatus::Lost => Exit::Lost,
+        ExitStatus::Lost | ExitStatus::NotStarted => Exit::Lost,
     }
 }

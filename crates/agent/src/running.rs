@@ -11,9 +11,11 @@ use crate::{
     http, link, machine,
     shuffle::ShuffleDirs,
     store::Store,
-    work_dir::WorkDir,
+    work_dir::{SANDBOXES, WorkDir},
 };
-use bellows_containment::{Containerizer, Fetcher, FetcherConfig, Owner, RecoveredState, Sandboxes};
+use bellows_containment::{
+    Containerizer, ExitStatus, Fetcher, FetcherConfig, Owner, RecoveredState, Sandboxes,
+};
 use bellows_kernel::agent::{Config as KernelConfig, Event, RecoveredContainer, State, recover};
 use bellows_model::{AgentId, AgentInfo, ContainerId};
 use bellows_runtime::Server;
@@ -56,8 +58,10 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let (containerizer, exits) = containers(&config, &work_dir)?;
     let found = recovered(&containerizer, &work_dir).await?;
     let sandboxes = Sandboxes::new(&work_dir.path);
-    let fetch_dir = work_dir.path.join("fetch");
-    let fetcher = Fetcher::new(FetcherConfig::new(&fetch_dir)).map_err(Error::io(&fetch_dir))?;
+    let fetcher = fetcher(&config, &work_dir)?;
+    if config.switch_user {
+        warn_of_blocked(shuffle_dirs.roots().chain([work_dir.path.join(SANDBOXES).as_path()]));
+    }
 
     let clock = Clock::start();
     let (run_id, _) = uuid::Uuid::new_v4().as_u64_pair();
@@ -182,6 +186,23 @@ fn containers(config: &Config, work_dir: &WorkDir) -> Result<(Containerizer, Exi
     Containerizer::new(containment).map_err(Error::io(meta_root))
 }
 
+fn fetcher(config: &Config, work_dir: &WorkDir) -> Result<Fetcher, Error> {
+    work_dir.discard_earlier_cache();
+    let cache = work_dir.fetch_cache();
+    let mut fetcher = FetcherConfig::new(&cache);
+    if let Some(exe) = &config.shim_exe {
+        fetcher.shim_exe.clone_from(exe);
+    }
+    Fetcher::new(fetcher).map_err(Error::io(cache))
+}
+
+/// Tasks of other users will fail; the operator should know before.
+fn warn_of_blocked<'a>(needed: impl Iterator<Item = &'a Path>) {
+    for blocked in needed.filter_map(|dir| Owner::anybody_may_reach(dir).err()) {
+        tracing::warn!("tasks of other users cannot run: {blocked}");
+    }
+}
+
 async fn recovered(
     containerizer: &Containerizer,
     work_dir: &WorkDir,
@@ -189,6 +210,9 @@ async fn recovered(
     let found = containerizer.recover().await.map_err(Error::io(work_dir.meta.join("containers")))?;
     let state = |state: RecoveredState| match state {
         RecoveredState::Running { pid } => RecoveredContainer::Running { pid },
+        RecoveredState::Ended(exit) if exit.status == ExitStatus::NotStarted => {
+            RecoveredContainer::NotStarted
+        }
         RecoveredState::Ended(exit) => RecoveredContainer::Ended(exit_of(exit.status)),
     };
     Ok(found.into_iter().map(|found| (found.container_id, state(found.state))).collect())

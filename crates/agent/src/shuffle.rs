@@ -1,20 +1,39 @@
-//! The directories that executors shuffle through: `<root>/<framework>` on each disk, owned by the tasks' user.
+//! The directories that executors shuffle through: `<root>/bellows-<framework>` on each disk, owned by the tasks' user.
 //!
-//! A root may hold anything else: only what the ledger in `<root>/.bellows` names was made here and is ever deleted.
-//! It lies beside the directories and not in the checkpoint, so that it outlives a lost work directory.
-use crate::{
-    Error,
-    work_dir::{lock, private_dir},
-};
-use bellows_containment::{Owner, remove_tree};
+//! A root may hold anything else, and others may write to it: only what was made here is ever given away or deleted. The
+//! ledger in `<root>/.bellows` says what that is. It lies beside the directories and not in the checkpoint, so that it
+//! outlives a lost work directory.
+mod ledger;
+
+use crate::{Error, work_dir::lock};
+use bellows_containment::{OPEN_DIR, Owner, PRIVATE_DIR, make_dirs, own_dir, remove_tree_at};
 use bellows_model::FrameworkId;
 use bellows_shuffle::KEEPER_DIR;
-use std::{
-    fs::{DirBuilder, File},
-    io,
-    os::unix::fs::{DirBuilderExt, chown},
-    path::{Path, PathBuf},
+use ledger::{Entry, Ledger, Made, PREFIX, birth};
+use rustix::{
+    fs::{
+        AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fchmod, fchown, fstat, mkdirat, openat, stat,
+        statat, unlinkat,
+    },
+    io::Errno,
+    process::{Gid, Uid, geteuid},
 };
+use std::{
+    ffi::CString,
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// Of a framework's id, in the name of its directory.
+const ID_CHARS: usize = 64;
+/// Names that are tried for one directory, should others be taken.
+const NAMES_LIMIT: usize = 8;
+/// What Spark makes in its local directories (`DiskBlockManager`, `Utils.createTempDir`).
+const MADE_BY_SPARK: [&[u8]; 2] = [b"blockmgr-", b"spark-"];
+const DIR_FLAGS: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 pub(crate) struct ShuffleDirs {
     roots: Vec<Root>,
@@ -22,7 +41,10 @@ pub(crate) struct ShuffleDirs {
 
 struct Root {
     path: PathBuf,
-    ledger: PathBuf,
+    /// Stays the same directory, whatever becomes of the path.
+    dir: OwnedFd,
+    /// Held while a directory is made, not while one is deleted: that can take long.
+    ledger: Mutex<Ledger>,
     _lock: File,
 }
 
@@ -31,105 +53,239 @@ impl ShuffleDirs {
         Ok(Self { roots: roots.iter().map(|root| Root::open(root)).collect::<Result<_, _>>()? })
     }
 
-    /// The directories of a framework, joined for `SPARK_EXECUTOR_DIRS`; `None` when there are no roots.
-    pub(crate) fn joined(&self, framework_id: &FrameworkId) -> Option<String> {
-        let paths = self.roots.iter().map(|root| root.of(framework_id).display().to_string());
-        Some(paths.collect::<Vec<_>>().join(":")).filter(|joined| !joined.is_empty())
+    pub(crate) fn roots(&self) -> impl Iterator<Item = &Path> {
+        self.roots.iter().map(|root| root.path.as_path())
+    }
+
+    /// The directories that were made for a framework's tasks of one user, joined for `SPARK_EXECUTOR_DIRS`; `None` when
+    /// there are none.
+    pub(crate) fn joined(&self, framework_id: &FrameworkId, owner: Option<&Owner>) -> Option<String> {
+        let paths = self.roots.iter().filter_map(|root| root.of(framework_id, owner));
+        let paths: Vec<String> = paths.map(|path| path.display().to_string()).collect();
+        Some(paths.join(":")).filter(|joined| !joined.is_empty())
     }
 
     pub(crate) fn create(&self, framework_id: &FrameworkId, owner: Option<&Owner>) -> Result<(), Error> {
-        self.roots.iter().try_for_each(|root| root.create(framework_id, owner))
+        self.roots.iter().try_for_each(|root| root.create(framework_id, owner).map_err(Error::io(&root.path)))
     }
 
-    pub(crate) fn found(&self) -> Result<Vec<FrameworkId>, Error> {
-        let mut found = Vec::new();
+    /// Frameworks that have directories here.
+    pub(crate) fn found(&self) -> Vec<FrameworkId> {
+        let mut found: Vec<FrameworkId> = Vec::new();
         for root in &self.roots {
-            let entries = root.ledger.read_dir().map_err(Error::io(&root.ledger))?;
-            for entry in entries {
-                let name = entry.map_err(Error::io(&root.ledger))?.file_name();
-                let id = name.to_str().map(FrameworkId::from).filter(|id| id.validate().is_ok());
-                found.extend(id.filter(|id| !found.contains(id)));
-            }
+            found.extend(root.ledger().entries().iter().map(Entry::framework));
         }
-        Ok(found)
+        found.sort();
+        found.dedup();
+        found
     }
 
     pub(crate) fn remove(&self, framework_id: &FrameworkId) -> Result<(), Error> {
-        self.roots.iter().try_for_each(|root| root.remove(framework_id))
+        self.roots.iter().try_for_each(|root| root.remove(framework_id).map_err(Error::io(&root.path)))
     }
 }
 
 impl Root {
     fn open(path: &Path) -> Result<Self, Error> {
-        std::fs::create_dir_all(path).map_err(Error::io(path))?;
+        make_dirs(path, OPEN_DIR).map_err(Error::io(path))?;
         let path = path.canonicalize().map_err(Error::io(path))?;
+        let dir = openat(CWD, &path, OFlags::RDONLY | DIR_FLAGS, Mode::empty());
+        let dir = dir.map_err(|why| Error::io(&path)(why.into()))?;
         let own = path.join(KEEPER_DIR);
-        let ledger = own.join("frameworks");
-        private_dir(&ledger)?;
+        own_dir(&own, PRIVATE_DIR).map_err(Error::io(&own))?;
+        let frameworks = own.join("frameworks");
+        let ledger = own_dir(&frameworks, PRIVATE_DIR).map_err(Error::io(&frameworks))?;
         let lock = lock(&own.join("lock"), &path)?;
-        Ok(Self { path, ledger, _lock: lock })
+        let ledger = Ledger::read(ledger).map_err(Error::io(&frameworks))?;
+        Ok(Self { path, dir, ledger: Mutex::new(ledger), _lock: lock })
     }
 
-    fn of(&self, framework_id: &FrameworkId) -> PathBuf {
-        self.path.join(framework_id.as_str())
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn create(&self, framework_id: &FrameworkId, owner: Option<&Owner>) -> Result<(), Error> {
-        let path = self.of(framework_id);
-        let entry = self.ledger.join(framework_id.as_str());
-        if entry.exists() && path.exists() {
-            return Ok(());
-        }
-        // The other way round a crash in between would leave a directory that nobody deletes.
-        File::create(&entry).map_err(Error::io(&entry))?;
-        match DirBuilder::new().mode(0o700).create(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(Error::Io { path, source: error });
+    fn of(&self, framework_id: &FrameworkId, owner: Option<&Owner>) -> Option<PathBuf> {
+        self.ledger().find(framework_id, uid_of(owner)).map(|entry| self.path.join(&entry.directory))
+    }
+
+    fn create(&self, framework_id: &FrameworkId, owner: Option<&Owner>) -> io::Result<()> {
+        let mut ledger = self.ledger();
+        self.is_in_place()?;
+        let uid = uid_of(owner);
+        if let Some(entry) = ledger.find(framework_id, uid).cloned() {
+            if self.is_there(&entry)? {
+                return Ok(());
             }
-            _ => {}
+            // Deleted by somebody, never made, or replaced by what is not ours.
+            self.remove_unmade(&entry)?;
+            ledger.forget(&entry.directory)?;
         }
+        for attempt in 0..NAMES_LIMIT {
+            let name = directory_name(framework_id, attempt);
+            if ledger.knows(&name) {
+                continue;
+            }
+            let entry = Entry::new(framework_id, uid, name);
+            // The other way round a crash in between would leave a directory that nobody deletes.
+            ledger.write(entry.clone())?;
+            match mkdirat(&self.dir, &entry.directory, Mode::RWXU) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => {
+                    ledger.forget(&entry.directory)?;
+                    continue;
+                }
+                Err(why) => return Err(why.into()),
+            }
+            let inode = self.give(&entry.directory, owner)?;
+            return ledger.write(entry.made_as(inode));
+        }
+        Err(io::Error::new(io::ErrorKind::AlreadyExists, "all names for a framework's directory are taken"))
+    }
+
+    /// Gives the directory that was just made to the tasks' user; returns its inode.
+    fn give(&self, name: &str, owner: Option<&Owner>) -> io::Result<u64> {
+        let made = openat(&self.dir, name, OFlags::RDONLY | DIR_FLAGS, Mode::empty())?;
+        let found = fstat(&made)?;
+        let ours = found.st_uid == geteuid().as_raw() && found.st_dev == fstat(&self.dir)?.st_dev;
+        if !ours || !is_empty(&made)? {
+            return Err(io::Error::other(format!("{name} was replaced as soon as it had been made")));
+        }
+        fchmod(&made, Mode::RWXU)?;
         if let Some(owner) = owner {
-            chown(&path, Some(owner.uid), Some(owner.gid)).map_err(Error::io(&path))?;
+            fchown(&made, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))?;
+        }
+        Ok(found.st_ino)
+    }
+
+    /// Tasks find their directories by path.
+    fn is_in_place(&self) -> io::Result<()> {
+        let (opened, there) = (fstat(&self.dir)?, stat(&self.path)?);
+        match (opened.st_dev, opened.st_ino) == (there.st_dev, there.st_ino) {
+            true => Ok(()),
+            false => Err(io::Error::other(
+                "another directory lies there since the agent was started: put the old one back, or restart the agent",
+            )),
+        }
+    }
+
+    fn is_there(&self, entry: &Entry) -> io::Result<bool> {
+        match statat(&self.dir, &entry.directory, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => Ok(self.is_ours(entry, &found)?),
+            Err(Errno::NOENT) => Ok(false),
+            Err(why) => Err(why.into()),
+        }
+    }
+
+    fn is_ours(&self, entry: &Entry, found: &Stat) -> io::Result<bool> {
+        Ok(FileType::from_raw_mode(found.st_mode) == FileType::Directory
+            && entry.made == Made::Inode(found.st_ino)
+            && entry.uid == found.st_uid
+            && found.st_dev == fstat(&self.dir)?.st_dev)
+    }
+
+    fn remove(&self, framework_id: &FrameworkId) -> io::Result<()> {
+        let entries: Vec<Entry> =
+            self.ledger().entries().iter().filter(|entry| entry.is_of(framework_id)).cloned().collect();
+        for entry in entries {
+            match &entry.made {
+                Made::NotYet => self.remove_unmade(&entry)?,
+                Made::Inode(_) => {
+                    let name = CString::new(entry.directory.as_str())?;
+                    let ours = |found: &Stat| self.is_ours(&entry, found).unwrap_or(false);
+                    remove_tree_at(self.dir.as_fd(), &name, ours)?;
+                }
+                Made::Earlier(recorded) => self.remove_earlier(&entry.directory, *recorded)?,
+            }
+            if self.exists(&entry.directory)? {
+                let path = self.path.join(&entry.directory);
+                tracing::warn!(path = %path.display(), "what lies there was not made by this agent: it is left alone");
+            }
+            self.ledger().forget(&entry.directory)?;
         }
         Ok(())
     }
 
-    fn remove(&self, framework_id: &FrameworkId) -> Result<(), Error> {
-        let entry = self.ledger.join(framework_id.as_str());
-        if !entry.exists() {
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        match statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(why) => Err(why.into()),
+        }
+    }
+
+    /// A directory that was being made when the agent died: no task has ever had it.
+    fn remove_unmade(&self, entry: &Entry) -> io::Result<()> {
+        if entry.made != Made::NotYet {
             return Ok(());
         }
-        let path = self.of(framework_id);
-        remove_tree(&path).map_err(Error::io(&path))?;
-        std::fs::remove_file(&entry).map_err(Error::io(&entry))
+        let found = match statat(&self.dir, &entry.directory, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(()),
+            found => found?,
+        };
+        if [geteuid().as_raw(), entry.uid].contains(&found.st_uid) {
+            remove_if_empty(self.dir.as_fd(), &entry.directory)?;
+        }
+        Ok(())
+    }
+
+    /// A directory of an earlier release goes whole if it is certain that it was made for the framework; otherwise only
+    /// what Spark has put there.
+    fn remove_earlier(&self, name: &str, recorded: Option<(i64, u32)>) -> io::Result<()> {
+        let c_name = CString::new(name)?;
+        let here = fstat(&self.dir)?.st_dev;
+        let born = match birth(&self.dir, &c_name, AtFlags::empty()) {
+            Err(Errno::NOENT) => return Ok(()),
+            born => born?,
+        };
+        let made_since = recorded.is_some_and(|recorded| born.is_some_and(|born| born >= recorded));
+        let whole = |found: &Stat| made_since && found.st_mode & 0o777 == 0o700 && found.st_dev == here;
+        if remove_tree_at(self.dir.as_fd(), &c_name, whole)? {
+            return Ok(());
+        }
+        let dir = match openat(&self.dir, &c_name, OFlags::RDONLY | DIR_FLAGS, Mode::empty()) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            dir => dir?,
+        };
+        for child in Dir::read_from(&dir)? {
+            let child = child?;
+            if MADE_BY_SPARK.iter().any(|prefix| child.file_name().to_bytes().starts_with(prefix)) {
+                remove_tree_at(dir.as_fd(), child.file_name(), |found| found.st_dev == here)?;
+            }
+        }
+        remove_if_empty(self.dir.as_fd(), name)
+    }
+}
+
+fn uid_of(owner: Option<&Owner>) -> u32 {
+    owner.map_or_else(|| geteuid().as_raw(), |owner| owner.uid)
+}
+
+/// The framework's id for people, within the length that a name may have; and from the second attempt on something that
+/// nobody else has thought of.
+fn directory_name(framework_id: &FrameworkId, attempt: usize) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    let id: String = framework_id.as_str().chars().take(ID_CHARS).map(plain).collect();
+    match attempt {
+        0 => format!("{PREFIX}{id}"),
+        _ => format!("{PREFIX}{id}-{:08x}", uuid::Uuid::new_v4().as_fields().0),
+    }
+}
+
+fn is_empty(dir: &OwnedFd) -> io::Result<bool> {
+    for entry in Dir::read_from(dir)? {
+        if ![c".", c".."].contains(&entry?.file_name()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn remove_if_empty(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => Ok(()),
+        Err(why) => Err(why.into()),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_was_made_here_is_found_and_removed() {
-        let dir = tempfile::tempdir().expect("temporary");
-        let roots = [dir.path().join("disk1"), dir.path().join("disk2")];
-        std::fs::create_dir_all(roots[0].join("cassandra")).expect("made");
-        let dirs = ShuffleDirs::open(&roots).expect("opened");
-        let (framework, other): (FrameworkId, FrameworkId) = ("F-1".into(), "cassandra".into());
-        dirs.create(&framework, None).expect("created");
-        dirs.create(&framework, None).expect("created again");
-        let joined = dirs.joined(&framework).expect("roots");
-        assert!(joined.ends_with("/disk2/F-1") && joined.split(':').count() == 2, "{joined}");
-        assert_eq!(dirs.found().expect("read"), std::slice::from_ref(&framework));
-        dirs.remove(&other).expect("nothing to do");
-        assert!(roots[0].join("cassandra").exists());
-        assert!(matches!(ShuffleDirs::open(&roots), Err(Error::Locked { .. })));
-        drop(dirs);
-        // Whoever comes after, with an empty work directory, knows what is left.
-        let dirs = ShuffleDirs::open(&roots).expect("opened");
-        assert_eq!(dirs.found().expect("read"), std::slice::from_ref(&framework));
-        dirs.remove(&framework).expect("removed");
-        assert!(!roots[0].join("F-1").exists() && !roots[1].join("F-1").exists());
-        assert!(dirs.found().expect("read").is_empty());
-    }
-}
+mod tests;

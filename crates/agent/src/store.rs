@@ -5,9 +5,12 @@ mod tables;
 
 use crate::Error;
 use bellows_kernel::agent::{Checkpoint, Record, WriteId};
-use redb::Database;
+use redb::{Database, backends::FileBackend};
+use rustix::fs::OFlags;
 use std::{
     collections::VecDeque,
+    fs::{File, Permissions},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
@@ -61,9 +64,14 @@ impl Store {
     /// Opens or creates the checkpoint, and reads it.
     pub(crate) fn open(path: &Path) -> Result<(Self, Checkpoint), Error> {
         let failed = |source: redb::Error| Error::Checkpoint { path: path.to_owned(), source: source.into() };
-        let database = open(path).map_err(failed)?;
-        let checkpoint =
-            tables::read(&database).map_err(|source| Error::Checkpoint { path: path.to_owned(), source })?;
+        let judged = |source| Error::Checkpoint { path: path.to_owned(), source };
+        let mut database = open(path).map_err(failed)?;
+        let mut checkpoint = tables::read(&database).map_err(judged)?;
+        if forget_secrets(&mut checkpoint) {
+            drop(database);
+            replace(path, &checkpoint).map_err(judged)?;
+            database = open(path).map_err(failed)?;
+        }
         let shared = Arc::new(Shared::default());
         let writer = Writer { path: path.to_owned(), database: Some(database), shared: Arc::clone(&shared) };
         let thread = std::thread::Builder::new()
@@ -131,8 +139,46 @@ fn is_urgent(record: &Record) -> bool {
     )
 }
 
+/// Nobody but this user has access, whatever the umask is and however an earlier release made the file.
 fn open(path: &Path) -> Result<Database, redb::Error> {
-    Ok(Database::builder().set_cache_size(4 << 20).create(path)?)
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
+        .open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(Database::builder().set_cache_size(4 << 20).create_with_backend(FileBackend::new(file)?)?)
+}
+
+/// Earlier releases kept tasks whole. Returns whether there was anything to forget.
+fn forget_secrets(checkpoint: &mut Checkpoint) -> bool {
+    let mut found = false;
+    for task in &mut checkpoint.tasks {
+        let without = task.info.without_secrets();
+        found |= without != task.info;
+        task.info = without;
+    }
+    found
+}
+
+/// Puts a new file in the place of the checkpoint: in the old one, what was overwritten would still be there.
+fn replace(path: &Path, checkpoint: &Checkpoint) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    tables::write(&open(&new)?, tables::records(checkpoint).iter())?;
+    std::fs::rename(&new, path)?;
+    if let Some(dir) = path.parent() {
+        File::open(dir)?.sync_all()?;
+    }
+    Ok(())
 }
 
 struct Writer {

@@ -1,11 +1,15 @@
 //! The directory that an agent keeps itself in. One agent each: a second one is turned away.
 use crate::Error;
-use rustix::fs::{FlockOperation, flock};
+use bellows_containment::{OPEN_DIR, PASSAGE_DIR, PRIVATE_DIR, make_dirs, own_dir};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use std::{
-    fs::{DirBuilder, File, OpenOptions, Permissions},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    fs::{self, File, OpenOptions},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
+
+/// Holds the sandboxes, as Mesos names it.
+pub(crate) const SANDBOXES: &str = "slaves";
 
 pub(crate) struct WorkDir {
     pub(crate) path: PathBuf,
@@ -14,21 +18,39 @@ pub(crate) struct WorkDir {
 }
 
 impl WorkDir {
+    /// What is missing is made so that tasks of other users pass through to their sandboxes, and nobody else lists what
+    /// is there. A directory that exists keeps its mode.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        std::fs::create_dir_all(path).map_err(Error::io(path))?;
+        make_dirs(path, PASSAGE_DIR).map_err(Error::io(path))?;
         let path = path.canonicalize().map_err(Error::io(path))?;
-        // Tasks of other users pass through to their sandboxes; nobody else lists what is there.
-        std::fs::set_permissions(&path, Permissions::from_mode(0o711)).map_err(Error::io(&path))?;
-        let meta = path.join("meta");
-        private_dir(&meta)?;
+        let (meta, sandboxes) = (path.join("meta"), path.join(SANDBOXES));
+        own_dir(&meta, PRIVATE_DIR).map_err(Error::io(&meta))?;
+        own_dir(&sandboxes, OPEN_DIR).map_err(Error::io(&sandboxes))?;
         let lock = lock(&meta.join("lock"), &path)?;
         Ok(Self { path, meta, _lock: lock })
     }
-}
 
-/// Only for the agent itself.
-pub(crate) fn private_dir(path: &Path) -> Result<(), Error> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io(path))
+    /// Where the fetcher keeps its cache: nobody else has access.
+    pub(crate) fn fetch_cache(&self) -> PathBuf {
+        self.meta.join("fetch")
+    }
+
+    /// Deletes what an earlier release's fetcher has cached beside the sandboxes, and nothing else that is there.
+    pub(crate) fn discard_earlier_cache(&self) {
+        let dir = self.path.join("fetch");
+        let cached = |entry: &fs::DirEntry| {
+            let (name, ours) = (entry.file_name(), rustix::process::geteuid().as_raw());
+            name.to_str().is_some_and(|name| name.len() == 10 && name.starts_with(".tmp"))
+                && entry
+                    .metadata()
+                    .is_ok_and(|file| file.is_file() && file.uid() == ours && file.mode() & 0o77 == 0)
+        };
+        for entry in dir.read_dir().into_iter().flatten().flatten().filter(cached) {
+            let _ = fs::remove_file(entry.path());
+        }
+        // Only when nothing is left in it.
+        let _ = fs::remove_dir(dir);
+    }
 }
 
 /// Held until the file is closed, also by the death of this process; processes started from here do not inherit it.
@@ -38,6 +60,7 @@ pub(crate) fn lock(path: &Path, whole: &Path) -> Result<File, Error> {
         .truncate(false)
         .write(true)
         .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
         .open(path)
         .map_err(Error::io(path))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -50,6 +73,11 @@ pub(crate) fn lock(path: &Path, whole: &Path) -> Result<File, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().expect("there").permissions().mode() & 0o7777
+    }
 
     #[test]
     fn a_second_agent_is_turned_away_until_the_first_is_gone() {
@@ -59,7 +87,39 @@ mod tests {
         assert!(matches!(WorkDir::open(&path), Err(Error::Locked { .. })));
         drop(first);
         let again = WorkDir::open(&path).expect("free again");
-        let mode = |path: &Path| path.metadata().expect("there").permissions().mode() & 0o777;
         assert_eq!((mode(&again.path), mode(&again.meta)), (0o711, 0o700));
+        assert_eq!(mode(&dir.path().join("a")), 0o711, "what was made above it, too");
+    }
+
+    #[test]
+    fn a_directory_that_was_there_keeps_its_mode_and_what_is_in_it() {
+        let dir = tempfile::tempdir().expect("temporary");
+        for given in [0o1777, 0o755, 0o700] {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(given)).expect("chmod");
+            drop(WorkDir::open(dir.path()).expect("free"));
+            assert_eq!(mode(dir.path()), given);
+        }
+        for (name, cached) in [(".tmpAbC123", true), ("data", false), (".tmpfile-of-mine", false)] {
+            fs::create_dir_all(dir.path().join("fetch")).expect("made");
+            let path = dir.path().join("fetch").join(name);
+            fs::write(&path, "x").expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
+            WorkDir::open(dir.path()).expect("free").discard_earlier_cache();
+            assert_eq!(path.exists(), !cached, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_somebody_else_may_have_put_there_is_refused() {
+        for name in ["meta", SANDBOXES] {
+            let dir = tempfile::tempdir().expect("temporary");
+            let (path, elsewhere) = (dir.path().join("work"), dir.path().join("elsewhere"));
+            fs::create_dir_all(&path).expect("made");
+            fs::create_dir(&elsewhere).expect("made");
+            std::os::unix::fs::symlink(&elsewhere, path.join(name)).expect("link");
+            let error = WorkDir::open(&path).err().expect("refused").to_string();
+            assert!(error.contains(&path.join(name).display().to_string()), "{error}");
+            assert_eq!(fs::read_dir(&elsewhere).expect("there").count(), 0);
+        }
     }
 }

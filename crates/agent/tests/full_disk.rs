@@ -47,12 +47,7 @@ async fn tasks_fail_clearly_on_a_full_disk_and_run_again_after_it() {
 /// A task whose record in the checkpoint takes a megabyte.
 fn large(id: &str) -> v1::TaskInfo {
     let mut task = shell(id, "true");
-    let variable = v1::environment::Variable {
-        name: "LARGE".into(),
-        value: Some("x".repeat(1 << 20)),
-        ..Default::default()
-    };
-    task.command.as_mut().expect("a command").environment =
-        Some(v1::Environment { variables: vec![variable] });
+    let label = v1::Label { key: "LARGE".into(), value: Some("x".repeat(1 << 20)) };
+    task.labels = Some(v1::Labels { labels: vec![label] });
     task
 }

@@ -24,7 +24,9 @@ async fn shuffle_files_stay_as_long_as_their_framework() {
     let (mut link, _) = master.register().await;
     run(&mut link, "F").await;
     run(&mut link, "G").await;
-    let of = |framework: &str| ["disk1", "disk2"].map(|disk| dir.path().join(disk).join(framework));
+    let of = |framework: &str| {
+        ["disk1", "disk2"].map(|disk| dir.path().join(disk).join(format!("bellows-{framework}")))
+    };
     let mode = of("F")[0].metadata().expect("there").permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
     agent.stop().await;
@@ -76,14 +78,50 @@ async fn the_duty_to_remove_waits_for_the_service_and_outlives_the_agent() {
         }
     })
     .await;
-    assert!(dir.path().join("disk1/F/shuffle").exists(), "the service may still be serving them");
+    assert!(dir.path().join("disk1/bellows-F/shuffle").exists(), "the service may still be serving them");
     agent.stop().await;
     let mut service = bellows_shuffle::Config::new(dir.path().join("service"));
     service.listen = ([127, 0, 0, 1], 0).into();
     service.admin_socket = Some(socket.clone());
     let service = bellows_shuffle::start(service).await.expect("started");
     let agent = bellows_agent::start(with_service(&master)).await.expect("started");
-    until(|| !dir.path().join("disk1/F").exists() && !dir.path().join("disk2/F").exists()).await;
+    let gone = |disk: &str| !dir.path().join(disk).join("bellows-F").exists();
+    until(|| gone("disk1") && gone("disk2")).await;
     agent.stop().await;
     service.stop().await;
+}
+
+/// Ids that are names of what lies in a root already.
+#[tokio::test]
+async fn a_chosen_framework_id_takes_nothing_that_was_there() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let disk = dir.path().join("disk1");
+    for name in ["cassandra", "app-20260101000000-0000", "bellows-taken"] {
+        std::fs::create_dir_all(disk.join(name)).expect("made");
+        std::fs::write(disk.join(name).join("data"), "kept").expect("written");
+    }
+    std::fs::create_dir(dir.path().join("target")).expect("made");
+    std::os::unix::fs::symlink(dir.path().join("target"), disk.join("bellows-link")).expect("link");
+    let mut master = Master::start().await;
+    let agent = bellows_agent::start(shuffle_config(&master, dir.path())).await.expect("started");
+    let (mut link, _) = master.register().await;
+    let ids = ["cassandra", "app-20260101000000-0000", "taken", "link", ".bellows"];
+    for id in ids {
+        run(&mut link, id).await;
+        link.shut_down(id).await;
+    }
+    let entries = disk.join(".bellows/frameworks");
+    until(|| std::fs::read_dir(&entries).expect("there").count() == 0).await;
+    let mut left: Vec<String> = std::fs::read_dir(&disk)
+        .expect("there")
+        .map(|entry| entry.expect("entry").file_name().into_string().expect("plain"))
+        .collect();
+    left.sort();
+    let expected = [".bellows", "app-20260101000000-0000", "bellows-link", "bellows-taken", "cassandra"];
+    assert_eq!(left, expected);
+    for name in ["cassandra", "app-20260101000000-0000", "bellows-taken"] {
+        assert_eq!(std::fs::read(disk.join(name).join("data")).expect("untouched"), b"kept");
+    }
+    assert_eq!(std::fs::read_dir(dir.path().join("target")).expect("there").count(), 0);
+    agent.stop().await;
 }

@@ -137,7 +137,7 @@ async fn the_environment_is_that_of_mesos_and_the_tasks_own_wins() {
         ("MESOS_SLAVE_PID", format!("slave(1)@{endpoint}")),
         ("MESOS_NATIVE_JAVA_LIBRARY", "/usr/lib/libmesos.so".into()),
         ("LIBPROCESS_IP", "127.0.0.1".into()),
-        ("SPARK_EXECUTOR_DIRS", format!("{0}/s1/F:{0}/s2/F", root.display())),
+        ("SPARK_EXECUTOR_DIRS", format!("{0}/s1/bellows-F:{0}/s2/bellows-F", root.display())),
         ("MESOS_TASK_ID", "mine".into()),
         ("OWN", "x=y z".into()),
     ] {

@@ -1,7 +1,6 @@
 //! `bellows up`: the embedded cluster until Ctrl-C, and the line that runs Spark on it.
 
-use std::fs;
-
+use bellows_containment::{PASSAGE_DIR, make_dirs};
 use bellows_runtime::{LogFormat, init_logging};
 
 use crate::args::UpArgs;
@@ -23,7 +22,7 @@ pub fn run(args: UpArgs) -> Result<(), Error> {
         Some(work_dir) => work_dir.clone(),
         None => spark::user_directory("XDG_STATE_HOME", ".local/state")?,
     };
-    fs::create_dir_all(&work_dir).map_err(|source| Error::io("creating", &work_dir, source))?;
+    make_dirs(&work_dir, PASSAGE_DIR).map_err(|source| Error::io("creating", &work_dir, source))?;
     let work_dir = work_dir.canonicalize().map_err(|source| Error::io("finding", &work_dir, source))?;
     let options = Options { size: args.size, listen: args.listen, clients: args.clients, work_dir };
     crate::serve(until_told(options))

@@ -3,6 +3,7 @@
 //! It decides nothing: when to launch, kill or forget is the caller's affair.
 use crate::{
     Isolator, Owner, Usage,
+    dirs::{PRIVATE_DIR, make_dirs, own_dir},
     isolator::MARKER,
     process::{self, Identity},
     shim::{self, Ended, Instruction, Record, Register, Report, Started, State, Zygote},
@@ -12,12 +13,11 @@ use parking_lot::Mutex;
 use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 use std::{
     collections::HashMap,
-    fs,
     io::{self, Read, Write},
     net::Shutdown,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{fs::DirBuilderExt, net::UnixStream},
+        unix::net::UnixStream,
     },
     path::PathBuf,
     sync::Arc,
@@ -85,14 +85,16 @@ pub struct Launched {
 pub enum ExitStatus {
     Exited(i32),
     Signaled(i32),
-    /// Nobody saw how it ended (its shim was killed, the machine went down), or it never began.
+    /// Nobody saw how it ended (its shim was killed, the machine went down).
     Lost,
+    /// Its command was never executed.
+    NotStarted,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
     pub status: ExitStatus,
-    /// For people: why it is [`ExitStatus::Lost`].
+    /// For people: why it is [`ExitStatus::Lost`] or [`ExitStatus::NotStarted`].
     pub reason: Option<String>,
 }
 
@@ -185,7 +187,10 @@ impl Containerizer {
     /// Opens the register, or makes one. Must be called within a Tokio runtime. Exits arrive on the receiver, which is
     /// bounded: containers wait with their news until the caller reads.
     pub fn new(config: Config) -> io::Result<(Self, mpsc::Receiver<ExitEvent>)> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.meta_root)?;
+        if let Some(above) = config.meta_root.parent() {
+            make_dirs(above, PRIVATE_DIR)?;
+        }
+        own_dir(&config.meta_root, PRIVATE_DIR)?;
         let (exits, receiver) = mpsc::channel(EXITS_CAPACITY);
         let boot_id = process::boot_id()?;
         let launches = std::thread::available_parallelism().map_or(2, usize::from) * 2;
@@ -453,7 +458,7 @@ impl From<Ended> for Exit {
         match ended {
             Ended::Exited(code) => Self { status: ExitStatus::Exited(code), reason: None },
             Ended::Signaled(signal) => Self { status: ExitStatus::Signaled(signal), reason: None },
-            Ended::Failed(why) => Self::lost(&why),
+            Ended::Failed(why) => Self { status: ExitStatus::NotStarted, reason: Some(why) },
         }
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Knows nothing of Mesos' wire formats, of HTTP servers, or of why a task is started or killed.
 
+mod access;
 mod containerizer;
+mod dirs;
 mod fetcher;
 mod files;
 mod isolator;
@@ -12,13 +14,15 @@ mod sandbox;
 pub mod shim;
 mod tree;
 
+pub use access::Blocked;
 pub use containerizer::{
     Config, Containerizer, Exit, ExitEvent, ExitStatus, LaunchError, LaunchSpec, Launched, Recovered,
     RecoveredState,
 };
+pub use dirs::{OPEN_DIR, PASSAGE_DIR, PRIVATE_DIR, make_dirs, own_dir};
 pub use fetcher::{FetchError, FetchFailure, Fetcher, FetcherConfig};
 pub use files::{FileEntry, FileRoot, FilesError, READ_LIMIT_BYTES};
 pub use isolator::{Isolator, Posix, Usage};
 pub use owner::{Owner, OwnerError};
 pub use sandbox::{Run, SandboxError, Sandboxes};
-pub use tree::remove_tree;
+pub use tree::{remove_tree, remove_tree_at};

@@ -1,4 +1,5 @@
 //! The user that a task runs as: looked up once, then plain numbers.
+use crate::access::access_files_as;
 use rustix::{
     process::{Gid, Uid, geteuid},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
@@ -52,7 +53,7 @@ impl Owner {
     }
 }
 
-/// Does `work` with the user's rights and no others, on a thread that ends with it; files come to belong to the user.
+/// Does `work` with the user's rights to files and no others, on a thread that ends with it; files come to belong to the user.
 /// `None`: as the agent itself.
 pub(crate) fn run_as<T: Send>(
     owner: Option<&Owner>,
@@ -61,7 +62,7 @@ pub(crate) fn run_as<T: Send>(
     let Some(owner) = owner else { return work() };
     thread::scope(|scope| {
         let worker = thread::Builder::new().name("as-user".into()).spawn_scoped(scope, || {
-            owner.assume_on_this_thread()?;
+            access_files_as(owner)?;
             work()
         });
         worker?.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked))
@@ -84,6 +85,16 @@ mod tests {
             let seen = run_as(Some(&nobody), || Ok(std::fs::read("/etc/shadow").is_ok()));
             assert!(!seen.expect("the thread ran"), "nobody could read what only root may");
             assert!(geteuid().is_root(), "only that thread has changed");
+            let ids = run_as(Some(&nobody), || std::fs::read_to_string("/proc/thread-self/status"));
+            let ids = ids.expect("the thread ran");
+            let ids = ids.lines().find(|line| line.starts_with("Uid:")).expect("a line");
+            let seen: Vec<&str> = ids.split_whitespace().skip(1).collect();
+            let uid = nobody.uid.to_string();
+            assert_eq!(
+                seen,
+                ["0", "0", "0", &uid],
+                "a user's signals reach what is really or was the user's"
+            );
         } else {
             assert!(matches!(Owner::resolve("root"), Err(OwnerError::NotRoot(_))));
         }

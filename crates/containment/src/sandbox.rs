@@ -1,11 +1,19 @@
 //! Where sandboxes lie, as Mesos lays them out, and how they come and go.
 //!
 //! `<work_dir>/slaves/<agent>/frameworks/<framework>/executors/<executor>/runs/<container>`, and `latest` beside it.
-use crate::{Owner, remove_tree};
+use crate::{
+    Owner,
+    dirs::{OPEN_DIR, make_dirs},
+    remove_tree,
+};
 use bellows_model::{AgentId, ContainerId, ExecutorId, FrameworkId, IdError};
+use rustix::{
+    fs::{CWD, Mode, OFlags, fchmod, fchown, mkdirat, openat},
+    process::{Gid, Uid},
+};
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, chown, symlink},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -69,11 +77,14 @@ impl Sandboxes {
     pub fn create(&self, run: &Run, owner: Option<&Owner>) -> Result<PathBuf, SandboxError> {
         let sandbox = self.path(run)?;
         let runs = sandbox.parent().expect("invariant: it has just been joined");
-        fs::create_dir_all(runs).map_err(SandboxError::at(runs))?;
-        fs::DirBuilder::new().mode(0o750).create(&sandbox).map_err(SandboxError::at(&sandbox))?;
+        make_dirs(runs, OPEN_DIR).map_err(SandboxError::at(runs))?;
+        mkdirat(CWD, &sandbox, Mode::RWXU).map_err(|why| SandboxError::at(&sandbox)(why.into()))?;
         let give = || -> io::Result<()> {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let made = openat(CWD, &sandbox, flags, Mode::empty())?;
+            fchmod(&made, Mode::from_raw_mode(0o750))?;
             if let Some(owner) = owner {
-                chown(&sandbox, Some(owner.uid), Some(owner.gid))?;
+                fchown(&made, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))?;
             }
             // Relative, so that it holds wherever the work directory is seen.
             let (target, latest) = (run.container_id.as_str(), runs.join(LATEST));

@@ -1,12 +1,15 @@
 //! Deletes a directory with all that is in it, whatever a task has put there.
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, fchmod, open, openat, renameat, unlinkat},
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fchmod, fstat, open, openat, renameat, unlinkat},
     io::Errno,
 };
 use std::{
     ffi::{CStr, CString},
     io,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::Path,
 };
 
@@ -32,17 +35,47 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
         Err(why) => return Err(why.into()),
     }
     let top = open_writable(&parent, &name)?;
+    remove_open(parent.as_fd(), &name, &top)
+}
+
+/// Deletes the directory `name` of `parent` with all that is in it, if `is_ours` says so of what it finds there; returns
+/// whether it did. A link, a file, a missing one are not ours. Blocks.
+pub fn remove_tree_at(
+    parent: BorrowedFd<'_>,
+    name: &CStr,
+    is_ours: impl FnOnce(&Stat) -> bool,
+) -> io::Result<bool> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // Looked at before anything is done to it.
+    let found = match openat(parent, name, flags | OFlags::PATH, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(false),
+        found => found?,
+    };
+    let stat = fstat(&found)?;
+    if !is_ours(&stat) {
+        return Ok(false);
+    }
+    let top = open_writable(parent, name)?;
+    let opened = fstat(&top)?;
+    if (opened.st_dev, opened.st_ino) != (stat.st_dev, stat.st_ino) {
+        return Ok(false);
+    }
+    remove_open(parent, name, &top).map(|()| true)
+}
+
+/// Empties `top`, which is the directory `name` of `parent`, and deletes it.
+fn remove_open(parent: BorrowedFd<'_>, name: &CStr, top: &OwnedFd) -> io::Result<()> {
     let mut moved = 0;
     loop {
-        let directories = remove_files(&top)?;
+        let directories = remove_files(top)?;
         if directories.is_empty() {
             break;
         }
         for directory in directories {
-            remove_one_level(&top, &directory, &mut moved)?;
+            remove_one_level(top, &directory, &mut moved)?;
         }
     }
-    match unlinkat(&parent, &name, AtFlags::REMOVEDIR) {
+    match unlinkat(parent, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(why) => Err(why.into()),
     }
@@ -101,13 +134,13 @@ fn remove_files(directory: &OwnedFd) -> io::Result<Vec<CString>> {
 }
 
 /// Opens a directory and gives its owner the rights that it takes to empty it.
-fn open_writable(parent: &OwnedFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
+fn open_writable(parent: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = match openat(parent, name, flags, Mode::empty()) {
+    let directory = match openat(&parent, name, flags, Mode::empty()) {
         Err(Errno::ACCESS) => {
             // Not readable: change it by name. It is no link (that is a different error), and of a task of this user.
-            rustix::fs::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
-            openat(parent, name, flags, Mode::empty())?
+            rustix::fs::chmodat(&parent, name, Mode::RWXU, AtFlags::empty())?;
+            openat(&parent, name, flags, Mode::empty())?
         }
         directory => directory?,
     };

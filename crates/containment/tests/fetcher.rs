@@ -20,6 +20,8 @@ use tokio::{
     net::TcpListener,
 };
 
+const EXE: &str = env!("CARGO_BIN_EXE_containment-test");
+
 struct Place {
     dir: tempfile::TempDir,
 }
@@ -36,7 +38,7 @@ impl Place {
     }
 
     fn config(&self) -> FetcherConfig {
-        FetcherConfig::new(self.dir.path().join("cache"))
+        FetcherConfig { shim_exe: EXE.into(), ..FetcherConfig::new(self.dir.path().join("cache")) }
     }
 
     fn fetcher(&self) -> Fetcher {
@@ -424,6 +426,51 @@ async fn the_cache_fetches_once_and_drops_the_longest_unused() {
     assert_eq!(fs::read_dir(place.config().cache_dir).expect("there").count(), 0);
     fetcher.fetch(&place.sandbox(), &[cached("/a")], None).await.expect("fetched");
     assert_eq!(requests(), 7);
+}
+
+#[tokio::test]
+async fn nothing_of_the_kernels_and_nothing_that_is_open_is_fetched() {
+    let place = Place::new();
+    let secret = place.file("secret", b"open here");
+    let open = fs::File::open(&secret.value).expect("readable");
+    let number = std::os::fd::AsRawFd::as_raw_fd(&open);
+    let pid = std::process::id();
+    let at = |name: &str| place.dir.path().join(name);
+    symlink(format!("/proc/self/fd/{number}"), at("to-self")).expect("link");
+    symlink(format!("/proc/{pid}/fd/{number}"), at("to-us")).expect("link");
+    symlink("/proc", at("to-proc")).expect("link");
+    rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+        .expect("mkfifo");
+    let path = |name: &str| at(name).display().to_string();
+    for value in [
+        format!("file:///proc/self/fd/{number}"),
+        format!("/proc/self/../self/fd/{number}"),
+        format!("/proc/thread-self/fd/{number}"),
+        format!("/proc/{pid}/fd/{number}"),
+        format!("/dev/fd/{number}"),
+        format!("/proc/{pid}/root{}", secret.value),
+        format!("/proc/{pid}/cwd/Cargo.toml"),
+        "/proc/self/environ".into(),
+        format!("/proc/{pid}/cmdline"),
+        "/proc/version".into(),
+        "/sys/kernel/mm/transparent_hugepage/enabled".into(),
+        "/dev/zero".into(),
+        "/dev/stdin".into(),
+        path("to-self"),
+        path("to-us"),
+        path("to-proc/version"),
+        path("fifo"),
+    ] {
+        for cache in [false, true] {
+            let wanted = Uri { cache, output_file: Some("stolen".into()), ..uri(&value) };
+            place.fetch(wanted).await.expect_err(&value);
+            assert!(fs::read(place.sandbox().join("stolen")).unwrap_or_default().is_empty(), "{value}");
+        }
+    }
+    // An ordinary link is followed as ever.
+    symlink(&secret.value, at("plain-link")).expect("link");
+    place.fetch(uri(&path("plain-link"))).await.expect("fetched");
+    assert_eq!(place.fetched("plain-link"), b"open here");
 }
 
 #[tokio::test]

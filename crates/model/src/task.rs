@@ -19,6 +19,28 @@ pub struct TaskInfo {
     pub container: Option<String>,
 }
 
+impl TaskInfo {
+    /// The task as it may be written to a disk: its command is reduced to who runs it and how. Environment, command line
+    /// and URIs may hold secrets, and so may `data`.
+    pub fn without_secrets(&self) -> Self {
+        let reduced = |command: &CommandInfo| CommandInfo {
+            shell: command.shell,
+            user: command.user.clone(),
+            ..CommandInfo::default()
+        };
+        Self {
+            command: self.command.as_ref().map(reduced),
+            executor: self.executor.as_ref().map(|executor| ExecutorInfo {
+                command: reduced(&executor.command),
+                data: None,
+                ..executor.clone()
+            }),
+            data: None,
+            ..self.clone()
+        }
+    }
+}
+
 /// A framework's own executor, which runs many tasks (Mesos' `ExecutorInfo`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExecutorInfo {

@@ -4,7 +4,8 @@ use crate::{driver::Handle, environment::Place};
 use bellows_containment::{LaunchSpec, Owner, Run};
 use bellows_kernel::agent::{Event, Job};
 use bellows_model::{ContainerId, ExecutorId};
-use std::{fs::File, sync::Arc, time::SystemTime};
+use rustix::fs::OFlags;
+use std::{fs::File, io, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::SystemTime};
 
 impl Containment {
     /// Reports to `driver` how it went; when that is gone, nobody needs to know.
@@ -25,6 +26,10 @@ impl Containment {
             let owner = user.map(Owner::resolve).transpose().map_err(text)?.flatten();
             let sandbox = self.sandboxes.create(&run_of(&job), owner.as_ref()).map_err(text)?;
             self.shuffle_dirs.create(&job.framework_id, owner.as_ref()).map_err(text)?;
+            if let Some(owner) = &owner {
+                let mut needed = self.shuffle_dirs.roots().chain([sandbox.as_path()]);
+                needed.try_for_each(|dir| owner.may_reach(dir)).map_err(text)?;
+            }
             Ok((sandbox, owner))
         })
         .await?;
@@ -57,7 +62,7 @@ impl Containment {
         let place = Place {
             agent_id: &job.task.agent_id,
             sandbox: &sandbox,
-            shuffle_dirs: self.shuffle_dirs.joined(&job.framework_id),
+            shuffle_dirs: self.shuffle_dirs.joined(&job.framework_id, owner.as_ref()),
             switched: owner.is_some(),
         };
         let environment = self.environment.of(&job, place);
@@ -95,7 +100,7 @@ impl Containment {
         tokio::task::spawn_blocking(move || {
             let Ok(path) = self.sandboxes.path(&run_of(&job)) else { return };
             // A task that ended before its sandbox was made has none.
-            if let Ok(sandbox) = File::open(&path)
+            if let Ok(sandbox) = open_dir(&path)
                 && let Err(error) = sandbox.set_modified(SystemTime::now())
             {
                 tracing::debug!(sandbox = %path.display(), %error, "cannot mark the end of a sandbox' use");
@@ -112,6 +117,12 @@ pub(crate) fn run_of(job: &Job) -> Run {
         executor_id: ExecutorId::from(job.task.task_id.as_str()),
         container_id: job.container_id.clone(),
     }
+}
+
+/// Not what a link leads to.
+fn open_dir(path: &Path) -> io::Result<File> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    File::options().read(true).custom_flags(flags.bits() as i32).open(path)
 }
 
 fn text(error: impl std::fmt::Display) -> String {

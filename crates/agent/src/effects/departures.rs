@@ -40,15 +40,7 @@ impl Shuffle {
 
     pub(super) async fn find(self: Arc<Self>) -> Event {
         let found = tokio::task::spawn_blocking(move || self.dirs.found()).await;
-        let frameworks = match found {
-            Ok(Ok(frameworks)) => frameworks,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "cannot look for shuffle directories");
-                Vec::new()
-            }
-            Err(_) => Vec::new(),
-        };
-        Event::ShuffleFound { frameworks }
+        Event::ShuffleFound { frameworks: found.unwrap_or_default() }
     }
 
     pub(super) async fn remove(self: Arc<Self>, framework_id: FrameworkId) -> Event {

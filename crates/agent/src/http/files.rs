@@ -1,6 +1,6 @@
 //! Sandboxes over HTTP: browse, read, download. Nothing outside of the agent's sandboxes is ever opened.
 use super::{Refused, streamed};
-use crate::Error;
+use crate::{Error, work_dir::SANDBOXES};
 use axum::{
     Json,
     response::{IntoResponse, Response},
@@ -16,9 +16,8 @@ use std::{
 
 /// What one read returns at most, as in Mesos: sixteen pages.
 const READ_LIMIT: usize = 64 * 1024;
-/// Below the work directory; beside it lie the checkpoint and the fetcher's cache, which are nobody's to read.
-const SANDBOXES: &str = "slaves";
 
+/// Reads below the work directory's sandboxes; beside them lies the checkpoint, which is nobody's to read.
 pub(super) struct Files {
     root: Arc<FileRoot>,
     work_dir: PathBuf,
@@ -33,7 +32,6 @@ pub(super) struct Part {
 impl Files {
     pub(super) fn open(work_dir: &Path) -> Result<Self, Error> {
         let path = work_dir.join(SANDBOXES);
-        std::fs::create_dir_all(&path).map_err(Error::io(&path))?;
         let root = FileRoot::open(&path)
             .map_err(|error| Error::Io { path, source: std::io::Error::other(error.to_string()) })?;
         Ok(Self { root: Arc::new(root), work_dir: work_dir.to_owned() })

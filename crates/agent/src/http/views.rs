@@ -3,8 +3,8 @@ use super::{API_VERSION, Refused, Shared};
 use bellows_containment::{Run, Sandboxes, Usage};
 use bellows_kernel::agent::{Framework, Master, Phase, State, Task};
 use bellows_model::{
-    Attribute, AttributeValue, ContainerId, DEFAULT_ROLE, ExecutorId, FrameworkId, FrameworkInfo, Label,
-    Resources, TaskInfo, TaskStatus, Value as Amount,
+    Attribute, AttributeValue, CommandInfo, ContainerId, DEFAULT_ROLE, ExecutorId, FrameworkId,
+    FrameworkInfo, Label, Resources, TaskInfo, TaskStatus, Value as Amount,
 };
 use bellows_wire::{
     convert::{ResourceFormat, resources_to_wire},
@@ -146,10 +146,14 @@ fn status(status: &TaskStatus) -> Value {
 /// As Mesos names the executor that it puts around a command.
 pub(super) fn executor_name(task: &TaskInfo) -> String {
     let command = task.command.as_ref();
-    let value = command.and_then(|command| command.value.as_deref()).unwrap_or_default();
     let text = match command {
-        Some(command) if !command.shell => format!("{value} {}", command.arguments.join(" ")),
-        _ => format!("sh -c '{value}'"),
+        // After a restart what it runs is not known any more. The words are Mesos'.
+        Some(CommandInfo { shell: false, value: None, .. }) => "NO EXECUTABLE".to_owned(),
+        Some(CommandInfo { value: None, .. }) | None => "NO COMMAND".to_owned(),
+        Some(CommandInfo { shell: false, value: Some(value), arguments, .. }) => {
+            format!("{value} {}", arguments.join(" "))
+        }
+        Some(CommandInfo { value: Some(value), .. }) => format!("sh -c '{value}'"),
     };
     const SHOWN: usize = 20;
     let short: String = text.chars().take(SHOWN).collect();

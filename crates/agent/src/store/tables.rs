@@ -8,6 +8,7 @@ use prost::Message as _;
 use redb::{
     Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction,
 };
+use std::sync::Arc;
 
 type Key = (&'static str, &'static str);
 
@@ -36,6 +37,31 @@ pub(super) fn write<'a>(
     }
     transaction.commit()?;
     Ok(())
+}
+
+/// What makes a new file hold `checkpoint`.
+pub(super) fn records(checkpoint: &Checkpoint) -> Vec<Record> {
+    let mut records: Vec<Record> = checkpoint.agent_id.clone().map(Record::AgentId).into_iter().collect();
+    records.extend(checkpoint.frameworks.iter().map(|info| Record::Framework(Arc::new(info.clone()))));
+    records.extend(checkpoint.removals.iter().cloned().map(Record::Removal));
+    for task in &checkpoint.tasks {
+        let (framework_id, task_id) = (task.framework_id.clone(), task.info.task_id.clone());
+        records.push(Record::Task {
+            framework_id: framework_id.clone(),
+            info: Arc::new(task.info.clone()),
+            container_id: task.container_id.clone(),
+        });
+        records.extend(task.statuses.iter().enumerate().map(|(index, status)| Record::Status {
+            framework_id: framework_id.clone(),
+            index,
+            status: status.clone(),
+        }));
+        if task.killed {
+            records.push(Record::Killed { framework_id: framework_id.clone(), task_id: task_id.clone() });
+        }
+        records.push(Record::Acknowledged { framework_id, task_id, count: task.acknowledged });
+    }
+    records
 }
 
 struct Tables<'t> {

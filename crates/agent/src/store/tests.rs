@@ -121,7 +121,7 @@ fn what_was_pushed_is_read_again() {
     assert_eq!(read.frameworks, [framework("F")]);
     assert_eq!(read.removals, [FrameworkId::from("old")]);
     let [stored] = &read.tasks[..] else { panic!("{:?}", read.tasks) };
-    assert_eq!(stored.info, task("t"));
+    assert_eq!(stored.info, task("t").without_secrets());
     assert_eq!((stored.killed, stored.acknowledged, stored.container_id.as_str()), (true, 1, "c"));
     assert_eq!(stored.statuses, [status("t", TaskState::Starting, 0), status("t", TaskState::Running, 1)]);
 }
@@ -150,4 +150,48 @@ fn a_file_that_is_no_checkpoint_is_named() {
     let error = Store::open(&path).err().expect("refused");
     assert!(error.to_string().contains(&path.display().to_string()), "{error}");
     assert_eq!(std::fs::read(&path).expect("still there").len(), 10_000, "nothing is thrown away");
+}
+
+#[test]
+fn secrets_that_an_earlier_release_has_written_are_gone_after_a_start() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let path = dir.path().join("checkpoint");
+    let secret = "swordfish";
+    let mut kept_whole = task("t");
+    let command = kept_whole.command.as_mut().expect("there");
+    command.environment =
+        vec![EnvironmentVariable { name: "_SPARK_AUTH_SECRET".into(), value: secret.into() }];
+    let (store, _) = Store::open(&path).expect("created");
+    let launch =
+        Record::Task { framework_id: "F".into(), info: Arc::new(kept_whole), container_id: "c".into() };
+    let (framework_id, task_id) = key("t");
+    let all = vec![
+        Record::AgentId("S0".into()),
+        Record::Framework(Arc::new(framework("F"))),
+        launch,
+        Record::Status { framework_id: "F".into(), index: 0, status: status("t", TaskState::Starting, 0) },
+        Record::Acknowledged { framework_id: framework_id.clone(), task_id: task_id.clone(), count: 1 },
+        Record::Killed { framework_id, task_id },
+        Record::Removal("old".into()),
+    ];
+    write(&store, all);
+    drop(store);
+    let holds_it = || {
+        let files = std::fs::read_dir(dir.path()).expect("listed").map(|file| file.expect("entry").path());
+        let holds =
+            |path| std::fs::read(path).expect("read").windows(secret.len()).any(|at| at == secret.as_bytes());
+        files.into_iter().any(holds)
+    };
+    assert!(holds_it(), "otherwise this proves nothing");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("chmod");
+    let (store, read) = Store::open(&path).expect("opened");
+    assert!(!holds_it());
+    assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+    drop(store);
+    let (_store, again) = Store::open(&path).expect("opened");
+    assert_eq!(read, again);
+    assert_eq!((read.agent_id, read.removals), (Some("S0".into()), vec!["old".into()]));
+    let [stored] = &read.tasks[..] else { panic!("{:?}", read.tasks) };
+    assert_eq!((stored.killed, stored.acknowledged, stored.statuses.len()), (true, 1, 1));
+    assert_eq!(stored.info, task("t").without_secrets());
 }

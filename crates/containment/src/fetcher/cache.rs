@@ -1,5 +1,6 @@
 //! Files that several tasks fetch: brought once, kept while there is room, the longest unused dropped first.
 use super::FetchFailure;
+use crate::dirs::{PRIVATE_DIR, make_dirs};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -50,7 +51,7 @@ impl Cache {
     /// Empties `dir`: what an earlier process cached is not known any more.
     pub(super) fn new(dir: &Path, limit_bytes: u64) -> io::Result<Self> {
         crate::remove_tree(dir)?;
-        fs::create_dir_all(dir)?;
+        make_dirs(dir, PRIVATE_DIR)?;
         Ok(Self { dir: dir.into(), limit_bytes, state: Mutex::default() })
     }
 

@@ -22,7 +22,7 @@ pub(super) struct Destination {
 
 impl Destination {
     pub(super) fn open(path: &Path, limit_bytes: u64, limit_files: u64) -> Result<Self, FetchFailure> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = open(path, flags, Mode::empty()).map_err(|why| FetchFailure::io(path, why))?;
         Ok(Self { path: path.into(), root, left_bytes: limit_bytes, left_files: limit_files })
     }
@@ -36,6 +36,17 @@ impl Destination {
         // Not left to the umask of whoever started the agent.
         fchmod(&file, Mode::from_raw_mode(if executable { 0o755 } else { 0o644 })).map_err(at)?;
         Ok(file.into())
+    }
+
+    /// A regular file that lies here, for reading.
+    pub(super) fn open_file(&self, name: &Path) -> Result<File, FetchFailure> {
+        let at = |why: io::Error| FetchFailure::io(&self.path.join(name), why);
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = File::from(open_beneath(&self.root, name, flags).map_err(|why| at(why.into()))?);
+        match file.metadata().map_err(at)?.is_file() {
+            true => Ok(file),
+            false => Err(at(io::Error::other("not a regular file"))),
+        }
     }
 
     pub(super) fn write(
@@ -108,7 +119,10 @@ impl Destination {
             so_far.push(component);
             directory = match open(&so_far) {
                 Err(Errno::NOENT) => {
-                    mkdirat(&directory, component.as_os_str(), Mode::from_raw_mode(0o755)).map_err(at)?;
+                    mkdirat(&directory, component.as_os_str(), Mode::RWXU).map_err(at)?;
+                    // Not left to the umask either.
+                    let made = open_beneath(&self.root, &so_far, OFlags::RDONLY | OFlags::DIRECTORY);
+                    fchmod(made.map_err(at)?, Mode::from_raw_mode(0o755)).map_err(at)?;
                     open(&so_far)
                 }
                 result => result,

@@ -1,8 +1,10 @@
 //! Brings a command's files into its sandbox before it starts.
 //!
-//! Runs in the agent; what blocks runs on threads of its own, as the task's user where there is one.
+//! Runs in the agent; what is written is written on threads of the task's user, what is read of this machine in a
+//! process of that user.
 mod cache;
 mod destination;
+pub(crate) mod local;
 mod source;
 mod unpack;
 
@@ -22,12 +24,14 @@ use unpack::{Kind, unpack};
 
 #[derive(Debug, Clone)]
 pub struct FetcherConfig {
-    /// Emptied at start; holds files of URIs that ask for `cache`.
+    /// Emptied at start, and this agent's alone; holds files of URIs that ask for `cache`.
     pub cache_dir: PathBuf,
+    /// The binary that answers `shim` as its first argument: it reads the files of this machine.
+    pub shim_exe: PathBuf,
     /// Without what is being fetched at the moment.
     pub cache_limit_bytes: u64,
     pub connect_timeout: Duration,
-    /// The longest silence of a server in mid-transfer.
+    /// The longest silence of a server, or a disk, in mid-transfer.
     pub read_timeout: Duration,
     /// The most that one URI may bring, packed or unpacked.
     pub limit_bytes: u64,
@@ -39,6 +43,7 @@ impl FetcherConfig {
     pub fn new(cache_dir: impl Into<PathBuf>) -> Self {
         Self {
             cache_dir: cache_dir.into(),
+            shim_exe: PathBuf::from("/proc/self/exe"),
             cache_limit_bytes: 2 << 30,
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(60),
@@ -48,7 +53,7 @@ impl FetcherConfig {
     }
 }
 
-/// Which URI could not be fetched, and why; fit for a TASK_FAILED message.
+/// Which URI (without the secrets in it) could not be fetched, and why; fit for a TASK_FAILED message.
 #[derive(Debug, thiserror::Error)]
 #[error("Failed to fetch '{uri}': {failure}")]
 pub struct FetchError {
@@ -93,7 +98,7 @@ impl Fetcher {
     /// Empties the cache's directory. Blocks for that.
     pub fn new(config: FetcherConfig) -> io::Result<Self> {
         let cache = Cache::new(&config.cache_dir, config.cache_limit_bytes)?;
-        let sources = source::Sources::new(config.connect_timeout, config.read_timeout, config.limit_bytes);
+        let sources = source::Sources::new(&config);
         Ok(Self(Arc::new(Inner { config, cache, sources })))
     }
 
@@ -102,7 +107,7 @@ impl Fetcher {
     pub async fn fetch(&self, sandbox: &Path, uris: &[Uri], owner: Option<&Owner>) -> Result<(), FetchError> {
         for uri in uris {
             let fetched = self.0.clone().fetch_one(sandbox.into(), uri.clone(), owner.cloned()).await;
-            fetched.map_err(|failure| FetchError { uri: uri.value.clone(), failure })?;
+            fetched.map_err(|failure| FetchError { uri: Source::shown(&uri.value), failure })?;
         }
         Ok(())
     }
@@ -157,8 +162,7 @@ impl Inner {
     fn unpack_in_place(&self, job: &Job) -> Result<(), FetchFailure> {
         let Some(kind) = job.kind else { return Ok(()) };
         self.as_owner(job, |to| {
-            let archive = job.sandbox.join(&job.name);
-            let file = File::open(&archive).map_err(|why| FetchFailure::io(&archive, why))?;
+            let file = to.open_file(&job.name)?;
             unpack(kind, file, &job.name, to)
         })
     }

@@ -1,17 +1,21 @@
 //! Where files come from: this machine or a web server.
-use super::{FetchFailure, blocking};
-use crate::{Owner, owner::run_as};
+use super::{FetchFailure, FetcherConfig, local::Copy};
+use crate::Owner;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::{
     error::Error,
-    fs::{File, OpenOptions},
-    io,
-    os::unix::fs::OpenOptionsExt,
+    fs::File,
     path::{Path, PathBuf},
     sync::OnceLock,
     time::Duration,
 };
-use tokio::io::{AsyncWriteExt, BufWriter};
+use tokio::{
+    io::{AsyncWriteExt, BufWriter},
+    sync::Semaphore,
+};
+
+/// Each is a process.
+const LOCAL_COPIES_LIMIT: usize = 64;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Source {
@@ -60,21 +64,47 @@ impl Source {
     }
 }
 
+impl Source {
+    /// The URI without what may be a secret in it: name and password before the host, and the query.
+    pub(super) fn shown(uri: &str) -> String {
+        let Some((scheme, rest)) = uri.split_once("://") else { return uri.to_owned() };
+        if scheme.eq_ignore_ascii_case("file") {
+            return uri.to_owned();
+        }
+        let (rest, query) = match rest.find(['?', '#']) {
+            Some(at) => (&rest[..at], "?…"),
+            None => (rest, ""),
+        };
+        let authority = rest.find('/').unwrap_or(rest.len());
+        let host = rest[..authority].rfind('@').map_or(0, |at| at + 1);
+        format!("{scheme}://{}{query}", &rest[host..])
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Sources {
+    shim_exe: PathBuf,
     connect_timeout: Duration,
     read_timeout: Duration,
     limit_bytes: u64,
+    local_copies: Semaphore,
     /// Made when it is first needed: reading the machine's certificates costs time and memory.
     client: OnceLock<reqwest::Client>,
 }
 
 impl Sources {
-    pub(super) fn new(connect_timeout: Duration, read_timeout: Duration, limit_bytes: u64) -> Self {
-        Self { connect_timeout, read_timeout, limit_bytes, client: OnceLock::new() }
+    pub(super) fn new(config: &FetcherConfig) -> Self {
+        Self {
+            shim_exe: config.shim_exe.clone(),
+            connect_timeout: config.connect_timeout,
+            read_timeout: config.read_timeout,
+            limit_bytes: config.limit_bytes,
+            local_copies: Semaphore::new(LOCAL_COPIES_LIMIT),
+            client: OnceLock::new(),
+        }
     }
 
-    /// All of it into `file`, which lies at `to`; what is on this machine is read with the rights of `owner`.
+    /// All of it into `file`, which lies at `to`; what is on this machine is read in a process of `owner`.
     pub(super) async fn copy(
         &self,
         source: &Source,
@@ -84,9 +114,9 @@ impl Sources {
     ) -> Result<(), FetchFailure> {
         match source {
             Source::Local(path) => {
-                let (path, to, owner) = (path.clone(), to.to_path_buf(), owner.cloned());
-                let limit_bytes = self.limit_bytes;
-                blocking(move || copy_local(&path, file, &to, owner.as_ref(), limit_bytes)).await
+                let _permit = self.local_copies.acquire().await.expect("invariant: never closed");
+                let (exe, limit_bytes, patience) = (&self.shim_exe, self.limit_bytes, self.read_timeout);
+                Copy { exe, from: path, to, file, user: owner, limit_bytes, patience }.run().await
             }
             Source::Web(url) => self.download(url.clone(), file, to).await,
         }
@@ -138,27 +168,6 @@ impl Resolve for Hosts {
     }
 }
 
-fn copy_local(
-    path: &Path,
-    mut file: File,
-    to: &Path,
-    owner: Option<&Owner>,
-    limit_bytes: u64,
-) -> Result<(), FetchFailure> {
-    let at = |why| FetchFailure::io(path, why);
-    // Without waiting for a writer, should it be a FIFO.
-    let open = || OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let mut source = run_as(owner, open).map_err(at)?;
-    let metadata = source.metadata().map_err(at)?;
-    if !metadata.is_file() {
-        return Err(at(io::Error::other("not a regular file")));
-    }
-    if metadata.len() > limit_bytes {
-        return Err(FetchFailure::TooLarge);
-    }
-    io::copy(&mut source, &mut file).map(drop).map_err(|why| FetchFailure::io(to, why))
-}
-
 /// With all causes: the outermost one of reqwest's errors says little.
 fn http(why: reqwest::Error) -> FetchFailure {
     let why = why.without_url();
@@ -169,4 +178,23 @@ fn http(why: reqwest::Error) -> FetchFailure {
         cause = inner.source();
     }
     FetchFailure::Http(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_a_uri_are_not_shown() {
+        for (uri, shown) in [
+            ("https://bob:pw@h/a/b.tgz?sig=1#x", "https://h/a/b.tgz?…"),
+            ("http://h?token=a/b@c", "http://h?…"),
+            ("http://h/a@b", "http://h/a@b"),
+            ("file:///a?b", "file:///a?b"),
+            ("/a/b@c", "/a/b@c"),
+            ("relative", "relative"),
+        ] {
+            assert_eq!(Source::shown(uri), shown);
+        }
+    }
 }

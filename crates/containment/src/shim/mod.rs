@@ -12,6 +12,7 @@ pub(crate) use record::{Ended, Instruction, Record, Register, Report, Started, S
 pub(crate) use signal::send_kill;
 pub(crate) use zygote::Zygote;
 
+use crate::fetcher;
 use record::Slot;
 use rustix::process::{Pid, getpid, set_child_subreaper, setsid};
 use std::{
@@ -20,14 +21,17 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-/// Entry point of `bellows shim`, given the arguments after `shim`: none. Call it first in `main`: before Tokio,
-/// clap and tracing, while there is one thread. Returns the process's exit code, also in each shim.
+/// Entry point of `bellows shim`, given the arguments after `shim`: none, or what asks for the fetcher's reader. Call it
+/// first in `main`: before Tokio, clap and tracing, while there is one thread. Returns the process's exit code, also in
+/// each shim.
 ///
 /// The agent sends the instruction through a socket that it shuts down for writing, and reads one report from it, at
 /// once when the command was executed.
 pub fn main(args: &[String]) -> i32 {
-    if !args.is_empty() {
-        return 2;
+    match args {
+        [] => {}
+        [part] if part == fetcher::local::READER => return fetcher::local::main(),
+        _ => return 2,
     }
     match zygote::serve() {
         Ok(Some(conversation)) => run(conversation),

@@ -34,9 +34,15 @@ async fn records_of_strangers_and_of_other_boots_are_lost_tasks() {
     let running = |boot_id: &str| {
         format!(r#"{{"Running":{{"boot_id":"{}","shim":{identity},"task":{identity}}}}}"#, boot_id.trim())
     };
-    for state in [running(&boot_id), running("another boot"), r#""Starting""#.into()] {
+    let (lost, not_started) = (ExitStatus::Lost, ExitStatus::NotStarted);
+    for (state, status) in [
+        (running(&boot_id), lost),
+        (running("another boot"), lost),
+        (r#""Starting""#.into(), not_started),
+        (r#"{"Ended":{"Failed":"no such program"}}"#.into(), not_started),
+    ] {
         let exit = recover_state(&state).await;
-        assert_eq!(exit.status, ExitStatus::Lost, "{state}");
+        assert_eq!(exit.status, status, "{state}");
         assert!(exit.reason.is_some(), "{state}");
     }
     assert_eq!(recover_state(r#"{"Ended":{"Exited":4}}"#).await, exited(4));
@@ -117,6 +123,8 @@ async fn a_full_disk_swallows_no_exit_status() {
     fs::create_dir(place.meta_root()).expect("create");
     let meta_root = place.meta_root();
     let disk = root::SmallDisk::mount(&meta_root, "64k");
+    // An agent keeps no records where everybody may write.
+    rustix::fs::chmod(&meta_root, rustix::fs::Mode::RWXU).expect("chmod");
     let (agent, mut exits) = place.agent();
     let waits = "while ! [ -e go ]; do sleep 0.01; done; exit 6";
     agent.launch(place.shell("a", waits)).await.expect("launched");

@@ -70,6 +70,7 @@ pub enum Record {
     ForgetAgentId,
     Framework(Arc<FrameworkInfo>),
     ForgetFramework(FrameworkId),
+    /// Without what may be a secret: of a task that has no process after a restart, only the end can be told.
     Task {
         framework_id: FrameworkId,
         info: Arc<TaskInfo>,

@@ -52,11 +52,11 @@ impl Step<'_> {
         }
         let record = Record::Task {
             framework_id: key.0.clone(),
-            info: Arc::clone(&info),
+            info: Arc::new(info.without_secrets()),
             container_id: container_id.clone(),
         };
         let write = self.store(record);
-        match validate(&info) {
+        match validate(&key.0, &info) {
             Ok(()) => self.state.unstored.push_back((write, Waiting::Launch(container_id))),
             Err(message) => {
                 self.report(&key, TaskState::Error, Source::Agent, Some(Reason::TaskInvalid), Some(message));
@@ -199,7 +199,7 @@ impl Step<'_> {
     }
 
     /// The end of a task in whatever phase; nothing of it runs.
-    fn conclude(
+    pub(super) fn conclude(
         &mut self,
         key: &Key,
         state: TaskState,
@@ -244,7 +244,7 @@ impl Step<'_> {
         }
     }
 
-    fn has(&self, framework_id: &FrameworkId, capability: Capability) -> bool {
+    pub(super) fn has(&self, framework_id: &FrameworkId, capability: Capability) -> bool {
         self.state.frameworks.get(framework_id).is_some_and(|framework| framework.info.has(capability))
     }
 
@@ -274,7 +274,8 @@ impl Step<'_> {
 }
 
 /// What the master cannot know: whether this agent can run such a task. Ids become names of directories here.
-fn validate(task: &TaskInfo) -> Result<(), String> {
+fn validate(framework_id: &FrameworkId, task: &TaskInfo) -> Result<(), String> {
+    framework_id.validate().map_err(|error| format!("The framework's id cannot be used: {error}"))?;
     task.task_id.validate().map_err(|error| format!("The task's id cannot be used: {error}"))?;
     if let Some(kind) = task.container.as_deref()
         && kind != "MESOS"

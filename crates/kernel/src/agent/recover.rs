@@ -4,7 +4,10 @@ use super::{
     step::{Key, Step},
 };
 use crate::Time;
-use bellows_model::{AgentId, ContainerId, FrameworkId, FrameworkInfo, TaskInfo, TaskStatus};
+use bellows_model::{
+    AgentId, Capability, ContainerId, FrameworkId, FrameworkInfo, Reason, Source, TaskInfo, TaskState,
+    TaskStatus,
+};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -23,6 +26,7 @@ pub struct Checkpoint {
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredTask {
     pub framework_id: FrameworkId,
+    /// Without what may be a secret.
     pub info: TaskInfo,
     pub container_id: ContainerId,
     pub killed: bool,
@@ -39,6 +43,8 @@ pub enum RecoveredContainer {
         pid: u32,
     },
     Ended(Exit),
+    /// It will never run.
+    NotStarted,
 }
 
 pub fn recover(
@@ -130,9 +136,18 @@ impl Step<'_> {
             _ if over => self.forget_container(&key),
             _ if stored.killed => self.killed_early(&key),
             _ if ran => self.ended(&key, Exit::Lost),
-            // It had no process yet: from the beginning.
-            _ => self.fetch(&key),
+            _ => self.never_started(&key),
         }
+    }
+
+    /// What the task was to run may hold secrets and was never on the disk: it cannot begin again.
+    fn never_started(&mut self, key: &Key) {
+        let state = match self.has(&key.0, Capability::PartitionAware) {
+            true => TaskState::Dropped,
+            false => TaskState::Lost,
+        };
+        let message = "The agent was restarted before the task had been started".to_owned();
+        self.conclude(key, state, Source::Agent, Some(Reason::AgentRestarted), Some(message));
     }
 
     fn running_again(&mut self, key: &Key, container_id: &ContainerId, pid: u32, kill: Option<Duration>) {
@@ -148,7 +163,7 @@ impl Step<'_> {
     fn stray_container(&mut self, container_id: ContainerId, container: RecoveredContainer) {
         self.actions.push(match container {
             RecoveredContainer::Running { .. } => Action::Kill { container_id, grace: Duration::ZERO },
-            RecoveredContainer::Ended(_) => Action::Forget { container_id },
+            RecoveredContainer::Ended(_) | RecoveredContainer::NotStarted => Action::Forget { container_id },
         });
     }
 }

@@ -315,14 +315,79 @@ fn a_restart_forgets_nothing() {
     world.write_all();
     world.containers.insert(ended, RecoveredContainer::Ended(Exit::Exited(0)));
     world.crash();
-    assert_eq!(world.fetching.len(), 1, "what had not started starts now");
+    assert!(world.fetching.is_empty(), "what it was to run is not kept");
     assert!(world.containers.contains_key(&running));
     world.drain();
-    for (task_id, states_seen) in [("running", 3), ("ended", 3), ("fetching", 3)] {
-        assert_eq!(states(&world, "F", task_id).len(), states_seen, "{task_id}");
+    for task_id in ["running", "ended"] {
+        assert_eq!(states(&world, "F", task_id).len(), 3, "{task_id}");
         assert_eq!(last(&world, "F", task_id).state, TaskState::Finished, "{task_id}");
     }
+    assert_eq!(states(&world, "F", "fetching"), [TaskState::Lost]);
+    assert_eq!(last(&world, "F", "fetching").reason, Some(Reason::AgentRestarted));
     assert!(world.lost.is_empty());
+}
+
+#[test]
+fn a_task_whose_process_never_began_is_lost_or_dropped_after_a_restart() {
+    for aware in [false, true] {
+        let mut world = World::registered();
+        let mut info = world::framework("F");
+        if aware {
+            info.capabilities.push(Capability::PartitionAware);
+        }
+        world.command(AgentCommand::Launch { framework: info, task: task("t") });
+        world.write_all();
+        let container_id = only(&world.fetching);
+        // Its shim was found before it had come to the command.
+        world.containers.insert(container_id, RecoveredContainer::NotStarted);
+        world.crash();
+        world.drain();
+        let expected = if aware { TaskState::Dropped } else { TaskState::Lost };
+        assert_eq!(states(&world, "F", "t"), [expected]);
+        assert!(world.containers.is_empty(), "it is forgotten");
+    }
+}
+
+#[test]
+fn secrets_never_reach_the_disk() {
+    let mut world = World::registered();
+    let mut secretive = task("t");
+    let secret = "swordfish";
+    let command = CommandInfo {
+        shell: true,
+        value: Some(format!("run --key={secret}")),
+        arguments: vec![secret.into()],
+        environment: vec![EnvironmentVariable { name: "_SPARK_AUTH_SECRET".into(), value: secret.into() }],
+        uris: vec![Uri {
+            value: format!("http://bob:{secret}@host/file?token={secret}"),
+            executable: false,
+            extract: true,
+            cache: false,
+            output_file: None,
+        }],
+        user: Some("bob".into()),
+    };
+    secretive.command = Some(command.clone());
+    secretive.data = Some(secret.into());
+    secretive.executor = Some(ExecutorInfo {
+        executor_id: "e".into(),
+        name: None,
+        source: None,
+        command,
+        resources: Resources::new(),
+        data: Some(secret.into()),
+        shutdown_grace: None,
+    });
+    world.launch("F", secretive);
+    world.write_all();
+    let [stored] = &world.disk.tasks[..] else { panic!("one task") };
+    let CommandInfo { shell, value, arguments, environment, uris, user } =
+        stored.info.command.clone().expect("reduced");
+    assert!(value.is_none() && arguments.is_empty() && environment.is_empty() && uris.is_empty());
+    assert_eq!((shell, user.as_deref()), (true, Some("bob")));
+    let executor = stored.info.executor.clone().expect("reduced");
+    assert_eq!((stored.info.data.clone(), executor.data), (None, None));
+    assert_eq!(executor.command, CommandInfo { shell: true, user: Some("bob".into()), ..Default::default() });
 }
 
 #[test]
