@@ -23,7 +23,7 @@ pub struct Config {
     pub admin_socket: Option<PathBuf>,
     /// Read-only HTTP: `/metrics` and `/v1/status`.
     pub metrics_listen: Option<SocketAddr>,
-    /// When not empty, executors may register only directories below one of these.
+    /// Executors may register only directories below one of these. May be empty only where `listen` is a loopback address.
     pub allowed_roots: Vec<PathBuf>,
     /// Whether an application whose driver registered, is no longer connected and fell silent is removed. Switch it
     /// off where something that knows better (the agent) says when applications end.

@@ -7,6 +7,7 @@ mod checksum;
 mod config;
 mod disks;
 mod error;
+mod keeper;
 mod metrics;
 mod registry;
 mod security;
@@ -59,6 +60,9 @@ pub async fn start(mut config: Config) -> Result<Running, Error> {
     raise_descriptor_limit();
     config.allowed_roots = disks::real_roots(config.allowed_roots).await;
     let security = security::Security::load(&config)?;
+    if config.allowed_roots.is_empty() && !config.listen.ip().is_loopback() {
+        return Err(Error::NoRoots { address: config.listen.to_string() });
+    }
     let listener = bind(config.listen).await?;
     let local_addr =
         listener.local_addr().map_err(|source| Error::Io { what: "local address".into(), source })?;

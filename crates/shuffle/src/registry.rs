@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::blocks::{LocalDir, LocalDirs};
 use crate::disks::Disk;
 use crate::metrics::Served;
+use crate::tidy;
 
 /// A registered executor. A registration under the same name with other directories makes a new one.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(crate) struct App {
     executors: RwLock<HashMap<Arc<str>, Arc<Executor>>>,
     /// Every directory that was ever registered for it: what it owns.
     dirs: Mutex<BTreeSet<Arc<Path>>>,
+    /// Those of them that held files before they were registered: somebody else's, which are never deleted.
+    spared: Mutex<BTreeSet<Arc<Path>>>,
     pub(crate) served: Served,
     pub(crate) served_departed: Served,
     /// Bytes in its directories on each disk, where they were counted.
@@ -83,6 +86,7 @@ impl App {
             id,
             executors: RwLock::default(),
             dirs: Mutex::default(),
+            spared: Mutex::default(),
             served: Served::default(),
             served_departed: Served::default(),
             disk_bytes: Mutex::default(),
@@ -100,6 +104,26 @@ impl App {
 
     pub(crate) fn dirs(&self) -> Vec<PathBuf> {
         self.dirs.lock().iter().map(|dir| dir.to_path_buf()).collect()
+    }
+
+    /// Whether nothing in this directory may be deleted.
+    pub(crate) fn spares(&self, dir: &Path) -> bool {
+        self.spared.lock().contains(dir)
+    }
+
+    /// All of its directories but those.
+    pub(crate) fn own_dirs(&self) -> Vec<PathBuf> {
+        let spared = self.spared.lock();
+        self.dirs.lock().difference(&spared).map(|dir| dir.to_path_buf()).collect()
+    }
+
+    pub(crate) fn spared(&self) -> Vec<PathBuf> {
+        self.spared.lock().iter().map(|dir| dir.to_path_buf()).collect()
+    }
+
+    /// The user whom its directories belong to, where one of its executors said so.
+    fn owner(&self) -> Option<u32> {
+        self.executors.read().values().flat_map(|executor| executor.dirs.iter()).find_map(LocalDir::owner)
     }
 
     pub(crate) fn disk_bytes(&self) -> Option<u64> {
@@ -155,6 +179,8 @@ pub(crate) enum Refusal {
     Id,
     #[error("{0} belongs to another application")]
     Taken(String),
+    #[error("{0} belongs to another user than the application's other directories")]
+    Owner(String),
     #[error("{0} are registered already, the most that this service takes")]
     Full(&'static str),
 }
@@ -280,7 +306,15 @@ impl Registry {
         if let Some(taken) = dirs.iter().find(|dir| inner.is_taken(dir.real(), app)) {
             return Err(Refusal::Taken(taken.told().to_owned()));
         }
-        let known = inner.apps.get(app).is_some_and(|app| app.executor(executor).is_some());
+        let known_app = inner.apps.get(app);
+        let mut owner = known_app.and_then(|app| app.owner());
+        for dir in dirs.iter() {
+            owner = owner.or(dir.owner());
+            if dir.owner().is_some() && dir.owner() != owner {
+                return Err(Refusal::Owner(dir.told().to_owned()));
+            }
+        }
+        let known = known_app.is_some_and(|app| app.executor(executor).is_some());
         if !known && inner.executors >= max_executors {
             return Err(Refusal::Full("executors"));
         }
@@ -290,8 +324,12 @@ impl Registry {
         }
         inner.admits(app, max_apps)?;
         let app = inner.app(app);
-        let free = dirs.iter().map(LocalDir::real).filter(|dir| !inner.owners.contains_key(&***dir));
-        let taken: Vec<Arc<Path>> = free.cloned().collect();
+        let is_free = |dir: &&LocalDir| !inner.owners.contains_key(&**dir.real());
+        let free: Vec<&LocalDir> = dirs.iter().filter(is_free).collect();
+        // What was the application's already may hold what it wrote.
+        let spared = free.iter().filter(|dir| dir.held_files());
+        app.spared.lock().extend(spared.map(|dir| dir.real().clone()));
+        let taken: Vec<Arc<Path>> = free.iter().map(|dir| dir.real().clone()).collect();
         for dir in &taken {
             inner.dir_bytes += dir.as_os_str().len();
             inner.owners.insert(dir.clone(), app.id.clone());
@@ -331,6 +369,7 @@ impl Registry {
             inner.dir_bytes -= dir.as_os_str().len();
             inner.owners.remove(&dir);
             app.dirs.lock().remove(&dir);
+            app.spared.lock().remove(&dir);
         }
         if executors.is_empty() && app.life.lock().driver.is_none() {
             inner.apps.remove(&app.id);
@@ -349,10 +388,8 @@ impl Registry {
         Some(app)
     }
 
-    /// Whether the directory, or one above it, is registered.
     pub(crate) fn is_owned(&self, dir: &Path) -> bool {
-        let inner = self.inner.read();
-        dir.ancestors().any(|ancestor| inner.owners.contains_key(ancestor))
+        self.inner.read().owners.contains_key(dir)
     }
 }
 
@@ -380,13 +417,13 @@ impl Inner {
         app
     }
 
-    /// Whether the directory, one above it or one below it is another application's. Otherwise an application could
-    /// read, or have deleted, what is not its own by registering it.
+    /// Whether the directory is another application's, or one that a standalone worker made for another one's
+    /// executors. Otherwise an application could read, or have deleted, what is not its own by registering it.
     fn is_taken(&self, dir: &Path, app: &str) -> bool {
-        let above = dir.ancestors().filter_map(|ancestor| self.owners.get(ancestor));
-        let from = (Bound::Included(dir), Bound::Unbounded);
-        let below = self.owners.range::<Path, _>(from).take_while(|(path, _)| path.starts_with(dir));
-        above.chain(below.map(|(_, owner)| owner)).any(|owner| **owner != *app)
+        let above = dir.parent().filter(|parent| tidy::is_executors_dir(parent)).unwrap_or(dir);
+        let from = (Bound::Included(above), Bound::Unbounded);
+        let mut below = self.owners.range::<Path, _>(from).take_while(|(path, _)| path.starts_with(above));
+        below.any(|(_, owner)| **owner != *app)
     }
 }
 
@@ -396,7 +433,12 @@ mod tests {
 
     fn dirs(paths: &[&str]) -> LocalDirs {
         let told: Vec<String> = paths.iter().map(|p| (*p).to_owned()).collect();
-        LocalDirs::resolve(&told, 64, &[]).expect("sound")
+        LocalDirs::unseen(&told, 64)
+    }
+
+    fn found(path: &str, owner: u32, held_files: bool) -> LocalDirs {
+        let dir = LocalDir::stored(path.to_owned(), path.into(), Some(owner), held_files);
+        LocalDirs::new(vec![dir], 64).expect("one")
     }
 
     #[test]
@@ -404,14 +446,48 @@ mod tests {
         let registry = Registry::new(10, 10);
         registry.insert("a", "1", dirs(&["/nonexistent/x/blockmgr-1"])).expect("free");
         registry.insert("a", "2", dirs(&["/nonexistent/x/blockmgr-1"])).expect("its own");
-        for taken in ["/nonexistent/x/blockmgr-1", "/nonexistent/x", "/nonexistent/x/blockmgr-1/00", "/"] {
-            let refused = registry.insert("b", "1", dirs(&[taken])).map(|_| ());
-            assert_eq!(refused, Err(Refusal::Taken(taken.to_owned())));
-        }
+        let taken = "/nonexistent/x/blockmgr-1";
+        let refused = registry.insert("b", "1", dirs(&[taken])).map(|_| ());
+        assert_eq!(refused, Err(Refusal::Taken(taken.to_owned())));
         registry.insert("b", "1", dirs(&["/nonexistent/x/blockmgr-10"])).expect("only looks alike");
         registry.remove("a");
         registry.insert("b", "2", dirs(&["/nonexistent/x/blockmgr-1"])).expect("free again");
         assert_eq!(registry.executor_count(), 2);
+    }
+
+    #[test]
+    fn what_a_worker_made_for_an_applications_executors_is_that_applications() {
+        let registry = Registry::new(10, 10);
+        registry.insert("a", "1", dirs(&["/d/spark-1/executor-1/blockmgr-1"])).expect("free");
+        registry.insert("a", "2", dirs(&["/d/spark-1/executor-1/blockmgr-2"])).expect("its own");
+        registry.insert("b", "1", dirs(&["/d/spark-1/executor-10/blockmgr-3"])).expect("only looks alike");
+        let beside = "/d/spark-1/executor-1/blockmgr-4";
+        let refused = registry.insert("b", "2", dirs(&[beside])).map(|_| ());
+        assert_eq!(refused, Err(Refusal::Taken(beside.to_owned())));
+    }
+
+    #[test]
+    fn the_directories_of_an_application_belong_to_one_user() {
+        let registry = Registry::new(10, 10);
+        registry.insert("a", "1", found("/d/blockmgr-1", 1000, false)).expect("free");
+        let refused = registry.insert("a", "2", found("/d/blockmgr-2", 1001, false)).map(|_| ());
+        assert_eq!(refused, Err(Refusal::Owner("/d/blockmgr-2".to_owned())));
+        registry.insert("a", "2", found("/d/blockmgr-2", 1000, false)).expect("of the same");
+        registry.insert("b", "1", found("/d/blockmgr-3", 1001, false)).expect("another application");
+    }
+
+    #[test]
+    fn what_was_there_before_its_registrant_is_spared() {
+        let registry = Registry::new(10, 10);
+        registry.insert("a", "1", found("/d/blockmgr-1", 0, false)).expect("free");
+        registry.insert("a", "2", found("/d/blockmgr-1", 0, true)).expect("its own");
+        registry.insert("a", "3", found("/d/blockmgr-2", 0, true)).expect("free");
+        let app = registry.app("a").expect("known");
+        assert_eq!(app.spared(), [PathBuf::from("/d/blockmgr-2")]);
+        assert!(app.spares(Path::new("/d/blockmgr-2")) && !app.spares(Path::new("/d/blockmgr-1")));
+        let again = registry.insert("a", "4", found("/d/blockmgr-3", 0, true)).expect("free");
+        registry.undo(again);
+        assert_eq!(app.spared().len(), 1);
     }
 
     #[test]

@@ -98,13 +98,13 @@ async fn a_disk_that_fails_names_itself_and_recovers() {
     let mut client = Client::connect(&service).await;
     let (bad, writes) = scene.on_faulty("app", "1");
     let good = scene.on_good("app", "2");
+    client.register(&bad).await;
+    client.register(&good).await;
     for map in 0..10 {
         writes.map_output(0, map, &[1000]);
         good.map_output(0, map, &[1000]);
     }
     let leftover = writes.write("temp_shuffle_1", b"12345");
-    client.register(&bad).await;
-    client.register(&good).await;
     read(&mut client, &bad, 0).await.expect("it works");
 
     scene.disk.become_(State::Fails);
@@ -198,6 +198,8 @@ async fn a_disk_that_hangs_holds_up_nothing_of_the_others() {
         client.register(executor).await;
     }
     for number in 0..100 {
+        scene.on_faulty("both", &format!("new-{number}"));
+        scene.on_good("both", &format!("new-{number}"));
         writes.map_output(0, number, &[1000]);
         writes.write(&format!("rdd_1_{number}"), b"12345");
         good.map_output(0, number, &[1000]);

@@ -16,11 +16,11 @@ async fn an_application_goes_with_all_that_is_its_own_and_nothing_else() {
     let bench = Bench::new();
     let service = bench.start().await;
     let (gone, stays) = (bench.executor("app", "1"), bench.executor("other", "1"));
-    gone.map_output(0, 1, &[100, 50]);
-    stays.map_output(0, 1, &[100]);
     let mut client = Client::connect(&service).await;
     client.register(&gone).await;
     client.register(&stays).await;
+    gone.map_output(0, 1, &[100, 50]);
+    stays.map_output(0, 1, &[100]);
     assert!(client.fetch(&gone.fetch(0, &[(1, &[0])], false)).await.is_ok());
 
     let removal = bench.admin().remove_app("app").await.expect("removed");
@@ -49,10 +49,10 @@ async fn a_departed_executor_leaves_only_what_is_served() {
     let bench = Bench::new();
     let service = bench.start().await;
     let executor = bench.executor("app", "1");
-    let blocks = executor.map_output(0, 1, &[100]);
-    let private = ["temp_shuffle_8f", "rdd_1_1", "broadcast_7"].map(|file| executor.write(file, b"12345"));
     let mut client = Client::connect(&service).await;
     client.register(&executor).await;
+    let blocks = executor.map_output(0, 1, &[100]);
+    let private = ["temp_shuffle_8f", "rdd_1_1", "broadcast_7"].map(|file| executor.write(file, b"12345"));
     let fetch = executor.fetch(0, &[(1, &[0])], false);
     client.fetch(&fetch).await.expect("block");
 
@@ -122,11 +122,11 @@ async fn a_driver_that_falls_silent_takes_its_application_along() {
     let bench = Bench::new();
     let service = bench.start().await;
     let (silent, quiet) = (bench.executor("silent", "1"), bench.executor("quiet", "1"));
-    silent.map_output(0, 1, &[10]);
-    quiet.map_output(0, 1, &[10]);
     let mut client = Client::connect(&service).await;
     client.register(&silent).await;
     client.register(&quiet).await;
+    silent.map_output(0, 1, &[10]);
+    quiet.map_output(0, 1, &[10]);
     let promise = |app: &str| Rpc::RegisterDriver { app: app.into(), heartbeat_timeout_ms: 1 };
     let (mut driver, mut other) = (Client::connect(&service).await, Client::connect(&service).await);
     assert_eq!(driver.call(&promise("silent")).await, Ok(None));

@@ -238,7 +238,7 @@ mod tests {
 
     fn stream(wanted: Wanted) -> Stream {
         let registry = Registry::new(1, 1);
-        let dirs = LocalDirs::resolve(&["/nonexistent/blockmgr-1".to_owned()], 64, &[]).expect("sound");
+        let dirs = LocalDirs::unseen(&["/nonexistent/blockmgr-1".to_owned()], 64);
         registry.insert("a", "1", dirs).expect("free");
         let app = registry.app("a").expect("known");
         let executor = app.executor("1").expect("known");

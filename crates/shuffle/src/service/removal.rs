@@ -41,6 +41,10 @@ impl Service {
         let mut removal = self.delete_all_dirs_of(id, removed.dirs).await?;
         removal.known = removed.app.is_some();
         removal.executors = executors.len() as u64;
+        let spared = removed.app.iter().flat_map(|app| app.spared());
+        removal
+            .kept
+            .extend(spared.map(|dir| format!("{}: held files before it was registered", dir.display())));
         if removal != Removal::default() {
             tracing::info!(app = id, ?removal, "application removed");
         }
@@ -150,8 +154,8 @@ impl Service {
         app: &str,
         executor: &str,
     ) -> Result<ExecutorRemoval, CallError> {
-        let entry = self.registry.app(app).and_then(|app| app.executor(executor));
-        let Some(entry) = entry else { return Ok(ExecutorRemoval::default()) };
+        let known = self.registry.app(app).and_then(|app| Some((app.executor(executor)?, app)));
+        let Some((entry, of)) = known else { return Ok(ExecutorRemoval::default()) };
         if !entry.departed.load(Relaxed) {
             self.store.departed(app.to_owned(), executor.to_owned()).await?;
         }
@@ -159,7 +163,8 @@ impl Service {
         let clear = move |dir: &Path| {
             tidy::remove_private_files(dir, keep_rdd_blocks).map_err(|error| (dir.to_owned(), error))
         };
-        let dirs = entry.dirs.iter().map(|dir| dir.real().to_path_buf());
+        let own = entry.dirs.iter().filter(|dir| !of.spares(dir.real()));
+        let dirs = own.map(|dir| dir.real().to_path_buf());
         let mut removal = ExecutorRemoval { known: true, files: 0, bytes: 0 };
         for cleared in self.disks.wait_for_each(For::Deleting, dirs, clear).await? {
             match cleared {

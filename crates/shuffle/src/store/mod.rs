@@ -96,6 +96,32 @@ struct StoredExecutor {
 struct StoredDir {
     told: String,
     real: PathBuf,
+    #[serde(default)]
+    owner: Option<u32>,
+    #[serde(default)]
+    held_files: bool,
+}
+
+impl StoredExecutor {
+    fn new(app: Option<&App>, dirs: &LocalDirs, departed: bool) -> StoredExecutor {
+        let stored = |dir: &LocalDir| StoredDir {
+            told: dir.told().to_owned(),
+            real: dir.real().to_path_buf(),
+            owner: dir.owner(),
+            held_files: app.is_some_and(|app| app.spares(dir.real())),
+        };
+        StoredExecutor { dirs: dirs.iter().map(stored).collect(), sub_dirs: dirs.sub_dirs(), departed }
+    }
+
+    /// What an older release took and this one would not is refused.
+    fn dirs(self) -> Result<LocalDirs, String> {
+        for dir in &self.dirs {
+            LocalDir::check(&dir.told).map_err(|e| e.to_string())?;
+            LocalDir::check(&dir.real.to_string_lossy()).map_err(|e| e.to_string())?;
+        }
+        let dirs = self.dirs.into_iter().map(|d| LocalDir::stored(d.told, d.real, d.owner, d.held_files));
+        LocalDirs::new(dirs.collect(), self.sub_dirs).ok_or_else(|| "no directories".to_owned())
+    }
 }
 
 /// The way to the thread that owns the database; the thread ends with the last of these.
@@ -287,10 +313,10 @@ impl Writer {
         match command {
             Command::Register { app, executor, dirs, answer } => {
                 let registry = self.registry.clone();
-                let written = self
-                    .registry
-                    .insert(&app, &executor, dirs.clone())
-                    .map(|inserted| (inserted, put_executor(transaction, &app, &executor, &dirs, false)));
+                let written = self.registry.insert(&app, &executor, dirs.clone()).map(|inserted| {
+                    let stored = StoredExecutor::new(registry.app(&app).as_deref(), &dirs, false);
+                    (inserted, put_executor(transaction, &app, &executor, &stored))
+                });
                 match written {
                     Err(refusal) => settle(answer, Err(refusal.into())),
                     Ok((inserted, Err(error))) => {
@@ -303,10 +329,12 @@ impl Writer {
                 }
             }
             Command::Departed { app, executor, answer } => {
-                let Some(entry) = self.registry.app(&app).and_then(|a| a.executor(&executor)) else {
+                let known = self.registry.app(&app);
+                let Some(entry) = known.as_ref().and_then(|app| app.executor(&executor)) else {
                     return settle(answer, Ok(()));
                 };
-                let written = put_executor(transaction, &app, &executor, &entry.dirs, true);
+                let stored = StoredExecutor::new(known.as_deref(), &entry.dirs, true);
+                let written = put_executor(transaction, &app, &executor, &stored);
                 after_commit(answer, written, move |()| entry.departed.store(true, Relaxed))
             }
             Command::Driver { app, timeout, answer } => {
@@ -323,7 +351,8 @@ impl Writer {
                 if !condition(known.as_deref()) {
                     return settle(answer, Ok(Removed::default()));
                 }
-                let written = put_removal(transaction, &app, known.map(|app| app.dirs()).unwrap_or_default());
+                let written =
+                    put_removal(transaction, &app, known.map(|app| app.own_dirs()).unwrap_or_default());
                 let registry = self.registry.clone();
                 after_commit(answer, written, move |dirs| Removed { app: registry.remove(&app), dirs })
             }
@@ -372,18 +401,9 @@ fn put_executor(
     transaction: &WriteTransaction,
     app: &str,
     executor: &str,
-    dirs: &LocalDirs,
-    departed: bool,
+    stored: &StoredExecutor,
 ) -> Result<(), redb::Error> {
-    let stored = StoredExecutor {
-        dirs: dirs
-            .iter()
-            .map(|d| StoredDir { told: d.told().to_owned(), real: d.real().to_path_buf() })
-            .collect(),
-        sub_dirs: dirs.sub_dirs(),
-        departed,
-    };
-    let value = serde_json::to_vec(&stored).map_err(|e| redb::Error::Io(e.into()))?;
+    let value = serde_json::to_vec(stored).map_err(|e| redb::Error::Io(e.into()))?;
     transaction.open_table(EXECUTORS)?.insert((app, executor), &value[..])?;
     Ok(())
 }
@@ -436,25 +456,37 @@ fn change_removal(
 fn load(database: &Database, registry: &Registry) -> Result<Recovered, redb::Error> {
     // Makes the tables, so that they can be read.
     let transaction = database.begin_write()?;
-    transaction.open_table(EXECUTORS)?;
+    {
+        let mut executors = transaction.open_table(EXECUTORS)?;
+        let mut unusable = Vec::new();
+        for entry in executors.iter()? {
+            let (key, value) = entry?;
+            let (app, executor) = key.value();
+            let stored = serde_json::from_slice::<StoredExecutor>(value.value()).map_err(|e| e.to_string());
+            let restored = stored.and_then(|stored| {
+                let departed = stored.departed;
+                let dirs = stored.dirs()?;
+                registry.restore(app, executor, dirs, departed).map_err(|e| e.to_string())
+            });
+            if let Err(reason) = restored {
+                tracing::warn!(
+                    app,
+                    executor,
+                    reason,
+                    "dropped: a stored registration that would not be taken now"
+                );
+                unusable.push((app.to_owned(), executor.to_owned()));
+            }
+        }
+        for (app, executor) in &unusable {
+            executors.remove((app.as_str(), executor.as_str()))?;
+        }
+    }
     transaction.open_table(DRIVERS)?;
     transaction.open_table(REMOVALS)?;
     transaction.commit()?;
 
     let transaction = database.begin_read()?;
-    for entry in transaction.open_table(EXECUTORS)?.iter()? {
-        let (key, value) = entry?;
-        let (app, executor) = key.value();
-        let stored: Option<StoredExecutor> = serde_json::from_slice(value.value()).ok();
-        let parts = stored.and_then(|stored| {
-            let dirs = stored.dirs.into_iter().map(|d| LocalDir::stored(d.told, d.real)).collect();
-            Some((LocalDirs::new(dirs, stored.sub_dirs)?, stored.departed))
-        });
-        let loaded = parts.map(|(dirs, departed)| registry.restore(app, executor, dirs, departed));
-        if !matches!(loaded, Some(Ok(_))) {
-            tracing::error!(app, executor, ?loaded, "stored registration is not usable");
-        }
-    }
     for entry in transaction.open_table(DRIVERS)?.iter()? {
         let (app, timeout_ms) = entry?;
         registry.remember_driver(app.value(), Duration::from_millis(timeout_ms.value()));
