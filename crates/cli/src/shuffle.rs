@@ -29,7 +29,12 @@ openssl pkcs12 -in k.p12 -nokeys -out certificate.pem; openssl pkcs12 -in k.p12 
 pub async fn run(args: ShuffleServeArgs) -> Result<(), Error> {
     init_logging("info", LogFormat::Text);
     let shuffle = start(configure(args)?).await?;
-    until_told().await?;
+    tokio::select! {
+        told = until_told() => told?,
+        reason = shuffle.ended() => {
+            return Err(Error::failed(format!("the shuffle service has ended: {reason}"), ""));
+        }
+    }
     shuffle.stop().await;
     Ok(())
 }

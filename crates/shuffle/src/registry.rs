@@ -164,6 +164,12 @@ impl App {
         late && life.driver_connections == 0
     }
 
+    /// Nothing would be lost with it.
+    fn is_idle(&self) -> bool {
+        let none = self.executors.read().is_empty() && self.dirs.lock().is_empty();
+        none && self.life.lock().driver_connections == 0
+    }
+
     /// For how long nothing was heard of it; nothing while its driver keeps a promise to be heard.
     pub(crate) fn unheard_for(&self, now: Instant) -> Option<Duration> {
         let life = self.life.lock();
@@ -216,8 +222,20 @@ impl Inserted {
 pub(crate) struct Registry {
     inner: RwLock<Inner>,
     next_serial: AtomicU64,
-    max_apps: usize,
-    max_executors: usize,
+    bounds: Bounds,
+}
+
+/// How much may be registered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) apps: usize,
+    pub(crate) executors: usize,
+    pub(crate) executors_of_app: usize,
+}
+
+impl Bounds {
+    /// What was stored was taken once; bounds that are lower now do not make it unknown.
+    const NONE: Bounds = Bounds { apps: usize::MAX, executors: usize::MAX, executors_of_app: usize::MAX };
 }
 
 #[derive(Debug, Default)]
@@ -231,8 +249,14 @@ struct Inner {
 }
 
 impl Registry {
-    pub(crate) fn new(max_apps: usize, max_executors: usize) -> Registry {
-        Registry { inner: RwLock::default(), next_serial: AtomicU64::new(1), max_apps, max_executors }
+    /// As many executors of one application as of all.
+    #[cfg(test)]
+    pub(crate) fn new(apps: usize, executors: usize) -> Registry {
+        Registry::with(Bounds { apps, executors, executors_of_app: executors })
+    }
+
+    pub(crate) fn with(bounds: Bounds) -> Registry {
+        Registry { inner: RwLock::default(), next_serial: AtomicU64::new(1), bounds }
     }
 
     pub(crate) fn app(&self, id: &str) -> Option<Arc<App>> {
@@ -255,7 +279,20 @@ impl Registry {
 
     /// Whether the application is known, or there is room for it.
     pub(crate) fn admits(&self, app: &str) -> Result<(), Refusal> {
-        self.inner.read().admits(app, self.max_apps)
+        self.inner.read().admits(app, self.bounds.apps)
+    }
+
+    /// Where no application more is taken, forgets for `app` the one that was heard of longest ago of those that have
+    /// no executor and whose driver is not connected. Returns which.
+    pub(crate) fn make_room_for(&self, app: &str) -> Option<Arc<str>> {
+        let mut inner = self.inner.write();
+        if inner.apps.len() < self.bounds.apps || inner.apps.contains_key(app) {
+            return None;
+        }
+        let idle = inner.apps.values().filter(|app| app.is_idle());
+        let oldest = idle.min_by_key(|app| app.life.lock().heard)?.id.clone();
+        inner.apps.remove(&oldest);
+        Some(oldest)
     }
 
     /// Of an application that was admitted.
@@ -277,10 +314,10 @@ impl Registry {
     }
 
     pub(crate) fn insert(&self, app: &str, executor: &str, dirs: LocalDirs) -> Result<Inserted, Refusal> {
-        self.put((app, executor), dirs, false, (self.max_apps, self.max_executors))
+        self.put((app, executor), dirs, false, self.bounds)
     }
 
-    /// What was stored was taken once; bounds that are lower now do not make it unknown.
+    /// From what was stored.
     pub(crate) fn restore(
         &self,
         app: &str,
@@ -288,7 +325,7 @@ impl Registry {
         dirs: LocalDirs,
         departed: bool,
     ) -> Result<(), Refusal> {
-        self.put((app, executor), dirs, departed, (usize::MAX, usize::MAX))?.stored();
+        self.put((app, executor), dirs, departed, Bounds::NONE)?.stored();
         Ok(())
     }
 
@@ -297,7 +334,7 @@ impl Registry {
         (app, executor): (&str, &str),
         dirs: LocalDirs,
         departed: bool,
-        (max_apps, max_executors): (usize, usize),
+        bounds: Bounds,
     ) -> Result<Inserted, Refusal> {
         let mut inner = self.inner.write();
         if executor.is_empty() || executor.len() > MAX_ID_BYTES {
@@ -315,14 +352,17 @@ impl Registry {
             }
         }
         let known = known_app.is_some_and(|app| app.executor(executor).is_some());
-        if !known && inner.executors >= max_executors {
+        if !known && inner.executors >= bounds.executors {
             return Err(Refusal::Full("executors"));
         }
+        if !known && known_app.is_some_and(|app| app.executors.read().len() >= bounds.executors_of_app) {
+            return Err(Refusal::Full("executors of this application"));
+        }
         let bytes = 2 * dirs.bytes();
-        if inner.dir_bytes + bytes > max_executors.saturating_mul(DIR_BYTES_PER_EXECUTOR) {
+        if inner.dir_bytes + bytes > bounds.executors.saturating_mul(DIR_BYTES_PER_EXECUTOR) {
             return Err(Refusal::Full("directories"));
         }
-        inner.admits(app, max_apps)?;
+        inner.admits(app, bounds.apps)?;
         let app = inner.app(app);
         let is_free = |dir: &&LocalDir| !inner.owners.contains_key(&**dir.real());
         let free: Vec<&LocalDir> = dirs.iter().filter(is_free).collect();
@@ -542,6 +582,35 @@ mod tests {
         );
         registry.insert("a", "2", dirs(&["/nonexistent/4"])).expect("replaces");
         assert_eq!(registry.insert("a", "", dirs(&["/nonexistent/5"])).map(|_| ()), Err(Refusal::Id));
+    }
+
+    #[test]
+    fn one_application_does_not_take_the_room_of_all() {
+        let registry = Registry::with(Bounds { apps: 9, executors: 9, executors_of_app: 2 });
+        let register = |app: &str, at: usize| {
+            registry
+                .insert(app, &at.to_string(), dirs(&[&format!("/nonexistent/{app}/blockmgr-{at}")]))
+                .map(drop)
+        };
+        assert_eq!([0, 1].map(|at| register("flood", at)), [Ok(()), Ok(())]);
+        assert_eq!(register("flood", 2), Err(Refusal::Full("executors of this application")));
+        assert_eq!(register("other", 0), Ok(()));
+        assert_eq!(register("flood", 1), Ok(()), "it is known");
+    }
+
+    #[test]
+    fn drivers_that_promised_and_went_make_room() {
+        let (registry, now) = (Registry::new(3, 10), Instant::now());
+        registry.insert("a", "1", dirs(&["/nonexistent/1"])).expect("free");
+        registry.set_driver("gone", Duration::from_secs(1), now);
+        registry.set_driver("connected", Duration::from_secs(1), now - Duration::from_secs(9));
+        let connection = DriverConnection::of(registry.app("connected").expect("known"));
+        assert_eq!(registry.make_room_for("a"), None, "it is known");
+        assert_eq!(registry.make_room_for("new").as_deref(), Some("gone"));
+        assert_eq!(registry.make_room_for("new"), None, "there is room");
+        registry.set_driver("new", Duration::from_secs(1), now + Duration::from_secs(9));
+        drop(connection);
+        assert_eq!(registry.make_room_for("newer").as_deref(), Some("connected"));
     }
 
     #[test]

@@ -134,7 +134,6 @@ pub(crate) struct Service {
     store: Store,
     files: Arc<BlockFiles>,
     /// In KiB; see [`crate::Limits`].
-    pub(crate) large_requests: Arc<Semaphore>,
     pub(crate) unsent: Arc<Semaphore>,
     pub(crate) disks: Arc<Disks>,
     /// Applications that were removed, and of their directories those that are not deleted yet, as the store has them.
@@ -152,27 +151,19 @@ impl Service {
     ) -> Service {
         let files = Arc::new(BlockFiles::new(config.limits.index_cache_bytes, config.limits.open_files));
         let roots: Arc<[PathBuf]> = config.allowed_roots.clone().into();
-        let room_for = |bytes: usize| Arc::new(Semaphore::new((bytes / 1024).min(Semaphore::MAX_PERMITS)));
-        let large_requests = room_for(config.limits.large_requests_bytes);
-        let unsent = room_for(config.limits.unsent_bytes);
+        let unsent_kib = (config.limits.unsent_bytes / 1024).min(Semaphore::MAX_PERMITS);
+        let unsent = Arc::new(Semaphore::new(unsent_kib));
         let work_dir = config.work_dir.canonicalize().unwrap_or_else(|_| config.work_dir.clone());
         let named = roots.iter().cloned().chain([work_dir]).collect();
         let disks = Arc::new(Disks::new(named, config.limits.disk_answers_within));
         let metrics = Metrics::default();
         let unfinished = Mutex::new(recovered.unfinished_removals);
-        Service {
-            config,
-            registry,
-            metrics,
-            security,
-            store,
-            files,
-            large_requests,
-            unsent,
-            disks,
-            unfinished,
-            roots,
-        }
+        Service { config, registry, metrics, security, store, files, unsent, disks, unfinished, roots }
+    }
+
+    /// Waits for the end of the thread that stores registrations.
+    pub(crate) async fn store_ended(&self) {
+        self.store.ended().await;
     }
 
     /// Counts and tells a failure of the disk that `path` is on.

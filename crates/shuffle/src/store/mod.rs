@@ -177,6 +177,11 @@ impl Store {
         Store { path, commands: mpsc::channel(1).0, answers_within: ANSWERS_WITHIN }
     }
 
+    /// Waits for the end of the thread.
+    pub(crate) async fn ended(&self) {
+        self.commands.closed().await;
+    }
+
     /// The database's file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -308,10 +313,19 @@ impl Writer {
         Ok(self.database.insert(database).begin_write()?)
     }
 
+    fn make_room_for(&self, transaction: &WriteTransaction, app: &str) {
+        let Some(evicted) = self.registry.make_room_for(app) else { return };
+        tracing::info!(app = %evicted, "forgotten: it has no executors, and another needs its place");
+        if let Err(error) = put_removal(transaction, &evicted, Vec::new()) {
+            tracing::warn!(app = %evicted, %error, "a restart will know it again");
+        }
+    }
+
     /// Returns what is to be done when the outcome of the commit is known.
     fn apply(&self, transaction: &WriteTransaction, command: Command) -> AfterCommit {
         match command {
             Command::Register { app, executor, dirs, answer } => {
+                self.make_room_for(transaction, &app);
                 let registry = self.registry.clone();
                 let written = self.registry.insert(&app, &executor, dirs.clone()).map(|inserted| {
                     let stored = StoredExecutor::new(registry.app(&app).as_deref(), &dirs, false);
@@ -338,6 +352,7 @@ impl Writer {
                 after_commit(answer, written, move |()| entry.departed.store(true, Relaxed))
             }
             Command::Driver { app, timeout, answer } => {
+                self.make_room_for(transaction, &app);
                 if let Err(refusal) = self.registry.admits(&app) {
                     return settle(answer, Err(refusal.into()));
                 }
