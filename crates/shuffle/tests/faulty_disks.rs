@@ -304,3 +304,34 @@ async fn who_waits_for_a_disk_that_hangs_is_told_and_the_service_can_stop() {
     client.register(&new).await;
     service.stop().await;
 }
+
+/// Spark's executors give up when they are not answered three times within 5 s.
+#[tokio::test]
+async fn executors_start_while_the_registrations_disk_takes_its_time_to_sync() {
+    let test = "executors_start_while_the_registrations_disk_takes_its_time_to_sync";
+    let Some(mut scene) = Scene::new(test) else { return };
+    scene.bench.config.work_dir = scene.disk.path.clone();
+    let socket = scene.bench.dir.path().join("admin.sock");
+    scene.bench.config.admin_socket = Some(socket);
+    let service = scene.bench.start().await;
+    let mut client = Client::connect(&service).await;
+    scene.disk.become_(State::SyncHangs);
+    for id in 0..100 {
+        client.register(&scene.on_good("app", &id.to_string())).await;
+    }
+    let admin = scene.bench.admin();
+    let removal = tokio::spawn(async move { admin.remove_app("app").await });
+    eventually("it is forgotten", async || service.status().applications.is_empty().then_some(())).await;
+    client.register(&scene.on_good("other", "1")).await;
+    let kept = scene.good.join("app/blockmgr-0");
+    assert!(!removal.is_finished() && exists(&kept), "what is deleted is forgotten for good");
+
+    scene.disk.become_(State::Works);
+    let removal = removal.await.expect("no panic").expect("answered");
+    assert_eq!((removal.executors, exists(&kept)), (100, false));
+    drop(client);
+    service.stop().await;
+    let service = scene.bench.start().await;
+    assert_eq!(service.status().registered_executors, 1);
+    service.stop().await;
+}

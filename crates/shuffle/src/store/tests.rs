@@ -150,13 +150,13 @@ async fn what_an_older_release_took_and_this_one_would_not_is_dropped() {
     store.register("good".into(), "1".into(), dirs("/nonexistent/blockmgr-1")).await.expect("stored");
     drop(store);
     thread.join().expect("ends");
-    let database = builder().open(work.path().join(FILE)).expect("there");
+    let database = database::builder().open(work.path().join(FILE)).expect("there");
     let transaction = database.begin_write().expect("begins");
     let older = |real: &str| {
         format!(r#"{{"dirs":[{{"told":"{real}","real":"{real}"}}],"sub_dirs":64,"departed":false}}"#)
     };
     for (app, real) in [("evil", "/"), ("evil too", "/nonexistent"), ("older", "/nonexistent/blockmgr-2")] {
-        let mut executors = transaction.open_table(EXECUTORS).expect("there");
+        let mut executors = transaction.open_table(database::EXECUTORS).expect("there");
         executors.insert((app, "1"), older(real).as_bytes()).expect("inserted");
     }
     transaction.commit().expect("stored");
