@@ -4,14 +4,23 @@
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::blocks::is_plain_file_name;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use serde::Deserialize;
+
 use crate::config::KEEPER_DIR;
 
-/// One entry for each framework, by its id.
+/// One entry for each directory, by its name.
 const LEDGER: &str = "frameworks";
 const MAX_ENTRY_BYTES: u64 = 4096;
 
-/// Whether `dir` lies in the directory that the agent made for the application (`ROOT/DIRECTORY/blockmgr-*`); nothing
+/// What an entry says. One of an earlier release is empty: the directory was named by the framework's id.
+#[derive(Deserialize)]
+struct Entry {
+    framework: String,
+}
+
+/// Whether `dir` lies in a directory that the agent made for the application (`ROOT/DIRECTORY/blockmgr-*`); nothing
 /// where no agent keeps account of any directory between `dir` and `top`. Looks at a disk.
 pub(crate) fn keeps(dir: &Path, top: Option<&Path>, app: &str) -> io::Result<Option<bool>> {
     let within = dir.ancestors().skip(1).take_while(|above| top.is_none_or(|top| above.starts_with(top)));
@@ -20,26 +29,26 @@ pub(crate) fn keeps(dir: &Path, top: Option<&Path>, app: &str) -> io::Result<Opt
         if !keeper.symlink_metadata().is_ok_and(|found| found.is_dir()) {
             continue;
         }
-        let framework = dir.parent().filter(|framework| framework.parent() == Some(above));
-        let Some(name) = framework.and_then(|framework| framework.file_name()?.to_str()) else {
-            return Ok(Some(false));
-        };
-        return Ok(Some(directory_of(&keeper, app)?.is_some_and(|directory| directory == name)));
+        let made = dir.parent().filter(|made| made.parent() == Some(above));
+        let Some(name) = made.and_then(|made| made.file_name()?.to_str()) else { return Ok(Some(false)) };
+        let framework = framework_of(&keeper.join(LEDGER).join(name), name)?;
+        return Ok(Some(framework.is_some_and(|framework| framework == app)));
     }
     Ok(None)
 }
 
-/// The name of the directory that was made for a framework: what its entry says, or its id where that says nothing.
-fn directory_of(keeper: &Path, app: &str) -> io::Result<Option<String>> {
-    if !is_plain_file_name(app) {
-        return Ok(None);
-    }
-    let mut text = String::new();
-    match std::fs::File::open(keeper.join(LEDGER).join(app)) {
-        Ok(entry) => entry.take(MAX_ENTRY_BYTES).read_to_string(&mut text)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+/// The framework that a directory was made for.
+fn framework_of(entry: &Path, directory: &str) -> io::Result<Option<String>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat(CWD, entry, flags, Mode::empty()) {
+        Ok(file) => std::fs::File::from(file),
+        Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+        Err(error) => return Err(error.into()),
     };
-    let name = text.trim();
-    Ok(Some(if name.is_empty() { app.to_owned() } else { name.to_owned() }))
+    let mut text = String::new();
+    file.take(MAX_ENTRY_BYTES).read_to_string(&mut text)?;
+    if text.is_empty() {
+        return Ok(Some(directory.to_owned()));
+    }
+    Ok(serde_json::from_str::<Entry>(&text).ok().map(|entry| entry.framework))
 }

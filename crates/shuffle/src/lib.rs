@@ -9,6 +9,7 @@ mod disks;
 mod error;
 mod keeper;
 mod metrics;
+mod processes;
 mod registry;
 mod security;
 mod server;

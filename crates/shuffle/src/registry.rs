@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -23,8 +23,18 @@ pub(crate) struct Executor {
     pub(crate) dirs: LocalDirs,
     /// The agent said that it has ended.
     pub(crate) departed: AtomicBool,
-    /// Durable; before, its registration must not be taken for answered.
+    /// Its process, where it was seen (see [`crate::processes`]); 0 before.
+    pub(crate) pid: AtomicI32,
+    /// Written; before, its registration must not be taken for answered.
     stored: AtomicBool,
+}
+
+impl Executor {
+    /// Whether a standalone worker made its directories.
+    pub(crate) fn is_standalone(&self) -> bool {
+        let mut parents = self.dirs.iter().filter_map(|dir| dir.real().parent());
+        parents.any(tidy::is_executors_dir)
+    }
 }
 
 #[derive(Debug)]
@@ -96,6 +106,13 @@ impl App {
 
     pub(crate) fn executor(&self, id: &str) -> Option<Arc<Executor>> {
         self.executors.read().get(id).cloned()
+    }
+
+    /// Those that a standalone worker made directories for, and that are not known to have gone.
+    pub(crate) fn standalone_executors(&self) -> Vec<(Arc<str>, Arc<Executor>)> {
+        let there = |executor: &Executor| executor.is_standalone() && !executor.departed.load(Relaxed);
+        let executors = self.executors.read();
+        executors.iter().filter(|(_, e)| there(e)).map(|(id, e)| (id.clone(), e.clone())).collect()
     }
 
     pub(crate) fn executors(&self) -> Vec<Arc<Executor>> {
@@ -377,8 +394,8 @@ impl Registry {
         app.dirs.lock().extend(taken.iter().cloned());
         let serial = self.next_serial.fetch_add(1, Relaxed);
         inner.dir_bytes += dirs.bytes();
-        let entry =
-            Arc::new(Executor { serial, dirs, departed: departed.into(), stored: AtomicBool::new(false) });
+        let (departed, stored, pid) = (departed.into(), AtomicBool::new(false), AtomicI32::new(0));
+        let entry = Arc::new(Executor { serial, dirs, departed, pid, stored });
         let executor: Arc<str> = executor.into();
         let previous = app.executors.write().insert(executor.clone(), entry.clone());
         match &previous {

@@ -139,6 +139,8 @@ pub(crate) struct Service {
     /// Applications that were removed, and of their directories those that are not deleted yet, as the store has them.
     unfinished: Mutex<BTreeMap<String, BTreeSet<PathBuf>>>,
     roots: Arc<[PathBuf]>,
+    /// Who has this looks at the machine's processes.
+    looking: tokio::sync::Mutex<()>,
 }
 
 impl Service {
@@ -158,7 +160,19 @@ impl Service {
         let disks = Arc::new(Disks::new(named, config.limits.disk_answers_within));
         let metrics = Metrics::default();
         let unfinished = Mutex::new(recovered.unfinished_removals);
-        Service { config, registry, metrics, security, store, files, unsent, disks, unfinished, roots }
+        Service {
+            config,
+            registry,
+            metrics,
+            security,
+            store,
+            files,
+            unsent,
+            disks,
+            unfinished,
+            roots,
+            looking: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Waits for the end of the thread that stores registrations.
@@ -223,6 +237,7 @@ impl Service {
         }
         let told: Vec<String> = dirs.iter().map(|dir| dir.told().to_owned()).collect();
         self.store.register(app.clone(), executor.clone(), dirs).await?;
+        self.see_process(&app, &executor).await;
         tracing::info!(app, executor, dirs = ?told, "executor registered");
         let spared = self.registry.app(&app).map(|app| app.spared()).unwrap_or_default();
         if !spared.is_empty() {

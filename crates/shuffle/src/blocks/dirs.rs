@@ -388,9 +388,15 @@ mod tests {
         for id in ["F-1", "F-2"] {
             std::fs::write(scene.root.join(".bellows/frameworks").join(id), "").expect("file");
         }
+        scene.make("bellows-x/blockmgr-1");
+        let entry = r#"{"framework":"F-4","uid":0,"made":{"Inode":7}}"#;
+        std::fs::write(scene.root.join(".bellows/frameworks/bellows-x"), entry).expect("file");
         scene.find(&scene.root.join("F-1/blockmgr-1"), "F-1").expect("its own");
+        scene.find(&scene.root.join("bellows-x/blockmgr-1"), "F-4").expect("its own");
         for (name, app) in [
             ("F-2/blockmgr-1", "F-1"),
+            ("bellows-x/blockmgr-1", "bellows-x"),
+            ("bellows-x/blockmgr-1", "F-1"),
             ("F-1/blockmgr-1", "F-3"),
             ("F-1/blockmgr-1", "../frameworks/F-1"),
             ("F-1/deeper/blockmgr-1", "F-1"),
