@@ -99,9 +99,9 @@ mod tests {
 
     #[test]
     fn an_executor_is_known_by_its_command_line_and_its_directories() {
-        let line = b"java\0-cp\0x\0CoarseGrainedExecutorBackend\0--executor-id\07\0--app-id\0app-1\0";
+        let line = b"java\0-cp\0x\0CoarseGrainedExecutorBackend\0--executor-id\x007\0--app-id\0app-1\0";
         assert_eq!(name_in(line), Some(("app-1".to_owned(), "7".to_owned())));
-        for other in [&b""[..], b"java\0--executor-id\07\0", b"--app-id\0a\0--executor-id"] {
+        for other in [&b""[..], b"java\0--executor-id\x007\0", b"--app-id\0a\0--executor-id"] {
             assert_eq!(name_in(other), None);
         }
         let dirs = dirs_in(b"A=1\0SPARK_EXECUTOR_DIRS=/d/executor-1:/e/executor-2\0B=2");
