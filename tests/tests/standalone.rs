@@ -2,7 +2,7 @@
 //! protected in every way that Spark knows.
 use anyhow::{Context, Result, ensure};
 use bellows_testkit::{
-    Application, ShuffleService, Spark, Standalone, on_a_command_line, repository, write_private,
+    Application, ShuffleService, Spark, Standalone, eventually, on_a_command_line, repository, write_private,
 };
 use serde_json::Value;
 use std::{path::Path, time::Duration};
@@ -113,6 +113,12 @@ async fn breathe(cluster: &Standalone, service: &ShuffleService, settings: &[(&s
     let mut application = cluster.submit(&app("elastic.py"), service.port(), &settings)?;
     let id = first_burst(cluster, &mut application, "mapped").await?;
     ensure!(!on_a_command_line(SECRET), "the secret is in the process list");
+    eventually("the executor's end to be noticed, though nobody tells it", LONG, || async {
+        let application = service.application(&id)?;
+        ensure!(application["departed_executors"] == 1 && application["executors"] == 0, "{application}");
+        Ok(())
+    })
+    .await?;
     let before = service.application(&id)?["blocks_served"].as_u64().context("a number")?;
     let served = second_burst(service, &mut application, &id, "mapped").await?;
     let blocks = served["blocks_served"].as_u64().context("a number")? - before;

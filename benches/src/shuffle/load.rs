@@ -174,12 +174,11 @@ async fn occupy(peer: &Peer, local_dir: &Path, connections: usize, executors: us
         clients.push(Client::connect(peer, "occupied", None).await?);
     }
     for at in 0..executors {
+        let executor = format!("{}-executor-{at}/blockmgr-8327deb8-82cf-{at}", peer.kind.name());
+        let dir = local_dir.join(executor);
+        std::fs::create_dir_all(&dir)?;
         let info = ExecutorInfo {
-            local_dirs: vec![format!(
-                "{}/{}-executor-{at}/blockmgr-8327deb8-82cf-{at}",
-                local_dir.display(),
-                peer.kind.name()
-            )],
+            local_dirs: vec![dir.display().to_string()],
             sub_dirs_per_local_dir: SUB_DIRS,
             shuffle_manager: "org.apache.spark.shuffle.sort.SortShuffleManager".to_owned(),
         };

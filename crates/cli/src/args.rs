@@ -293,7 +293,7 @@ pub struct ShuffleServeArgs {
     /// directory]
     #[arg(long, value_name = "PATH", env = "BELLOWS_SHUFFLE_SOCKET")]
     pub socket: Option<PathBuf>,
-    /// Serve files below these directories only
+    /// Serve files below these directories only; may be left out only where --ip is a loopback address
     #[arg(long, value_name = "DIR,…", value_delimiter = ',', env = "BELLOWS_SHUFFLE_DIRS")]
     pub shuffle_dirs: Vec<PathBuf>,
     /// Serve /metrics and /v1/status on this port

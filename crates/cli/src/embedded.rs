@@ -114,11 +114,14 @@ impl Embedded {
         }
     }
 
-    /// Waits until one of the agents ends by itself, which it does only when it cannot go on.
+    /// Waits until a part ends by itself, which it does only when it cannot go on.
     pub async fn ended(&mut self) -> Error {
         let agents = self.agents.iter_mut().map(|agent| Box::pin(agent.ended()));
-        let (error, index, _) = select_all(agents).await;
-        Error::failed(format!("agent {} has ended: {error}", index + 1), "")
+        let reason = tokio::select! {
+            (error, index, _) = select_all(agents) => format!("agent {} has ended: {error}", index + 1),
+            reason = self.shuffle.ended() => format!("the shuffle service has ended: {reason}"),
+        };
+        Error::failed(reason, "")
     }
 
     /// Ends every framework with its tasks and files, then the cluster.

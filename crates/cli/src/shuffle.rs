@@ -18,6 +18,9 @@ const SOCKET: &str = "admin.sock";
 const SECRETS_HINT: &str = "\
 one secret a line: SECRET for all applications, or APPLICATION SECRET; then chmod 600
 Spark's side of it is spark.authenticate=true with the same spark.authenticate.secret";
+const ROOTS_HINT: &str = "\
+name them with --shuffle-dirs: what SPARK_LOCAL_DIRS names on Spark's workers, or the agent's --shuffle-dirs
+to serve this machine alone, listen with --ip 127.0.0.1";
 const TLS_HINT: &str = "\
 both files are PEM and the key is not encrypted; from a Java keystore:
 keytool -importkeystore -srckeystore KEYSTORE -destkeystore k.p12 -deststoretype PKCS12
@@ -26,7 +29,12 @@ openssl pkcs12 -in k.p12 -nokeys -out certificate.pem; openssl pkcs12 -in k.p12 
 pub async fn run(args: ShuffleServeArgs) -> Result<(), Error> {
     init_logging("info", LogFormat::Text);
     let shuffle = start(configure(args)?).await?;
-    until_told().await?;
+    tokio::select! {
+        told = until_told() => told?,
+        reason = shuffle.ended() => {
+            return Err(Error::failed(format!("the shuffle service has ended: {reason}"), ""));
+        }
+    }
     shuffle.stop().await;
     Ok(())
 }
@@ -75,6 +83,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
             let hint = match &error {
                 ServiceError::Secrets { .. } => SECRETS_HINT,
                 ServiceError::Tls { .. } => TLS_HINT,
+                ServiceError::NoRoots { .. } => ROOTS_HINT,
                 _ => "",
             };
             Error::failed(format!("the shuffle service does not start: {error}"), hint)
@@ -220,6 +229,10 @@ mod tests {
         let error = start(config.clone()).await.map(|_| ()).expect_err("no secrets");
         assert!(error.to_string().contains("none") && error.hint().is_some_and(|hint| hint.contains("600")));
         config.auth = None;
+        let error = start(config.clone()).await.map(|_| ()).expect_err("any directory");
+        assert!(error.to_string().contains("0.0.0.0:7337"), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("--shuffle-dirs")));
+        config.allowed_roots = vec![directory.path().to_owned()];
         config.tls = Some(Tls { certificate_chain: missing.clone(), private_key: missing });
         let error = start(config).await.map(|_| ()).expect_err("no certificate");
         assert!(error.to_string().contains("none") && error.hint().is_some_and(|hint| hint.contains("PEM")));

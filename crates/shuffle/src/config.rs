@@ -23,7 +23,7 @@ pub struct Config {
     pub admin_socket: Option<PathBuf>,
     /// Read-only HTTP: `/metrics` and `/v1/status`.
     pub metrics_listen: Option<SocketAddr>,
-    /// When not empty, executors may register only directories below one of these.
+    /// Executors may register only directories below one of these. May be empty only where `listen` is a loopback address.
     pub allowed_roots: Vec<PathBuf>,
     /// Whether an application whose driver registered, is no longer connected and fell silent is removed. Switch it
     /// off where something that knows better (the agent) says when applications end.
@@ -86,7 +86,8 @@ pub struct Limits {
     /// The largest request frame in bytes.
     pub request_bytes: usize,
     /// Memory for requests that are larger than most (64 KiB), of all connections together, with what they make: an
-    /// answer that is as large, and a list of many short names, which takes more than its message.
+    /// answer that is as large, and a list of many short names, which takes more than its message. For one more,
+    /// connections in the middle of one that wait for their peer are closed, the one silent longest first.
     pub large_requests_bytes: usize,
     /// Memory for streams that are opened and not read to the end, of all connections together. What one connection
     /// has opened counts from 64 KiB on. For one more, connections that have some of it and wait for their peer are
@@ -109,6 +110,8 @@ pub struct Limits {
     /// Applications and executors that may be registered at once.
     pub applications: usize,
     pub executors: usize,
+    /// Of one application.
+    pub executors_per_application: usize,
 }
 
 impl Default for Limits {
@@ -127,6 +130,7 @@ impl Default for Limits {
             disk_answers_within: Duration::from_secs(100),
             applications: 16 * 1024,
             executors: 1 << 20,
+            executors_per_application: 1 << 16,
         }
     }
 }

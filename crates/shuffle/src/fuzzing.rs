@@ -34,5 +34,5 @@ impl Output {
 
 fn dirs(dir: &Path) -> LocalDirs {
     let told = dir.to_str().expect("invariant: UTF-8").to_owned();
-    LocalDirs::resolve(&[told], 64, &[]).expect("invariant: an absolute path")
+    LocalDirs::unseen(&[told], 64)
 }

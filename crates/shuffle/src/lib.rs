@@ -7,7 +7,9 @@ mod checksum;
 mod config;
 mod disks;
 mod error;
+mod keeper;
 mod metrics;
+mod processes;
 mod registry;
 mod security;
 mod server;
@@ -32,16 +34,48 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use admin::server::SocketFile;
-use registry::Registry;
+use registry::{Bounds, Registry};
 use service::Service;
 use store::Store;
 
 /// How long answers under way may take once the service is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// An answer tells of all applications: who reads slowly must not make many of them.
+const METRICS_LIMITS: bellows_runtime::Limits = bellows_runtime::Limits {
+    max_connections: 64,
+    header_timeout: Duration::from_secs(10),
+    ping_timeout: Duration::from_secs(20),
+};
+
+/// What the service cannot do without: where a part of it ends unasked, in a panic or otherwise, the service has ended.
+#[derive(Default)]
+struct Vital {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    ended: watch::Sender<Option<String>>,
+}
+
+impl Vital {
+    fn spawn(&self, what: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+        let (stop, ended) = (self.stop.clone(), self.ended.clone());
+        // Spawned on its own, so that a panic is an error to look at.
+        let part = self.tasks.spawn(part);
+        self.tasks.spawn(async move {
+            let outcome = part.await;
+            if !stop.is_cancelled() {
+                let reason = outcome.err().map_or_else(|| "it stopped".to_owned(), |error| error.to_string());
+                tracing::error!(what, reason, "a part without which the service cannot go on has ended");
+                ended.send_replace(Some(format!("{what}: {reason}")));
+            }
+        });
+    }
+}
 
 /// A service that is running; dropping it does not stop it, [`Running::stop`] does.
 pub struct Running {
@@ -49,8 +83,7 @@ pub struct Running {
     service: Arc<Service>,
     admin_socket: Option<SocketFile>,
     metrics: Option<bellows_runtime::Server>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
+    vital: Vital,
     store_thread: std::thread::JoinHandle<()>,
 }
 
@@ -59,6 +92,9 @@ pub async fn start(mut config: Config) -> Result<Running, Error> {
     raise_descriptor_limit();
     config.allowed_roots = disks::real_roots(config.allowed_roots).await;
     let security = security::Security::load(&config)?;
+    if config.allowed_roots.is_empty() && !config.listen.ip().is_loopback() {
+        return Err(Error::NoRoots { address: config.listen.to_string() });
+    }
     let listener = bind(config.listen).await?;
     let local_addr =
         listener.local_addr().map_err(|source| Error::Io { what: "local address".into(), source })?;
@@ -66,7 +102,11 @@ pub async fn start(mut config: Config) -> Result<Running, Error> {
         Some(address) => Some(bind(address).await?),
         None => None,
     };
-    let registry = Arc::new(Registry::new(config.limits.applications, config.limits.executors));
+    let registry = Arc::new(Registry::with(Bounds {
+        apps: config.limits.applications,
+        executors: config.limits.executors,
+        executors_of_app: config.limits.executors_per_application,
+    }));
     let (store, recovered, store_thread) = open_store(&config, registry.clone()).await?;
     // After the store: its directory is there now, and another service that uses it was noticed.
     let admin = config.admin_socket.as_deref().map(admin::server::bind).transpose()?;
@@ -74,20 +114,22 @@ pub async fn start(mut config: Config) -> Result<Running, Error> {
     tracing::info!(%local_addr, executors = registry.executor_count(), "shuffle service starts");
     let service = Arc::new(Service::new(config, security, registry, (store, recovered)));
 
-    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    tasks.spawn(server::run(listener, service.clone(), stop.clone(), tasks.clone()));
-    tasks.spawn(upkeep::run(service.clone(), stop.clone()));
+    let vital = Vital::default();
+    let (stop, tasks) = (&vital.stop, &vital.tasks);
+    vital.spawn("accepting connections", server::run(listener, service.clone(), stop.clone(), tasks.clone()));
+    vital.spawn("upkeep", upkeep::run(service.clone(), stop.clone()));
+    vital.spawn("the store of registrations", store_ended(service.clone(), stop.clone()));
     if let Some(listener) = admin_listener {
-        tasks.spawn(serve_admin(listener, service.clone(), stop.clone()));
+        vital.spawn("the admin socket", serve_admin(listener, service.clone(), stop.clone()));
     }
     let metrics = metrics_listener
         .map(|listener| {
             let routes = admin::server::metrics_routes(service.clone());
-            bellows_runtime::Server::start(listener, routes, bellows_runtime::Limits::default())
+            bellows_runtime::Server::start(listener, routes, METRICS_LIMITS)
         })
         .transpose()
         .map_err(|source| Error::Io { what: "metrics listener".into(), source })?;
-    Ok(Running { local_addr, service, admin_socket, metrics, stop, tasks, store_thread })
+    Ok(Running { local_addr, service, admin_socket, metrics, vital, store_thread })
 }
 
 impl Running {
@@ -106,15 +148,22 @@ impl Running {
         self.service.status()
     }
 
+    /// Waits until a part without which the service cannot go on has ended; returns which, and why.
+    pub async fn ended(&self) -> String {
+        let mut ended = self.vital.ended.subscribe();
+        let reason = ended.wait_for(Option::is_some).await.expect("invariant: the sender is in self");
+        reason.clone().expect("invariant: it was waited for")
+    }
+
     /// Stops accepting, lets answers under way finish for a moment, closes. When this returns, the registrations'
     /// file is closed too, unless a connection outlived the grace.
     pub async fn stop(self) {
-        self.stop.cancel();
-        self.tasks.close();
+        self.vital.stop.cancel();
+        self.vital.tasks.close();
         if let Some(metrics) = self.metrics {
             metrics.stop(STOP_GRACE).await;
         }
-        let ended = tokio::time::timeout(STOP_GRACE, self.tasks.wait()).await.is_ok();
+        let ended = tokio::time::timeout(STOP_GRACE, self.vital.tasks.wait()).await.is_ok();
         if let Some(socket) = self.admin_socket {
             socket.remove();
         }
@@ -140,6 +189,13 @@ async fn open_store(
     opened.map_err(|e| Error::Io { what: "opening the registrations".into(), source: e.into() })?
 }
 
+async fn store_ended(service: Arc<Service>, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = service.store_ended() => {}
+    }
+}
+
 async fn serve_admin(listener: UnixListener, service: Arc<Service>, stop: CancellationToken) {
     let served = axum::serve(listener, admin::server::admin_routes(service));
     if let Err(error) = served.with_graceful_shutdown(stop.cancelled_owned()).await {
@@ -153,5 +209,39 @@ fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::debug!(%error, "descriptor limit stays");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn running() -> (tempfile::TempDir, Running) {
+        let dir = tempfile::tempdir().expect("directory");
+        let mut config = Config::new(dir.path());
+        config.listen = ([127, 0, 0, 1], 0).into();
+        (dir, start(config).await.expect("starts"))
+    }
+
+    #[tokio::test]
+    async fn a_service_whose_store_panics_has_ended() {
+        let (_dir, running) = running().await;
+        let removed = running.service.forget_app_if("app", |_| panic!("on purpose"));
+        // Of an application that is not known nothing is asked.
+        running.service.register_driver("app".into(), 1000).await.expect("registered");
+        removed.await.expect_err("the store is gone");
+        assert_eq!(running.ended().await, "the store of registrations: it stopped");
+    }
+
+    #[tokio::test]
+    async fn a_service_of_which_a_part_panics_has_ended_and_one_that_is_stopped_has_not() {
+        let (_dir, running) = running().await;
+        let ended = running.vital.ended.subscribe();
+        running.vital.spawn("a part", async { panic!("on purpose") });
+        let reason = running.ended().await;
+        assert!(reason.starts_with("a part: ") && reason.contains("panic"), "{reason}");
+        running.vital.ended.send_replace(None);
+        running.stop().await;
+        assert_eq!(*ended.borrow(), None);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::blocks::{LocalDir, LocalDirs};
 use crate::disks::Disk;
 use crate::metrics::Served;
+use crate::tidy;
 
 /// A registered executor. A registration under the same name with other directories makes a new one.
 #[derive(Debug)]
@@ -22,8 +23,18 @@ pub(crate) struct Executor {
     pub(crate) dirs: LocalDirs,
     /// The agent said that it has ended.
     pub(crate) departed: AtomicBool,
-    /// Durable; before, its registration must not be taken for answered.
+    /// Its process, where it was seen (see [`crate::processes`]); 0 before.
+    pub(crate) pid: AtomicI32,
+    /// Written; before, its registration must not be taken for answered.
     stored: AtomicBool,
+}
+
+impl Executor {
+    /// Whether a standalone worker made its directories.
+    pub(crate) fn is_standalone(&self) -> bool {
+        let mut parents = self.dirs.iter().filter_map(|dir| dir.real().parent());
+        parents.any(tidy::is_executors_dir)
+    }
 }
 
 #[derive(Debug)]
@@ -32,6 +43,8 @@ pub(crate) struct App {
     executors: RwLock<HashMap<Arc<str>, Arc<Executor>>>,
     /// Every directory that was ever registered for it: what it owns.
     dirs: Mutex<BTreeSet<Arc<Path>>>,
+    /// Those of them that held files before they were registered: somebody else's, which are never deleted.
+    spared: Mutex<BTreeSet<Arc<Path>>>,
     pub(crate) served: Served,
     pub(crate) served_departed: Served,
     /// Bytes in its directories on each disk, where they were counted.
@@ -83,6 +96,7 @@ impl App {
             id,
             executors: RwLock::default(),
             dirs: Mutex::default(),
+            spared: Mutex::default(),
             served: Served::default(),
             served_departed: Served::default(),
             disk_bytes: Mutex::default(),
@@ -94,12 +108,39 @@ impl App {
         self.executors.read().get(id).cloned()
     }
 
+    /// Those that a standalone worker made directories for, and that are not known to have gone.
+    pub(crate) fn standalone_executors(&self) -> Vec<(Arc<str>, Arc<Executor>)> {
+        let there = |executor: &Executor| executor.is_standalone() && !executor.departed.load(Relaxed);
+        let executors = self.executors.read();
+        executors.iter().filter(|(_, e)| there(e)).map(|(id, e)| (id.clone(), e.clone())).collect()
+    }
+
     pub(crate) fn executors(&self) -> Vec<Arc<Executor>> {
         self.executors.read().values().cloned().collect()
     }
 
     pub(crate) fn dirs(&self) -> Vec<PathBuf> {
         self.dirs.lock().iter().map(|dir| dir.to_path_buf()).collect()
+    }
+
+    /// Whether nothing in this directory may be deleted.
+    pub(crate) fn spares(&self, dir: &Path) -> bool {
+        self.spared.lock().contains(dir)
+    }
+
+    /// All of its directories but those.
+    pub(crate) fn own_dirs(&self) -> Vec<PathBuf> {
+        let spared = self.spared.lock();
+        self.dirs.lock().difference(&spared).map(|dir| dir.to_path_buf()).collect()
+    }
+
+    pub(crate) fn spared(&self) -> Vec<PathBuf> {
+        self.spared.lock().iter().map(|dir| dir.to_path_buf()).collect()
+    }
+
+    /// The user whom its directories belong to, where one of its executors said so.
+    fn owner(&self) -> Option<u32> {
+        self.executors.read().values().flat_map(|executor| executor.dirs.iter()).find_map(LocalDir::owner)
     }
 
     pub(crate) fn disk_bytes(&self) -> Option<u64> {
@@ -140,6 +181,12 @@ impl App {
         late && life.driver_connections == 0
     }
 
+    /// Nothing would be lost with it.
+    fn is_idle(&self) -> bool {
+        let none = self.executors.read().is_empty() && self.dirs.lock().is_empty();
+        none && self.life.lock().driver_connections == 0
+    }
+
     /// For how long nothing was heard of it; nothing while its driver keeps a promise to be heard.
     pub(crate) fn unheard_for(&self, now: Instant) -> Option<Duration> {
         let life = self.life.lock();
@@ -155,6 +202,8 @@ pub(crate) enum Refusal {
     Id,
     #[error("{0} belongs to another application")]
     Taken(String),
+    #[error("{0} belongs to another user than the application's other directories")]
+    Owner(String),
     #[error("{0} are registered already, the most that this service takes")]
     Full(&'static str),
 }
@@ -190,8 +239,20 @@ impl Inserted {
 pub(crate) struct Registry {
     inner: RwLock<Inner>,
     next_serial: AtomicU64,
-    max_apps: usize,
-    max_executors: usize,
+    bounds: Bounds,
+}
+
+/// How much may be registered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) apps: usize,
+    pub(crate) executors: usize,
+    pub(crate) executors_of_app: usize,
+}
+
+impl Bounds {
+    /// What was stored was taken once; bounds that are lower now do not make it unknown.
+    const NONE: Bounds = Bounds { apps: usize::MAX, executors: usize::MAX, executors_of_app: usize::MAX };
 }
 
 #[derive(Debug, Default)]
@@ -205,8 +266,14 @@ struct Inner {
 }
 
 impl Registry {
-    pub(crate) fn new(max_apps: usize, max_executors: usize) -> Registry {
-        Registry { inner: RwLock::default(), next_serial: AtomicU64::new(1), max_apps, max_executors }
+    /// As many executors of one application as of all.
+    #[cfg(test)]
+    pub(crate) fn new(apps: usize, executors: usize) -> Registry {
+        Registry::with(Bounds { apps, executors, executors_of_app: executors })
+    }
+
+    pub(crate) fn with(bounds: Bounds) -> Registry {
+        Registry { inner: RwLock::default(), next_serial: AtomicU64::new(1), bounds }
     }
 
     pub(crate) fn app(&self, id: &str) -> Option<Arc<App>> {
@@ -229,7 +296,20 @@ impl Registry {
 
     /// Whether the application is known, or there is room for it.
     pub(crate) fn admits(&self, app: &str) -> Result<(), Refusal> {
-        self.inner.read().admits(app, self.max_apps)
+        self.inner.read().admits(app, self.bounds.apps)
+    }
+
+    /// Where no application more is taken, forgets for `app` the one that was heard of longest ago of those that have
+    /// no executor and whose driver is not connected. Returns which.
+    pub(crate) fn make_room_for(&self, app: &str) -> Option<Arc<str>> {
+        let mut inner = self.inner.write();
+        if inner.apps.len() < self.bounds.apps || inner.apps.contains_key(app) {
+            return None;
+        }
+        let idle = inner.apps.values().filter(|app| app.is_idle());
+        let oldest = idle.min_by_key(|app| app.life.lock().heard)?.id.clone();
+        inner.apps.remove(&oldest);
+        Some(oldest)
     }
 
     /// Of an application that was admitted.
@@ -251,10 +331,10 @@ impl Registry {
     }
 
     pub(crate) fn insert(&self, app: &str, executor: &str, dirs: LocalDirs) -> Result<Inserted, Refusal> {
-        self.put((app, executor), dirs, false, (self.max_apps, self.max_executors))
+        self.put((app, executor), dirs, false, self.bounds)
     }
 
-    /// What was stored was taken once; bounds that are lower now do not make it unknown.
+    /// From what was stored.
     pub(crate) fn restore(
         &self,
         app: &str,
@@ -262,7 +342,7 @@ impl Registry {
         dirs: LocalDirs,
         departed: bool,
     ) -> Result<(), Refusal> {
-        self.put((app, executor), dirs, departed, (usize::MAX, usize::MAX))?.stored();
+        self.put((app, executor), dirs, departed, Bounds::NONE)?.stored();
         Ok(())
     }
 
@@ -271,7 +351,7 @@ impl Registry {
         (app, executor): (&str, &str),
         dirs: LocalDirs,
         departed: bool,
-        (max_apps, max_executors): (usize, usize),
+        bounds: Bounds,
     ) -> Result<Inserted, Refusal> {
         let mut inner = self.inner.write();
         if executor.is_empty() || executor.len() > MAX_ID_BYTES {
@@ -280,18 +360,33 @@ impl Registry {
         if let Some(taken) = dirs.iter().find(|dir| inner.is_taken(dir.real(), app)) {
             return Err(Refusal::Taken(taken.told().to_owned()));
         }
-        let known = inner.apps.get(app).is_some_and(|app| app.executor(executor).is_some());
-        if !known && inner.executors >= max_executors {
+        let known_app = inner.apps.get(app);
+        let mut owner = known_app.and_then(|app| app.owner());
+        for dir in dirs.iter() {
+            owner = owner.or(dir.owner());
+            if dir.owner().is_some() && dir.owner() != owner {
+                return Err(Refusal::Owner(dir.told().to_owned()));
+            }
+        }
+        let known = known_app.is_some_and(|app| app.executor(executor).is_some());
+        if !known && inner.executors >= bounds.executors {
             return Err(Refusal::Full("executors"));
         }
+        if !known && known_app.is_some_and(|app| app.executors.read().len() >= bounds.executors_of_app) {
+            return Err(Refusal::Full("executors of this application"));
+        }
         let bytes = 2 * dirs.bytes();
-        if inner.dir_bytes + bytes > max_executors.saturating_mul(DIR_BYTES_PER_EXECUTOR) {
+        if inner.dir_bytes + bytes > bounds.executors.saturating_mul(DIR_BYTES_PER_EXECUTOR) {
             return Err(Refusal::Full("directories"));
         }
-        inner.admits(app, max_apps)?;
+        inner.admits(app, bounds.apps)?;
         let app = inner.app(app);
-        let free = dirs.iter().map(LocalDir::real).filter(|dir| !inner.owners.contains_key(&***dir));
-        let taken: Vec<Arc<Path>> = free.cloned().collect();
+        let is_free = |dir: &&LocalDir| !inner.owners.contains_key(&**dir.real());
+        let free: Vec<&LocalDir> = dirs.iter().filter(is_free).collect();
+        // What was the application's already may hold what it wrote.
+        let spared = free.iter().filter(|dir| dir.held_files());
+        app.spared.lock().extend(spared.map(|dir| dir.real().clone()));
+        let taken: Vec<Arc<Path>> = free.iter().map(|dir| dir.real().clone()).collect();
         for dir in &taken {
             inner.dir_bytes += dir.as_os_str().len();
             inner.owners.insert(dir.clone(), app.id.clone());
@@ -299,8 +394,8 @@ impl Registry {
         app.dirs.lock().extend(taken.iter().cloned());
         let serial = self.next_serial.fetch_add(1, Relaxed);
         inner.dir_bytes += dirs.bytes();
-        let entry =
-            Arc::new(Executor { serial, dirs, departed: departed.into(), stored: AtomicBool::new(false) });
+        let (departed, stored, pid) = (departed.into(), AtomicBool::new(false), AtomicI32::new(0));
+        let entry = Arc::new(Executor { serial, dirs, departed, pid, stored });
         let executor: Arc<str> = executor.into();
         let previous = app.executors.write().insert(executor.clone(), entry.clone());
         match &previous {
@@ -331,6 +426,7 @@ impl Registry {
             inner.dir_bytes -= dir.as_os_str().len();
             inner.owners.remove(&dir);
             app.dirs.lock().remove(&dir);
+            app.spared.lock().remove(&dir);
         }
         if executors.is_empty() && app.life.lock().driver.is_none() {
             inner.apps.remove(&app.id);
@@ -349,10 +445,8 @@ impl Registry {
         Some(app)
     }
 
-    /// Whether the directory, or one above it, is registered.
     pub(crate) fn is_owned(&self, dir: &Path) -> bool {
-        let inner = self.inner.read();
-        dir.ancestors().any(|ancestor| inner.owners.contains_key(ancestor))
+        self.inner.read().owners.contains_key(dir)
     }
 }
 
@@ -380,13 +474,13 @@ impl Inner {
         app
     }
 
-    /// Whether the directory, one above it or one below it is another application's. Otherwise an application could
-    /// read, or have deleted, what is not its own by registering it.
+    /// Whether the directory is another application's, or one that a standalone worker made for another one's
+    /// executors. Otherwise an application could read, or have deleted, what is not its own by registering it.
     fn is_taken(&self, dir: &Path, app: &str) -> bool {
-        let above = dir.ancestors().filter_map(|ancestor| self.owners.get(ancestor));
-        let from = (Bound::Included(dir), Bound::Unbounded);
-        let below = self.owners.range::<Path, _>(from).take_while(|(path, _)| path.starts_with(dir));
-        above.chain(below.map(|(_, owner)| owner)).any(|owner| **owner != *app)
+        let above = dir.parent().filter(|parent| tidy::is_executors_dir(parent)).unwrap_or(dir);
+        let from = (Bound::Included(above), Bound::Unbounded);
+        let mut below = self.owners.range::<Path, _>(from).take_while(|(path, _)| path.starts_with(above));
+        below.any(|(_, owner)| **owner != *app)
     }
 }
 
@@ -396,7 +490,12 @@ mod tests {
 
     fn dirs(paths: &[&str]) -> LocalDirs {
         let told: Vec<String> = paths.iter().map(|p| (*p).to_owned()).collect();
-        LocalDirs::resolve(&told, 64, &[]).expect("sound")
+        LocalDirs::unseen(&told, 64)
+    }
+
+    fn found(path: &str, owner: u32, held_files: bool) -> LocalDirs {
+        let dir = LocalDir::stored(path.to_owned(), path.into(), Some(owner), held_files);
+        LocalDirs::new(vec![dir], 64).expect("one")
     }
 
     #[test]
@@ -404,14 +503,48 @@ mod tests {
         let registry = Registry::new(10, 10);
         registry.insert("a", "1", dirs(&["/nonexistent/x/blockmgr-1"])).expect("free");
         registry.insert("a", "2", dirs(&["/nonexistent/x/blockmgr-1"])).expect("its own");
-        for taken in ["/nonexistent/x/blockmgr-1", "/nonexistent/x", "/nonexistent/x/blockmgr-1/00", "/"] {
-            let refused = registry.insert("b", "1", dirs(&[taken])).map(|_| ());
-            assert_eq!(refused, Err(Refusal::Taken(taken.to_owned())));
-        }
+        let taken = "/nonexistent/x/blockmgr-1";
+        let refused = registry.insert("b", "1", dirs(&[taken])).map(|_| ());
+        assert_eq!(refused, Err(Refusal::Taken(taken.to_owned())));
         registry.insert("b", "1", dirs(&["/nonexistent/x/blockmgr-10"])).expect("only looks alike");
         registry.remove("a");
         registry.insert("b", "2", dirs(&["/nonexistent/x/blockmgr-1"])).expect("free again");
         assert_eq!(registry.executor_count(), 2);
+    }
+
+    #[test]
+    fn what_a_worker_made_for_an_applications_executors_is_that_applications() {
+        let registry = Registry::new(10, 10);
+        registry.insert("a", "1", dirs(&["/d/spark-1/executor-1/blockmgr-1"])).expect("free");
+        registry.insert("a", "2", dirs(&["/d/spark-1/executor-1/blockmgr-2"])).expect("its own");
+        registry.insert("b", "1", dirs(&["/d/spark-1/executor-10/blockmgr-3"])).expect("only looks alike");
+        let beside = "/d/spark-1/executor-1/blockmgr-4";
+        let refused = registry.insert("b", "2", dirs(&[beside])).map(|_| ());
+        assert_eq!(refused, Err(Refusal::Taken(beside.to_owned())));
+    }
+
+    #[test]
+    fn the_directories_of_an_application_belong_to_one_user() {
+        let registry = Registry::new(10, 10);
+        registry.insert("a", "1", found("/d/blockmgr-1", 1000, false)).expect("free");
+        let refused = registry.insert("a", "2", found("/d/blockmgr-2", 1001, false)).map(|_| ());
+        assert_eq!(refused, Err(Refusal::Owner("/d/blockmgr-2".to_owned())));
+        registry.insert("a", "2", found("/d/blockmgr-2", 1000, false)).expect("of the same");
+        registry.insert("b", "1", found("/d/blockmgr-3", 1001, false)).expect("another application");
+    }
+
+    #[test]
+    fn what_was_there_before_its_registrant_is_spared() {
+        let registry = Registry::new(10, 10);
+        registry.insert("a", "1", found("/d/blockmgr-1", 0, false)).expect("free");
+        registry.insert("a", "2", found("/d/blockmgr-1", 0, true)).expect("its own");
+        registry.insert("a", "3", found("/d/blockmgr-2", 0, true)).expect("free");
+        let app = registry.app("a").expect("known");
+        assert_eq!(app.spared(), [PathBuf::from("/d/blockmgr-2")]);
+        assert!(app.spares(Path::new("/d/blockmgr-2")) && !app.spares(Path::new("/d/blockmgr-1")));
+        let again = registry.insert("a", "4", found("/d/blockmgr-3", 0, true)).expect("free");
+        registry.undo(again);
+        assert_eq!(app.spared().len(), 1);
     }
 
     #[test]
@@ -466,6 +599,35 @@ mod tests {
         );
         registry.insert("a", "2", dirs(&["/nonexistent/4"])).expect("replaces");
         assert_eq!(registry.insert("a", "", dirs(&["/nonexistent/5"])).map(|_| ()), Err(Refusal::Id));
+    }
+
+    #[test]
+    fn one_application_does_not_take_the_room_of_all() {
+        let registry = Registry::with(Bounds { apps: 9, executors: 9, executors_of_app: 2 });
+        let register = |app: &str, at: usize| {
+            registry
+                .insert(app, &at.to_string(), dirs(&[&format!("/nonexistent/{app}/blockmgr-{at}")]))
+                .map(drop)
+        };
+        assert_eq!([0, 1].map(|at| register("flood", at)), [Ok(()), Ok(())]);
+        assert_eq!(register("flood", 2), Err(Refusal::Full("executors of this application")));
+        assert_eq!(register("other", 0), Ok(()));
+        assert_eq!(register("flood", 1), Ok(()), "it is known");
+    }
+
+    #[test]
+    fn drivers_that_promised_and_went_make_room() {
+        let (registry, now) = (Registry::new(3, 10), Instant::now());
+        registry.insert("a", "1", dirs(&["/nonexistent/1"])).expect("free");
+        registry.set_driver("gone", Duration::from_secs(1), now);
+        registry.set_driver("connected", Duration::from_secs(1), now - Duration::from_secs(9));
+        let connection = DriverConnection::of(registry.app("connected").expect("known"));
+        assert_eq!(registry.make_room_for("a"), None, "it is known");
+        assert_eq!(registry.make_room_for("new").as_deref(), Some("gone"));
+        assert_eq!(registry.make_room_for("new"), None, "there is room");
+        registry.set_driver("new", Duration::from_secs(1), now + Duration::from_secs(9));
+        drop(connection);
+        assert_eq!(registry.make_room_for("newer").as_deref(), Some("connected"));
     }
 
     #[test]

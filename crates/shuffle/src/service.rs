@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use bellows_transport::frame::MAX_FRAME_BYTES;
 use bellows_transport::rpc::{CorruptionCause, ExecutorInfo};
 use parking_lot::Mutex;
+use rustix::process::geteuid;
 use tokio::sync::Semaphore;
 
 use crate::blocks::{
-    BlockError, BlockFiles, BlockName, DirError, LocalDir, LocalDirs, Look, MAX_KEPT_INDEX_BYTES, MapOutput,
-    Moment, OutputKey, Segment, Source, checksum_file, data_file, index_file, is_plain_file_name,
+    BlockError, BlockFiles, BlockName, DirError, FindError, LocalDir, LocalDirs, Look, MAX_KEPT_INDEX_BYTES,
+    MapOutput, Moment, OutputKey, Segment, Source, checksum_file, data_file, index_file, is_plain_file_name,
     map_of_file, rdd_file,
 };
 use crate::checksum;
@@ -116,6 +117,15 @@ impl From<DirError> for CallError {
     }
 }
 
+impl From<FindError> for CallError {
+    fn from(error: FindError) -> CallError {
+        match error {
+            FindError::Refused(refused) => refused.into(),
+            FindError::Disk { path, source } => CallError::Block(BlockError::Disk { path, source }),
+        }
+    }
+}
+
 pub(crate) struct Service {
     pub(crate) config: Config,
     pub(crate) registry: Arc<Registry>,
@@ -124,12 +134,13 @@ pub(crate) struct Service {
     store: Store,
     files: Arc<BlockFiles>,
     /// In KiB; see [`crate::Limits`].
-    pub(crate) large_requests: Arc<Semaphore>,
     pub(crate) unsent: Arc<Semaphore>,
     pub(crate) disks: Arc<Disks>,
     /// Applications that were removed, and of their directories those that are not deleted yet, as the store has them.
     unfinished: Mutex<BTreeMap<String, BTreeSet<PathBuf>>>,
     roots: Arc<[PathBuf]>,
+    /// Who has this looks at the machine's processes.
+    looking: tokio::sync::Mutex<()>,
 }
 
 impl Service {
@@ -142,9 +153,8 @@ impl Service {
     ) -> Service {
         let files = Arc::new(BlockFiles::new(config.limits.index_cache_bytes, config.limits.open_files));
         let roots: Arc<[PathBuf]> = config.allowed_roots.clone().into();
-        let room_for = |bytes: usize| Arc::new(Semaphore::new((bytes / 1024).min(Semaphore::MAX_PERMITS)));
-        let large_requests = room_for(config.limits.large_requests_bytes);
-        let unsent = room_for(config.limits.unsent_bytes);
+        let unsent_kib = (config.limits.unsent_bytes / 1024).min(Semaphore::MAX_PERMITS);
+        let unsent = Arc::new(Semaphore::new(unsent_kib));
         let work_dir = config.work_dir.canonicalize().unwrap_or_else(|_| config.work_dir.clone());
         let named = roots.iter().cloned().chain([work_dir]).collect();
         let disks = Arc::new(Disks::new(named, config.limits.disk_answers_within));
@@ -157,12 +167,17 @@ impl Service {
             security,
             store,
             files,
-            large_requests,
             unsent,
             disks,
             unfinished,
             roots,
+            looking: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Waits for the end of the thread that stores registrations.
+    pub(crate) async fn store_ended(&self) {
+        self.store.ended().await;
     }
 
     /// Counts and tells a failure of the disk that `path` is on.
@@ -205,12 +220,13 @@ impl Service {
         info: ExecutorInfo,
     ) -> Result<(), CallError> {
         let sub_dirs = LocalDirs::check(&info.local_dirs, info.sub_dirs_per_local_dir)?;
-        let roots = self.roots.clone();
-        let resolve = move |told: &Path| {
-            LocalDir::resolve(told.to_str().expect("invariant: it was told as UTF-8"), &roots)
+        let (roots, of) = (self.roots.clone(), app.clone());
+        let find = move |told: &Path| {
+            let told = told.to_str().expect("invariant: it was told as UTF-8");
+            LocalDir::find(told, &of, &roots, geteuid().as_raw())
         };
         let told = info.local_dirs.into_iter().map(PathBuf::from);
-        let dirs = self.disks.wait_for_each(For::Reading, told, resolve).await?;
+        let dirs = self.disks.wait_for_each(For::Reading, told, find).await?;
         let dirs = LocalDirs::new(dirs.into_iter().collect::<Result<_, _>>()?, sub_dirs)
             .expect("invariant: none and 0 were refused");
         if let Some(known) = self.registry.app(&app) {
@@ -219,8 +235,15 @@ impl Service {
         if self.registry.has(&app, &executor, &dirs) {
             return Ok(());
         }
-        tracing::info!(app, executor, dirs = ?dirs.iter().map(LocalDir::told).collect::<Vec<_>>(), "executor registered");
-        Ok(self.store.register(app, executor, dirs).await?)
+        let told: Vec<String> = dirs.iter().map(|dir| dir.told().to_owned()).collect();
+        self.store.register(app.clone(), executor.clone(), dirs).await?;
+        self.see_process(&app, &executor).await;
+        tracing::info!(app, executor, dirs = ?told, "executor registered");
+        let spared = self.registry.app(&app).map(|app| app.spared()).unwrap_or_default();
+        if !spared.is_empty() {
+            tracing::warn!(app, dirs = ?spared, "these held files before an executor registered them: nothing in them will be deleted");
+        }
+        Ok(())
     }
 
     /// Returns how long the driver may be silent from now on, and what is to be kept as long as its connection is open.
@@ -383,12 +406,13 @@ impl Service {
         executor: &str,
         blocks: Vec<String>,
     ) -> Result<i32, CallError> {
-        let (_, executor) = self.find(app, executor)?;
+        let (app, executor) = self.find(app, executor)?;
         let blocks: Vec<&String> = blocks.iter().filter(|block| is_plain_file_name(block)).collect();
         for (shuffle, map) in blocks.iter().filter_map(|block| map_of_file(block)) {
             self.files.forget_output(&OutputKey { executor: executor.serial, shuffle, map });
         }
-        let paths = blocks.into_iter().map(|block| executor.dirs.path(block));
+        let places = blocks.into_iter().map(|block| executor.dirs.place(block));
+        let paths = places.filter(|(dir, _)| !app.spares(dir.real())).map(|(_, path)| path);
         let remove = |path: &Path| tidy::remove_file(path).map_err(|error| (path.to_owned(), error));
         let mut count = 0;
         for removed in self.disks.wait_for_each(For::Deleting, paths, remove).await? {

@@ -20,6 +20,8 @@ const BLOCK_DIR_PREFIX: &str = "blockmgr-";
 const EXECUTOR_DIR_PREFIX: &str = "executor-";
 /// Block directories are two deep; this leaves room and still ends.
 const MAX_DEPTH: usize = 16;
+/// A new executor's directory has at most its sub-directories in it.
+const MAX_LOOKED_THROUGH: usize = 16 * 1024;
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Freed {
@@ -33,7 +35,8 @@ pub(crate) struct Freed {
 pub(crate) fn remove_block_dir(dir: &Path, roots: &[PathBuf]) -> io::Result<Freed> {
     let name = dir.file_name().and_then(|name| name.to_str());
     let (Some(name), Some(parent)) = (name, dir.parent()) else { return Err(not_ours()) };
-    if !name.starts_with(BLOCK_DIR_PREFIX) {
+    let outside = !roots.is_empty() && !roots.iter().any(|root| dir.starts_with(root));
+    if !is_block_dir(dir) || outside {
         return Err(not_ours());
     }
     let Some(parent_fd) = open_dir(parent)? else { return Ok(Freed::default()) };
@@ -75,7 +78,7 @@ pub(crate) fn orphans(
         let (block_dirs, others): (Vec<_>, Vec<_>) =
             look_into(&app_dir, &mut failed).into_iter().partition(|dir| is_block_dir(dir));
         if app_dir.parent() == Some(root) {
-            app_dirs.extend(others.into_iter().filter(|dir| has_prefix(dir, EXECUTOR_DIR_PREFIX)));
+            app_dirs.extend(others.into_iter().filter(|dir| is_executors_dir(dir)));
         }
         if block_dirs.iter().any(|dir| is_registered(dir)) {
             continue;
@@ -101,8 +104,14 @@ pub(crate) fn is_block_dir(dir: &Path) -> bool {
     has_prefix(dir, BLOCK_DIR_PREFIX)
 }
 
+/// Whether the name is that of a directory that a standalone worker makes for the executors of one application.
+pub(crate) fn is_executors_dir(dir: &Path) -> bool {
+    has_prefix(dir, EXECUTOR_DIR_PREFIX)
+}
+
 fn has_prefix(dir: &Path, prefix: &str) -> bool {
-    dir.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(prefix))
+    let name = dir.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.len() > prefix.len() && name.starts_with(prefix))
 }
 
 fn sub_dirs(dir: &Path) -> io::Result<Vec<PathBuf>> {
@@ -164,10 +173,42 @@ pub(crate) fn remove_private_files(dir: &Path, keep_rdd_blocks: bool) -> io::Res
     Ok(freed)
 }
 
-/// Deletes one file; false when it was not there.
+/// Whether there is any file in a directory or those in it. What is too large to be looked through has some.
+pub(crate) fn holds_files(dir: &Path) -> io::Result<bool> {
+    let Some(fd) = open_dir(dir)? else { return Ok(false) };
+    let mut left = MAX_LOOKED_THROUGH;
+    holds_files_in(fd, 0, &mut left)
+}
+
+fn holds_files_in(dir: OwnedFd, depth: usize, left: &mut usize) -> io::Result<bool> {
+    for entry in Dir::read_from(&dir)? {
+        let entry = entry?;
+        if is_dot(entry.file_name()) {
+            continue;
+        }
+        let Some(one_less) = left.checked_sub(1).filter(|_| depth < MAX_DEPTH) else { return Ok(true) };
+        *left = one_less;
+        if entry.file_type() != FileType::Directory {
+            return Ok(true);
+        }
+        if let Some(child) = open_child(&dir, entry.file_name())?
+            && holds_files_in(child, depth + 1, left)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Deletes one regular file; false when it was not there.
 pub(crate) fn remove_file(path: &Path) -> io::Result<bool> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
     let Some(parent) = open_dir(parent)? else { return Ok(false) };
+    match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {}
+        Ok(_) | Err(Errno::NOENT) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    }
     match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
         Ok(()) => Ok(true),
         Err(Errno::NOENT | Errno::ISDIR) => Ok(false),
@@ -296,7 +337,7 @@ fn found(opened: Result<OwnedFd, Errno>) -> io::Result<Option<OwnedFd>> {
 }
 
 fn not_ours() -> io::Error {
-    io::Error::other(format!("not named {BLOCK_DIR_PREFIX}*, so it is not deleted"))
+    io::Error::other(format!("not named {BLOCK_DIR_PREFIX}*, or outside of the roots, so it is not deleted"))
 }
 
 #[cfg(test)]

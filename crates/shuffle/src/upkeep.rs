@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use futures::future::{join, join_all};
+use futures::future::{join, join_all, join3};
 use futures::stream::FuturesUnordered;
 use tokio::time::{Interval, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,7 @@ use crate::service::Service;
 use crate::store::Removed;
 
 const LOOK_FOR_SILENT_DRIVERS: Duration = Duration::from_secs(1);
+const LOOK_FOR_ENDED_EXECUTORS: Duration = Duration::from_secs(2);
 const CLOSE_STALE_FILES: Duration = Duration::from_secs(30);
 const REMOVE_FORGOTTEN: Duration = Duration::from_secs(3600);
 const COUNT_DISK_USE: Duration = Duration::from_secs(60);
@@ -24,7 +25,7 @@ const COUNTING_SHARE: u32 = 20;
 
 pub(crate) async fn run(service: Arc<Service>, stop: CancellationToken) {
     let disks = join_all(service.disks.all().map(|disk| tend(&service, disk)));
-    let applications = join(watch_drivers(&service), remove_abandoned(&service));
+    let applications = join3(watch_drivers(&service), watch_executors(&service), remove_abandoned(&service));
     tokio::select! {
         () = stop.cancelled() => {}
         _ = join(disks, applications) => {}
@@ -75,6 +76,16 @@ async fn watch_drivers(service: &Service) {
                 deletions.extend(forgotten.into_iter().map(|(app, removed)| delete(service, app, removed)));
             }
             Some(()) = deletions.next() => {}
+        }
+    }
+}
+
+async fn watch_executors(service: &Service) {
+    let mut look = every(LOOK_FOR_ENDED_EXECUTORS);
+    loop {
+        look.tick().await;
+        if let Err(error) = service.look_for_ended_executors().await {
+            tracing::error!(%error, "executors that ended may not be noticed");
         }
     }
 }

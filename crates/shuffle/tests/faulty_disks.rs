@@ -98,13 +98,13 @@ async fn a_disk_that_fails_names_itself_and_recovers() {
     let mut client = Client::connect(&service).await;
     let (bad, writes) = scene.on_faulty("app", "1");
     let good = scene.on_good("app", "2");
+    client.register(&bad).await;
+    client.register(&good).await;
     for map in 0..10 {
         writes.map_output(0, map, &[1000]);
         good.map_output(0, map, &[1000]);
     }
     let leftover = writes.write("temp_shuffle_1", b"12345");
-    client.register(&bad).await;
-    client.register(&good).await;
     read(&mut client, &bad, 0).await.expect("it works");
 
     scene.disk.become_(State::Fails);
@@ -198,6 +198,8 @@ async fn a_disk_that_hangs_holds_up_nothing_of_the_others() {
         client.register(executor).await;
     }
     for number in 0..100 {
+        scene.on_faulty("both", &format!("new-{number}"));
+        scene.on_good("both", &format!("new-{number}"));
         writes.map_output(0, number, &[1000]);
         writes.write(&format!("rdd_1_{number}"), b"12345");
         good.map_output(0, number, &[1000]);
@@ -300,5 +302,36 @@ async fn who_waits_for_a_disk_that_hangs_is_told_and_the_service_can_stop() {
     scene.disk.become_(State::Works);
     read(&mut client, &bad, 0).await.expect("it works again");
     client.register(&new).await;
+    service.stop().await;
+}
+
+/// Spark's executors give up when they are not answered three times within 5 s.
+#[tokio::test]
+async fn executors_start_while_the_registrations_disk_takes_its_time_to_sync() {
+    let test = "executors_start_while_the_registrations_disk_takes_its_time_to_sync";
+    let Some(mut scene) = Scene::new(test) else { return };
+    scene.bench.config.work_dir = scene.disk.path.clone();
+    let socket = scene.bench.dir.path().join("admin.sock");
+    scene.bench.config.admin_socket = Some(socket);
+    let service = scene.bench.start().await;
+    let mut client = Client::connect(&service).await;
+    scene.disk.become_(State::SyncHangs);
+    for id in 0..100 {
+        client.register(&scene.on_good("app", &id.to_string())).await;
+    }
+    let admin = scene.bench.admin();
+    let removal = tokio::spawn(async move { admin.remove_app("app").await });
+    eventually("it is forgotten", async || service.status().applications.is_empty().then_some(())).await;
+    client.register(&scene.on_good("other", "1")).await;
+    let kept = scene.good.join("app/blockmgr-0");
+    assert!(!removal.is_finished() && exists(&kept), "what is deleted is forgotten for good");
+
+    scene.disk.become_(State::Works);
+    let removal = removal.await.expect("no panic").expect("answered");
+    assert_eq!((removal.executors, exists(&kept)), (100, false));
+    drop(client);
+    service.stop().await;
+    let service = scene.bench.start().await;
+    assert_eq!(service.status().registered_executors, 1);
     service.stop().await;
 }

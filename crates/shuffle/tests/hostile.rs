@@ -395,7 +395,8 @@ async fn a_flood_of_registrations_ends_at_the_bound_and_others_are_served() {
     let mut bench = Bench::new();
     bench.config.limits.executors = 50;
     bench.config.limits.applications = 3;
-    let (service, mut good, executor) = scene(&bench).await;
+    let (service, good, executor) = scene(&bench).await;
+    drop(good);
     let mut flood = Client::connect(&service).await;
     let mut refused = 0;
     for i in 0..80 {
@@ -404,38 +405,46 @@ async fn a_flood_of_registrations_ends_at_the_bound_and_others_are_served() {
     }
     assert_eq!((refused, errors(&service, "limit")), (31, 31));
     assert_eq!(service.status().registered_executors, 50);
-    for (app, taken) in [("third", false), ("fourth", true)] {
-        let driver = Rpc::RegisterDriver { app: app.into(), heartbeat_timeout_ms: 60_000 };
-        assert_eq!(flood.call(&driver).await.is_err(), taken, "{app}");
+    // Drivers that come and go, however many, and whatever they promise.
+    for app in 0..20 {
+        let driver = Rpc::RegisterDriver { app: format!("driver-{app}"), heartbeat_timeout_ms: i64::MAX };
+        let mut client = Client::connect(&service).await;
+        eventually("there is room", async || client.call(&driver).await.is_ok().then_some(())).await;
     }
+    assert_eq!(service.status().applications.len(), 3);
+    bench.config.limits.executors_per_application = 2;
+    bench.config.limits.executors = 100;
+    service.stop().await;
+    let service = bench.start().await;
+    let mut flood = Client::connect(&service).await;
+    let refused = flood.call(&bench.executor("flood", "new").register()).await.expect_err("has its share");
+    assert!(refused.contains("executors of this application"), "{refused}");
+    let mut good = Client::connect(&service).await;
     assert_serves(&mut good, &executor).await;
     service.stop().await;
 }
 
 #[tokio::test]
-async fn large_requests_share_a_bounded_memory() {
+async fn large_requests_share_a_bounded_memory_and_who_sends_no_further_makes_room() {
     let mut bench = Bench::new();
-    bench.config.limits.large_requests_bytes = 1 << 20;
+    bench.config.limits.large_requests_bytes = 8 << 20;
     let (service, mut good, executor) = scene(&bench).await;
-    // Announces 800 KiB and sends most of it.
-    let mut first = Client::connect(&service).await;
-    let large = vec![0; 800 << 10];
     let mut frame = bytes::BytesMut::new();
-    Message::RpcRequest { request: 9, body: large.into() }.encode(&mut frame);
-    let (most, rest) = frame.split_at(frame.len() - 10);
-    first.socket.write_all(most).await.expect("writes");
-    eventually("a second one finds no room", async || {
-        let mut second = Client::connect(&service).await;
-        let _ = second.socket.write_all(&frame).await;
-        second.receive().await.is_none().then_some(())
-    })
-    .await;
+    Message::RpcRequest { request: 9, body: vec![0; 1 << 20].into() }.encode(&mut frame);
+    // Each sends all but the end of its request. The first may have to make room for the last already.
+    let mut silent = Vec::new();
+    for _ in 0..9 {
+        let mut client = Client::connect(&service).await;
+        client.socket.write_all(&frame[..frame.len() - 10]).await.expect("writes");
+        silent.push(client);
+    }
+    eventually("one made room", async || (errors(&service, "limit") >= 1).then_some(())).await;
+    for _ in 0..9 {
+        let mut other = Client::connect(&service).await;
+        other.socket.write_all(&frame).await.expect("writes");
+        assert!(matches!(other.receive().await, Some(Message::RpcFailure { request: 9, .. })));
+    }
     assert_serves(&mut good, &executor).await;
-    first.socket.write_all(rest).await.expect("writes");
-    assert!(matches!(first.receive().await, Some(Message::RpcFailure { request: 9, .. })));
-    let mut third = Client::connect(&service).await;
-    third.socket.write_all(&frame).await.expect("there is room again");
-    assert!(matches!(third.receive().await, Some(Message::RpcFailure { request: 9, .. })));
     service.stop().await;
 }
 

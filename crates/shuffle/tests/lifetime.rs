@@ -16,11 +16,11 @@ async fn an_application_goes_with_all_that_is_its_own_and_nothing_else() {
     let bench = Bench::new();
     let service = bench.start().await;
     let (gone, stays) = (bench.executor("app", "1"), bench.executor("other", "1"));
-    gone.map_output(0, 1, &[100, 50]);
-    stays.map_output(0, 1, &[100]);
     let mut client = Client::connect(&service).await;
     client.register(&gone).await;
     client.register(&stays).await;
+    gone.map_output(0, 1, &[100, 50]);
+    stays.map_output(0, 1, &[100]);
     assert!(client.fetch(&gone.fetch(0, &[(1, &[0])], false)).await.is_ok());
 
     let removal = bench.admin().remove_app("app").await.expect("removed");
@@ -49,10 +49,10 @@ async fn a_departed_executor_leaves_only_what_is_served() {
     let bench = Bench::new();
     let service = bench.start().await;
     let executor = bench.executor("app", "1");
-    let blocks = executor.map_output(0, 1, &[100]);
-    let private = ["temp_shuffle_8f", "rdd_1_1", "broadcast_7"].map(|file| executor.write(file, b"12345"));
     let mut client = Client::connect(&service).await;
     client.register(&executor).await;
+    let blocks = executor.map_output(0, 1, &[100]);
+    let private = ["temp_shuffle_8f", "rdd_1_1", "broadcast_7"].map(|file| executor.write(file, b"12345"));
     let fetch = executor.fetch(0, &[(1, &[0])], false);
     client.fetch(&fetch).await.expect("block");
 
@@ -122,11 +122,11 @@ async fn a_driver_that_falls_silent_takes_its_application_along() {
     let bench = Bench::new();
     let service = bench.start().await;
     let (silent, quiet) = (bench.executor("silent", "1"), bench.executor("quiet", "1"));
-    silent.map_output(0, 1, &[10]);
-    quiet.map_output(0, 1, &[10]);
     let mut client = Client::connect(&service).await;
     client.register(&silent).await;
     client.register(&quiet).await;
+    silent.map_output(0, 1, &[10]);
+    quiet.map_output(0, 1, &[10]);
     let promise = |app: &str| Rpc::RegisterDriver { app: app.into(), heartbeat_timeout_ms: 1 };
     let (mut driver, mut other) = (Client::connect(&service).await, Client::connect(&service).await);
     assert_eq!(driver.call(&promise("silent")).await, Ok(None));
@@ -369,4 +369,61 @@ async fn metrics_are_told_over_tcp() {
     let refused = ask("/v1/apps/app", "DELETE").await;
     assert!(refused.starts_with("HTTP/1.1 404"), "{refused}");
     tokio::time::timeout(Duration::from_secs(30), service.stop()).await.expect("stops");
+}
+
+/// A process as Spark's standalone worker starts an executor: it is known by its arguments and its environment.
+fn standalone_process(executor: &TestExecutor) -> Process {
+    let above = executor.dirs[0].parent().expect("parent");
+    let child = Command::new("bash")
+        .args(["-c", "read line", "CoarseGrainedExecutorBackend", "--executor-id", &executor.id])
+        .args(["--app-id", &executor.app])
+        .env("SPARK_EXECUTOR_DIRS", above)
+        .stdin(Stdio::piped())
+        .spawn();
+    Process(child.expect("starts"))
+}
+
+#[tokio::test]
+async fn a_standalone_executor_that_ended_leaves_only_what_is_served() {
+    let bench = Bench::new();
+    let service = bench.start().await;
+    let mut client = Client::connect(&service).await;
+    let executor = |id: &str| {
+        let dir = bench.disk().join(format!("spark-1/executor-1/blockmgr-{id}"));
+        std::fs::create_dir_all(&dir).expect("directory");
+        TestExecutor { app: "app-1".to_owned(), id: id.to_owned(), dirs: vec![dir] }
+    };
+    let executors = ["1", "2", "3", "unseen"].map(executor);
+    // The same of another cluster: another worker made its directory.
+    let mut namesake = executor("unseen");
+    namesake.dirs = vec![bench.disk().join("spark-2/executor-2/blockmgr-1")];
+    let mut processes: Vec<_> = executors[..3].iter().map(standalone_process).collect();
+    let other = standalone_process(&namesake);
+    let mut private = Vec::new();
+    for executor in &executors {
+        client.register(executor).await;
+        executor.map_output(0, 1, &[100]);
+        private
+            .push(["temp_local_1", "temp_shuffle_1", "rdd_1_1"].map(|name| executor.write(name, b"12345")));
+    }
+    drop(other);
+    let departed =
+        |service: &bellows_shuffle::Running| service.status().applications["app-1"].departed_executors;
+    // Once one is noticed all have been looked at.
+    for (at, ends) in [0, 1].into_iter().enumerate() {
+        drop(processes.remove(0));
+        eventually("it is noticed", async || (departed(&service) == at as u64 + 1).then_some(())).await;
+        eventually("its files go", async || (!private[ends].iter().any(|file| exists(file))).then_some(()))
+            .await;
+        assert!(private[ends + 1..].iter().flatten().all(|file| exists(file)));
+    }
+    for executor in &executors {
+        client.fetch(&executor.fetch(0, &[(1, &[0])], false)).await.expect("block");
+    }
+    // One that lives on while the service is another is seen by that.
+    service.stop().await;
+    let service = bench.start().await;
+    eventually("it was looked at", async || service.status().applications["app-1"].disk_bytes).await;
+    assert!(private[2..].iter().flatten().all(|file| exists(file)));
+    service.stop().await;
 }

@@ -62,9 +62,9 @@ async fn cached_rdd_blocks_are_served_and_removed() {
     let bench = Bench::new();
     let service = bench.start().await;
     let executor = bench.executor("app", "1");
-    let path = executor.write("rdd_3_4", b"cached");
     let mut client = Client::connect(&service).await;
     client.register(&executor).await;
+    let path = executor.write("rdd_3_4", b"cached");
     let rdd = executor.open(&["rdd_3_4"]);
     assert_eq!(client.fetch(&rdd).await, Ok(vec![Bytes::from_static(b"cached")]));
     let blocks = ["rdd_3_4", "rdd_9_9", "../x", ""].map(str::to_owned).to_vec();
@@ -80,9 +80,9 @@ async fn a_removed_map_output_is_not_served_from_what_was_open() {
     let bench = Bench::new();
     let service = bench.start().await;
     let executor = bench.executor("app", "1");
-    executor.map_output(0, 1, &[10]);
     let mut client = Client::connect(&service).await;
     client.register(&executor).await;
+    executor.map_output(0, 1, &[10]);
     let fetch = executor.fetch(0, &[(1, &[0])], false);
     assert!(client.fetch(&fetch).await.is_ok());
     let blocks = ["shuffle_0_1_0.data", "shuffle_0_1_0.index"].map(str::to_owned).to_vec();

@@ -54,11 +54,14 @@ async fn it_registers_fetches_and_removes() {
     let service = scene.bench.start().await;
     let client = SparkClient { jars: &jars, service: &service, app: "app", settings: "", secret: "" };
     let batches = "shuffle_0_1_0_6,shuffle_0_2_1_3";
-    scene.executor.write("rdd_5_6", b"cached");
     let dirs = scene.dirs();
-    let steps =
-        ["register", "7", "64", &dirs, "fetch", "7", scene.out(), BLOCKS, "fetch", "7", scene.out(), batches];
-    let lines = client.run(&steps).await;
+    // This one writes when it is registered, as Spark's executors do.
+    let second = scene.bench.executor("app", "8");
+    let seconds = second.dirs.iter().map(|dir| dir.to_str().expect("UTF-8")).collect::<Vec<_>>().join(",");
+    let register = ["register", "8", "64", &seconds, "register", "7", "64", &dirs];
+    let fetch = ["fetch", "7", scene.out(), BLOCKS, "fetch", "7", scene.out(), batches];
+    let lines = client.run(&[&register[..], &fetch].concat()).await;
+    second.write("rdd_5_6", b"cached");
     scene.assert_fetched(&lines, BLOCKS);
     scene.assert_fetched(&lines, batches);
 
@@ -73,11 +76,11 @@ async fn it_registers_fetches_and_removes() {
         scene.out(),
         BLOCKS,
         "fetch",
-        "7",
+        "8",
         scene.out(),
         "rdd_5_6",
         "remove",
-        "7",
+        "8",
         "rdd_5_6,rdd_5_7",
         "fetch",
         "7",
@@ -90,7 +93,7 @@ async fn it_registers_fetches_and_removes() {
     for line in ["driver", &format!("dirs {dirs}"), "removed 1", "fetched shuffle_0_1_1"] {
         assert!(lines.contains(&line.to_owned()), "{line}: {lines:?}");
     }
-    assert!(!exists(&scene.executor.path("rdd_5_6")));
+    assert!(!exists(&second.path("rdd_5_6")));
     // Final for Spark: no I/O exception, so it reports the map output as lost instead of trying again.
     let failed = lines.iter().find(|l| l.starts_with("failed shuffle_0_9_0")).expect("fails");
     assert!(failed.contains("ChunkFetchFailureException"), "{failed}");

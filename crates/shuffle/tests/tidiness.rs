@@ -88,10 +88,10 @@ impl World {
         match *event {
             Event::Register { app, executor } => {
                 let entry = self.bench.executor(&format!("app{app}"), &executor.to_string());
+                Client::connect(&self.service).await.register(&entry).await;
                 for file in [SHUFFLE, BLOCK, PRIVATE] {
                     entry.write(file, b"12345");
                 }
-                Client::connect(&self.service).await.register(&entry).await;
                 let files = Files { shuffle: true, block: true, private: true };
                 self.executors.insert((app, executor), (entry, files));
             }
@@ -228,9 +228,9 @@ async fn two_hundred_applications_come_and_go_and_leave_nothing() {
             let mut client = Client::connect_to(address).await;
             for id in ["1", "2"] {
                 let executor = bench.executor(&app, id);
+                client.register(&executor).await;
                 let blocks = executor.map_output(0, 1, &[500, 70_000]);
                 executor.write("temp_shuffle_1", b"leftover");
-                client.register(&executor).await;
                 let fetched = client.fetch(&executor.fetch(0, &[(1, &[0, 1])], false)).await.expect("blocks");
                 assert!(fetched == blocks);
                 bench.admin().executor_departed(&app, id).await.expect("noted");

@@ -4,6 +4,8 @@
 //! link on the way, so that what is read lies where it was registered whatever happens to the path meanwhile.
 
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -12,12 +14,15 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::{BlockError, Look, Source};
+use crate::config::KEEPER_DIR;
+use crate::{keeper, tidy};
 
 /// An executor has one on each disk.
 const MAX_DIRS: usize = 128;
 /// Each is looked up on disk; what Spark and its cluster managers make is not ten deep.
 const MAX_COMPONENTS: usize = 64;
-const MAX_SUB_DIRS: i32 = 1 << 16;
+/// Spark's default is 64 (`spark.diskStore.subDirectories`).
+const MAX_SUB_DIRS: i32 = 10_000;
 
 /// Why an executor's directories are refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,12 +31,31 @@ pub(crate) enum DirError {
     NotAbsolute(String),
     #[error("{0} has more than {MAX_COMPONENTS} components")]
     TooDeep(String),
+    #[error("{0} is not a directory of blocks as executors make them (blockmgr-*)")]
+    NotOfBlocks(String),
     #[error("{0} is not below a directory that this service may read")]
     OutsideRoots(String),
+    #[error("{0} is not there, or is no directory")]
+    NotThere(String),
+    #[error(
+        "{0} lies where the agent keeps the directories of frameworks, and not in that of this application"
+    )]
+    OthersFramework(String),
+    #[error("{dir} belongs to user {owner}, where user {expected} is the one who writes")]
+    Owner { dir: String, owner: u32, expected: u32 },
     #[error("{0} local directories; 1 to {MAX_DIRS} are taken")]
     Count(usize),
     #[error("{0} sub-directories per local directory; 1 to {MAX_SUB_DIRS} are taken")]
     SubDirs(i32),
+}
+
+/// Why a directory that an executor names is not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FindError {
+    #[error(transparent)]
+    Refused(#[from] DirError),
+    #[error("{}: {source}", path.display())]
+    Disk { path: PathBuf, source: io::Error },
 }
 
 /// A directory as the executor named it, and as it is reached without symbolic links.
@@ -43,12 +67,16 @@ pub(crate) struct LocalDir {
     told: Option<Box<str>>,
     /// See [`Source::is_local`]; nothing is taken for local before a file was opened there.
     local: AtomicBool,
+    /// Whether it held files when it was found.
+    held_files: bool,
+    /// Its user, where it was looked for.
+    owner: Option<u32>,
 }
 
 impl Clone for LocalDir {
     fn clone(&self) -> LocalDir {
         let local = AtomicBool::new(self.is_local());
-        LocalDir { real: self.real.clone(), told: self.told.clone(), local }
+        LocalDir { real: self.real.clone(), told: self.told.clone(), local, ..*self }
     }
 }
 
@@ -67,10 +95,19 @@ impl LocalDir {
         self.told.as_deref().or(self.real.to_str()).expect("what was told is UTF-8")
     }
 
-    /// From what was stored; it was checked when it was registered.
-    pub(crate) fn stored(told: String, real: PathBuf) -> LocalDir {
+    /// From what was stored; it was looked at when it was registered.
+    pub(crate) fn stored(told: String, real: PathBuf, owner: Option<u32>, held_files: bool) -> LocalDir {
         let told = (real.as_os_str() != told.as_str()).then(|| told.into());
-        LocalDir { real: real.into(), told, local: AtomicBool::new(false) }
+        LocalDir { real: real.into(), told, local: AtomicBool::new(false), held_files, owner }
+    }
+
+    pub(crate) fn owner(&self) -> Option<u32> {
+        self.owner
+    }
+
+    /// Whether it held files when its executor named it. An executor registers before it writes: they are not its own.
+    pub(crate) fn held_files(&self) -> bool {
+        self.held_files
     }
 
     /// Whether its files may be looked for in memory by the threads that serve.
@@ -83,7 +120,8 @@ impl LocalDir {
         self.local.store(file.is_local(), Relaxed);
     }
 
-    fn check(told: &str) -> Result<(), DirError> {
+    /// What can be said of a directory without a look at a disk.
+    pub(crate) fn check(told: &str) -> Result<(), DirError> {
         let path = Path::new(told);
         let sound = path.is_absolute()
             && told.len() < 4096
@@ -95,28 +133,52 @@ impl LocalDir {
         if path.components().count() > MAX_COMPONENTS {
             return Err(DirError::TooDeep(told.to_owned()));
         }
+        let of_blocks = path.ancestors().filter(|path| tidy::is_block_dir(path)).count();
+        if of_blocks != 1 || !tidy::is_block_dir(path) || path.iter().any(|name| name == KEEPER_DIR) {
+            return Err(DirError::NotOfBlocks(told.to_owned()));
+        }
         Ok(())
     }
 
-    /// Of a path that was checked. Looks at the file system: not for the threads that serve.
-    pub(crate) fn resolve(told: &str, roots: &[PathBuf]) -> Result<LocalDir, DirError> {
-        let real = real_path(Path::new(told));
-        if !roots.is_empty() && !roots.iter().any(|root| real != *root && real.starts_with(root)) {
-            return Err(DirError::OutsideRoots(told.to_owned()));
+    /// Looks at a path that was checked: not for the threads that serve. `service_user` runs this service.
+    pub(crate) fn find(
+        told: &str,
+        app: &str,
+        roots: &[PathBuf],
+        service_user: u32,
+    ) -> Result<LocalDir, FindError> {
+        let (path, refused) = (Path::new(told), |of: fn(String) -> DirError| of(told.to_owned()).into());
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => refused(DirError::NotThere),
+            _ => FindError::Disk { path: path.to_owned(), source },
+        };
+        // The last component is not resolved: what Spark makes is no link.
+        let above = path.parent().expect("invariant: it was checked").canonicalize().map_err(failed)?;
+        let real = above.join(path.file_name().expect("invariant: it was checked"));
+        LocalDir::check(&real.to_string_lossy())?;
+        let root = roots.iter().find(|root| real.starts_with(root));
+        if root.is_none() && !roots.is_empty() {
+            return Err(refused(DirError::OutsideRoots));
         }
-        Ok(LocalDir::stored(told.to_owned(), real))
-    }
-}
-
-/// The path with the links of its existing part resolved.
-fn real_path(path: &Path) -> PathBuf {
-    for ancestor in path.ancestors() {
-        if let Ok(real) = ancestor.canonicalize() {
-            let rest = path.strip_prefix(ancestor).expect("an ancestor is a prefix");
-            return if rest.as_os_str().is_empty() { real } else { real.join(rest) };
+        let metadata = real.symlink_metadata().map_err(failed)?;
+        if !metadata.is_dir() {
+            return Err(refused(DirError::NotThere));
         }
+        let kept = keeper::keeps(&real, root.map(PathBuf::as_path), app).map_err(failed)?;
+        if kept == Some(false) {
+            return Err(refused(DirError::OthersFramework));
+        }
+        let owner = metadata.uid();
+        let mut expected = (service_user != 0).then_some(service_user);
+        if kept.is_some() || tidy::is_executors_dir(&above) {
+            expected = expected.or(Some(above.symlink_metadata().map_err(failed)?.uid()));
+        }
+        if let Some(expected) = expected.filter(|expected| *expected != owner) {
+            return Err(DirError::Owner { dir: told.to_owned(), owner, expected }.into());
+        }
+        let held_files = tidy::holds_files(&real).map_err(failed)?;
+        Ok(LocalDir::stored(told.to_owned(), real, Some(owner), held_files))
     }
-    path.to_owned()
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -139,14 +201,13 @@ impl LocalDirs {
         Ok(sub_dirs)
     }
 
-    /// Where they lie on one disk, all at once.
-    pub(crate) fn resolve(told: &[String], sub_dirs: i32, roots: &[PathBuf]) -> Result<LocalDirs, DirError> {
-        let sub_dirs = LocalDirs::check(told, sub_dirs)?;
-        let dirs = told.iter().map(|dir| LocalDir::resolve(dir, roots)).collect::<Result<_, _>>()?;
-        Ok(LocalDirs { dirs, sub_dirs })
+    /// Of directories that nobody looked at.
+    pub(crate) fn unseen(told: &[String], sub_dirs: u32) -> LocalDirs {
+        let dirs = told.iter().map(|dir| LocalDir::stored(dir.clone(), dir.into(), None, false)).collect();
+        LocalDirs { dirs, sub_dirs }
     }
 
-    /// Of directories that were resolved now or when they were stored; nothing when there are none.
+    /// Of directories that were looked at now or when they were stored; nothing when there are none.
     pub(crate) fn new(dirs: Vec<LocalDir>, sub_dirs: u32) -> Option<LocalDirs> {
         (!dirs.is_empty() && sub_dirs > 0).then(|| LocalDirs { dirs: dirs.into(), sub_dirs })
     }
@@ -232,7 +293,7 @@ mod tests {
     fn files_lie_where_spark_puts_them() {
         let dirs = |n: usize, subs| {
             let told: Vec<String> = (0..n).map(|i| format!("/nonexistent/d{i}")).collect();
-            LocalDirs::resolve(&told, subs, &[]).expect("sound")
+            LocalDirs::unseen(&told, subs)
         };
         for line in include_str!("../../tests/data/paths-3.5.9.txt").lines() {
             let [n, subs, file, path] = line.split(' ').collect::<Vec<_>>()[..] else {
@@ -243,37 +304,147 @@ mod tests {
         }
     }
 
-    #[test]
-    fn directories_outside_the_roots_are_refused() {
-        let root = tempfile::tempdir().expect("directory");
-        let inside = root.path().canonicalize().expect("exists").join("in");
-        std::fs::create_dir_all(inside.join("blockmgr-1")).expect("directory");
-        std::os::unix::fs::symlink("/etc", inside.join("link")).expect("link");
-        let roots = [inside.clone()];
-        let resolve = |dir: &Path| {
-            LocalDirs::resolve(&[dir.to_str().expect("UTF-8").to_owned()], 64, &roots).map(|_| ())
-        };
-        assert_eq!(resolve(&inside.join("blockmgr-1")), Ok(()));
-        for outside in [Path::new("/etc"), &inside, &inside.join("link"), &inside.join("link/x")] {
-            assert!(matches!(resolve(outside), Err(DirError::OutsideRoots(_))), "{}", outside.display());
+    struct Scene {
+        _dir: tempfile::TempDir,
+        root: PathBuf,
+        user: u32,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let dir = tempfile::tempdir().expect("directory");
+            let root = dir.path().canonicalize().expect("exists").join("root");
+            let user = rustix::process::geteuid().as_raw();
+            Scene { _dir: dir, root, user }
         }
-        for unsound in [inside.join("../in/blockmgr-1"), PathBuf::from("relative"), PathBuf::new()] {
-            assert!(matches!(resolve(&unsound), Err(DirError::NotAbsolute(_))), "{}", unsound.display());
+
+        fn make(&self, name: &str) -> PathBuf {
+            let path = self.root.join(name);
+            std::fs::create_dir_all(&path).expect("directory");
+            path
+        }
+
+        fn find(&self, dir: &Path, app: &str) -> Result<LocalDir, String> {
+            let told = dir.to_str().expect("UTF-8");
+            LocalDirs::check(&[told.to_owned()], 64).map_err(|e| e.to_string())?;
+            LocalDir::find(told, app, std::slice::from_ref(&self.root), self.user).map_err(|e| e.to_string())
+        }
+
+        fn refused(&self, name: &str, app: &str) -> String {
+            self.find(&self.root.join(name), app).map(|_| ()).expect_err(name)
         }
     }
 
     #[test]
+    fn only_leaves_that_executors_make_below_the_roots_are_taken() {
+        let scene = Scene::new();
+        let inside = scene.make("app/blockmgr-1");
+        scene.make("app/blockmgr-1/00/blockmgr-2");
+        scene.make("../elsewhere/blockmgr-3");
+        std::fs::write(scene.root.join("app/blockmgr-4"), "").expect("file");
+        let link = |to: &str, name: &str| {
+            std::os::unix::fs::symlink(scene.root.join(to), scene.root.join(name)).expect("link");
+        };
+        link("../elsewhere", "link");
+        link("app", "alias");
+        link("app/blockmgr-1", "app/blockmgr-5");
+        let found = scene.find(&inside, "a").expect("an executor's");
+        assert_eq!((&**found.real(), found.owner(), found.held_files()), (&*inside, Some(scene.user), false));
+        let alias = scene.find(&scene.root.join("alias/blockmgr-1"), "a").expect("the same");
+        assert_eq!(
+            (&**alias.real(), alias.told()),
+            (&*inside, scene.root.join("alias/blockmgr-1").to_str().expect("UTF-8"))
+        );
+        for (name, why) in [
+            ("", "blockmgr-*"),
+            ("app", "blockmgr-*"),
+            ("app/blockmgr-", "blockmgr-*"),
+            ("app/blockmgr-1/00", "blockmgr-*"),
+            ("app/blockmgr-1/00/blockmgr-2", "blockmgr-*"),
+            (".bellows/blockmgr-6", "blockmgr-*"),
+            ("app/../app/blockmgr-1", "absolute path"),
+            ("app/blockmgr-4", "no directory"),
+            ("app/blockmgr-5", "no directory"),
+            ("app/blockmgr-7", "is not there"),
+            ("link/blockmgr-3", "is not below"),
+            ("link/blockmgr-8", "is not below"),
+        ] {
+            let refused = scene.refused(name, "a");
+            assert!(refused.contains(why), "{name}: {refused}");
+        }
+        for unsound in ["/", "", "relative/blockmgr-1", "/etc/blockmgr-\n1"] {
+            scene.find(Path::new(unsound), "a").map(|_| ()).expect_err(unsound);
+        }
+    }
+
+    #[test]
+    fn below_an_agents_root_only_the_applications_own_directory_is_taken() {
+        let scene = Scene::new();
+        for name in
+            [".bellows/frameworks", "F-1/blockmgr-1", "F-2/blockmgr-1", "F-1/deeper/blockmgr-1", "blockmgr-1"]
+        {
+            scene.make(name);
+        }
+        for id in ["F-1", "F-2"] {
+            std::fs::write(scene.root.join(".bellows/frameworks").join(id), "").expect("file");
+        }
+        scene.make("bellows-x/blockmgr-1");
+        let entry = r#"{"framework":"F-4","uid":0,"made":{"Inode":7}}"#;
+        std::fs::write(scene.root.join(".bellows/frameworks/bellows-x"), entry).expect("file");
+        scene.find(&scene.root.join("F-1/blockmgr-1"), "F-1").expect("its own");
+        scene.find(&scene.root.join("bellows-x/blockmgr-1"), "F-4").expect("its own");
+        for (name, app) in [
+            ("F-2/blockmgr-1", "F-1"),
+            ("bellows-x/blockmgr-1", "bellows-x"),
+            ("bellows-x/blockmgr-1", "F-1"),
+            ("F-1/blockmgr-1", "F-3"),
+            ("F-1/blockmgr-1", "../frameworks/F-1"),
+            ("F-1/deeper/blockmgr-1", "F-1"),
+            ("blockmgr-1", "F-1"),
+        ] {
+            let refused = scene.refused(name, app);
+            assert!(refused.contains("the agent keeps"), "{name} of {app}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_refused() {
+        let mut scene = Scene::new();
+        let standalone = scene.make("spark-1/executor-1/blockmgr-1");
+        scene.find(&standalone, "a").expect("of the user whom all above is of");
+        if scene.user == 0 {
+            let another = rustix::fs::Uid::from_raw(65_534);
+            rustix::fs::chown(&standalone, Some(another), None).expect("root may");
+            assert!(scene.refused("spark-1/executor-1/blockmgr-1", "a").contains("belongs to user 65534"));
+            rustix::fs::chown(&standalone, Some(rustix::fs::Uid::ROOT), None).expect("root may");
+        }
+        // As if this service were another's.
+        scene.user += 1;
+        assert!(scene.refused("spark-1/executor-1/blockmgr-1", "a").contains("belongs to user"));
+    }
+
+    #[test]
+    fn what_is_there_before_its_registrant_is_noticed() {
+        let scene = Scene::new();
+        let dir = scene.make("app/blockmgr-1");
+        scene.make("app/blockmgr-1/00");
+        assert!(!scene.find(&dir, "a").expect("there").held_files());
+        std::fs::write(dir.join("00/shuffle_0_0_0.data"), "1").expect("file");
+        assert!(scene.find(&dir, "a").expect("there").held_files());
+    }
+
+    #[test]
     fn what_a_registration_may_make_the_disk_do_is_bounded() {
-        // What does not exist is refused for its shape all the same, ahead of what the disk would say.
-        let roots = [PathBuf::from("/nonexistent/root")];
-        let resolve = |told: &[String]| LocalDirs::resolve(told, 64, &roots).map(|_| ());
+        let check = |told: &[String], sub_dirs| LocalDirs::check(told, sub_dirs).map(drop);
         let inside = |i: usize| format!("/nonexistent/root/blockmgr-{i}");
-        let deep = |components: usize| format!("/nonexistent/root{}", "/d".repeat(components - 3));
-        assert_eq!(resolve(&(0..128).map(inside).collect::<Vec<_>>()), Ok(()));
-        assert_eq!(resolve(&(0..129).map(inside).collect::<Vec<_>>()), Err(DirError::Count(129)));
-        assert_eq!(resolve(&[deep(64)]), Ok(()));
-        let outside = "/nonexistent/elsewhere".to_owned();
-        assert_eq!(resolve(&[outside, deep(65)]), Err(DirError::TooDeep(deep(65))));
+        let deep = |components: usize| format!("/nonexistent{}/blockmgr-1", "/d".repeat(components - 3));
+        assert_eq!(check(&(0..128).map(inside).collect::<Vec<_>>(), 64), Ok(()));
+        assert_eq!(check(&(0..129).map(inside).collect::<Vec<_>>(), 64), Err(DirError::Count(129)));
+        assert_eq!(check(&[deep(64)], 10_000), Ok(()));
+        assert_eq!(check(&[inside(1), deep(65)], 64), Err(DirError::TooDeep(deep(65))));
+        for sub_dirs in [i32::MIN, 0, 10_001] {
+            assert_eq!(check(&[inside(1)], sub_dirs), Err(DirError::SubDirs(sub_dirs)));
+        }
     }
 
     #[test]

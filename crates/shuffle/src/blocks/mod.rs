@@ -7,7 +7,7 @@ mod name;
 mod output;
 
 pub(crate) use cache::{BlockFiles, OutputKey};
-pub(crate) use dirs::{DirError, LocalDir, LocalDirs};
+pub(crate) use dirs::{DirError, FindError, LocalDir, LocalDirs};
 pub(crate) use name::{
     BlockName, checksum_file, data_file, index_file, is_plain_file_name, map_of_file, rdd_file,
 };

@@ -4,8 +4,8 @@ use bellows_transport::rpc::Rpc;
 use bytes::Bytes;
 
 use super::connection::{Connection, done};
+use super::places::For;
 use super::streams::{Stream, Wanted};
-use crate::metrics::ErrorKind;
 use crate::registry::{Refusal, is_id};
 use crate::service::CallError;
 
@@ -16,7 +16,7 @@ const STRING_BYTES: usize = size_of::<String>() + 32;
 pub(super) fn admit(connection: &mut Connection, body: Bytes) -> Result<Rpc, CallError> {
     let bytes = body.len();
     let call = Rpc::decode(body).map_err(|e| CallError::BadCall(e.to_string()))?;
-    connection.room.grow_to(bytes + call.strings() * STRING_BYTES)?;
+    connection.grow_to(For::Requests, bytes + call.strings() * STRING_BYTES)?;
     if !call.ids().all(is_id) {
         return Err(CallError::BadCall(Refusal::Id.to_string()));
     }
@@ -58,7 +58,7 @@ pub(super) async fn answer(connection: &mut Connection, bytes: usize, call: Rpc)
             // Each once, however often it is named: Spark's service makes a set of them.
             let executors = service.local_dirs(&app, executors.into_iter().collect())?;
             let answer = Rpc::LocalDirs { executors }.encode();
-            connection.room.grow_to(bytes + answer.len())?;
+            connection.grow_to(For::Requests, bytes + answer.len())?;
             Ok(answer)
         }
         Rpc::DiagnoseCorruption { app, executor, shuffle, map, reduce, checksum, algorithm } => {
@@ -98,9 +98,6 @@ fn open(connection: &mut Connection, app: &str, executor: &str, wanted: Wanted) 
     let chunks = i32::try_from(chunks).map_err(|_| CallError::OverLimit("too many blocks".to_owned()))?;
     let stream = Stream::new(app, executor, asked, wanted);
     let (stream, others_lost) = connection.streams.open(stream, &mut connection.place)?;
-    if others_lost > 0 {
-        tracing::info!(others_lost, "silent connections with open streams made room for another's");
-        (0..others_lost).for_each(|_| connection.service.metrics.error(ErrorKind::Limit));
-    }
+    connection.others_lost(others_lost);
     Ok(Rpc::StreamHandle { stream, chunks }.encode())
 }

@@ -16,8 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::calls;
 use super::outgoing::Unread;
-use super::places::Place;
-use super::room::{OWN_BYTES, Room};
+use super::places::{For, OWN_BYTES, Place};
 use super::socket::Socket;
 use super::streams::{Chunk, StreamError, Streams, Taken, parse_stream_name};
 use super::wire::{MAX_COPIED_BYTES, Unsent, Wire};
@@ -62,8 +61,6 @@ pub(super) struct Connection {
     pub(super) service: Arc<Service>,
     peer: Peer,
     pub(super) place: Place,
-    /// For the request that is arriving or is being answered, and its answer.
-    pub(super) room: Room,
     batch: Option<Batch>,
 }
 
@@ -89,7 +86,6 @@ impl Connection {
             wire: Wire::new(socket, service.disks.clone(), service.unsent.clone(), limits.stalled_after),
             decoder: FrameDecoder::new(limits.request_bytes),
             streams: Streams::new(limits.streams_per_connection),
-            room: Room::new(service.large_requests.clone()),
             peer: match service.security.authenticator() {
                 None => Peer::Anyone,
                 Some(auth) => Peer::Unproven(Box::new(auth)),
@@ -156,7 +152,7 @@ impl Connection {
                 if self.wire.wants_flush() {
                     self.flush().await?;
                 }
-                self.room.shrink_to(0);
+                self.place.shrink_to(For::Requests, 0);
                 Ok(())
             }
             Decoded::Incomplete(missing) => {
@@ -185,7 +181,21 @@ impl Connection {
             let reason = format!("a request of {bytes} bytes before authentication");
             return Err(Closed::Refused(ErrorKind::Forbidden, reason));
         }
-        self.room.grow_to(arrived).map_err(|full| Closed::Refused(full.kind(), full.to_string()))
+        self.grow_to(For::Requests, arrived).map_err(|full| Closed::Refused(full.kind(), full.to_string()))
+    }
+
+    /// Makes what this connection has of a memory at least so large.
+    pub(super) fn grow_to(&mut self, what_for: For, bytes: usize) -> Result<(), CallError> {
+        let others_lost = self.place.grow_to(what_for, bytes)?;
+        self.others_lost(others_lost);
+        Ok(())
+    }
+
+    pub(super) fn others_lost(&self, others_lost: usize) {
+        if others_lost > 0 {
+            tracing::info!(others_lost, "silent connections made room for another's request or streams");
+            (0..others_lost).for_each(|_| self.service.metrics.error(ErrorKind::Limit));
+        }
     }
 
     /// Nothing but the exchange is answered until the peer has proven whom it speaks for.

@@ -5,7 +5,6 @@ mod calls;
 mod connection;
 mod outgoing;
 mod places;
-mod room;
 mod socket;
 mod streams;
 mod wire;
@@ -39,7 +38,7 @@ pub(crate) async fn run(
     tasks: TaskTracker,
 ) {
     let limits = &service.config.limits;
-    let places = Places::new(limits.connections, limits.open_streams_bytes);
+    let places = Places::new(limits.connections, [limits.open_streams_bytes, limits.large_requests_bytes]);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,

@@ -2,7 +2,7 @@
 //! connection that has been silent longest makes room for a new one: a flood of connections that do nothing keeps
 //! nobody out. A driver's connection may be silent for as long as the driver promised: it would not come back.
 //!
-//! Who opened streams and is silent makes room for the streams of others, too: Spark asks for all chunks of a stream as
+//! Who opened streams, or is in the middle of a large request, and is silent makes room for the like of others, too: Spark asks for all chunks of a stream as
 //! soon as it is open. No silence is too short for that, or whoever says something now and then would hold all the
 //! memory for ever; a client that is about to ask has been silent the shortest.
 
@@ -14,9 +14,25 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
-use super::room::shared_kib;
 use crate::registry::DriverConnection;
 use crate::service::CallError;
+
+/// Up to here what a connection takes is its own, and nothing shared: what most need costs no look at what is.
+pub(super) const OWN_BYTES: usize = 64 << 10;
+
+/// What so many bytes take of what is shared: all of them, or nothing.
+fn shared_kib(bytes: usize) -> usize {
+    if bytes <= OWN_BYTES { 0 } else { bytes.div_ceil(1024) }
+}
+
+/// What the memory is for that all connections share a part of.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum For {
+    /// Streams that are open.
+    Streams = 0,
+    /// The request that is arriving or is being answered, and its answer.
+    Requests = 1,
+}
 
 /// Has something to do.
 const BUSY: u64 = 0;
@@ -33,12 +49,29 @@ pub(super) struct Places {
 struct Taken {
     next: u64,
     seats: HashMap<u64, Seat>,
-    /// Of the memory for open streams, what nobody has.
-    left_kib: usize,
-    /// What each seat has of it, of those that have some.
-    streams_kib: HashMap<u64, usize>,
+    pools: [Pool; 2],
     /// The seat that is kept for each application's driver. Half of all at most: the others stay for who comes.
     drivers: HashMap<String, u64>,
+}
+
+/// A memory that all share.
+#[derive(Default)]
+struct Pool {
+    /// What nobody has.
+    left_kib: usize,
+    /// What each seat has of it, of those that have some.
+    by_seat: HashMap<u64, usize>,
+}
+
+impl Pool {
+    /// What the seat has from now on, of which so much must be left.
+    fn set(&mut self, number: u64, kib: usize) {
+        let before = self.by_seat.remove(&number).unwrap_or(0);
+        self.left_kib = self.left_kib + before - kib;
+        if kib > 0 {
+            self.by_seat.insert(number, kib);
+        }
+    }
 }
 
 struct Seat {
@@ -55,20 +88,21 @@ pub(super) struct Place {
     places: Arc<Places>,
     number: u64,
     silent_since: Arc<AtomicU64>,
-    /// What its streams have of the memory that all share.
-    streams_kib: usize,
+    /// What it has of each memory that all share.
+    shared_kib: [usize; 2],
     /// While its application's driver is connected here, the application lives.
     driver: Option<DriverConnection>,
 }
 
 impl Places {
-    /// `streams_bytes` are for the open streams of all.
-    pub(super) fn new(max: usize, streams_bytes: usize) -> Arc<Places> {
-        Places::since(Instant::now(), max, streams_bytes)
+    /// `shared_bytes` are for the streams and the large requests of all, see [`For`].
+    pub(super) fn new(max: usize, shared_bytes: [usize; 2]) -> Arc<Places> {
+        Places::since(Instant::now(), max, shared_bytes)
     }
 
-    fn since(start: Instant, max: usize, streams_bytes: usize) -> Arc<Places> {
-        let taken = Taken { left_kib: streams_bytes / 1024, ..Taken::default() };
+    fn since(start: Instant, max: usize, shared_bytes: [usize; 2]) -> Arc<Places> {
+        let pools = shared_bytes.map(|bytes| Pool { left_kib: bytes / 1024, ..Pool::default() });
+        let taken = Taken { pools, ..Taken::default() };
         Arc::new(Places { max, start, taken: Mutex::new(taken) })
     }
 
@@ -83,7 +117,7 @@ impl Places {
         taken.next += 1;
         let silent_since = Arc::new(AtomicU64::new(self.now()));
         taken.seats.insert(number, Seat { silent_since: silent_since.clone(), kept_ms: 0, task: None });
-        let place = Place { places: self.clone(), number, silent_since, streams_kib: 0, driver: None };
+        let place = Place { places: self.clone(), number, silent_since, shared_kib: [0; 2], driver: None };
         (Some(place), full)
     }
 
@@ -118,25 +152,26 @@ impl Taken {
         false
     }
 
-    /// Where too little is left for streams, ends connections that have some and are silent, whatever was promised, the
+    /// Where too little is left of a memory, ends connections that have some and are silent, whatever was promised, the
     /// one silent longest first; none where all of them have too little. Returns how many. What they had counts as left
     /// at once, though it is free only when their tasks are dropped, which waits for nothing.
-    fn make_room_for_streams(&mut self, kib: usize) -> usize {
-        if self.left_kib >= kib {
+    fn make_room_for(&mut self, what_for: For, kib: usize) -> usize {
+        let pool = &self.pools[what_for as usize];
+        if pool.left_kib >= kib {
             return 0;
         }
-        let silent = self.streams_kib.iter().filter_map(|(number, kib)| {
+        let silent = pool.by_seat.iter().filter_map(|(number, kib)| {
             let since = self.seats.get(number)?.silent_since.load(Relaxed);
             (since != BUSY).then_some((since, *number, *kib))
         });
         let mut silent: Vec<_> = silent.collect();
-        if self.left_kib + silent.iter().map(|(_, _, kib)| kib).sum::<usize>() < kib {
+        if pool.left_kib + silent.iter().map(|(_, _, kib)| kib).sum::<usize>() < kib {
             return 0;
         }
         silent.sort_unstable();
         let mut ended = 0;
         for (since, number, _) in silent {
-            if self.left_kib >= kib {
+            if self.pools[what_for as usize].left_kib >= kib {
                 break;
             }
             ended += usize::from(self.end(number, since));
@@ -154,17 +189,8 @@ impl Taken {
         is_silent
     }
 
-    /// The memory that its streams have from now on, of which so much must be left.
-    fn set_streams(&mut self, number: u64, kib: usize) {
-        let before = self.streams_kib.remove(&number).unwrap_or(0);
-        self.left_kib = self.left_kib + before - kib;
-        if kib > 0 {
-            self.streams_kib.insert(number, kib);
-        }
-    }
-
     fn leave(&mut self, number: u64) -> Option<Seat> {
-        self.set_streams(number, 0);
+        self.pools.iter_mut().for_each(|pool| pool.set(number, 0));
         let seat = self.seats.remove(&number)?;
         if seat.kept_ms > 0 {
             self.drivers.retain(|_, kept| *kept != number);
@@ -203,29 +229,34 @@ impl Place {
         self.silent_since.swap(BUSY, Relaxed) != OUT
     }
 
-    /// Makes what its open streams may take at least so large; others may have to end for it, which are counted.
-    pub(super) fn grow_streams_to(&mut self, bytes: usize) -> Result<usize, CallError> {
+    /// Makes what it has of a memory at least so large; others may have to end for it, which are counted.
+    pub(super) fn grow_to(&mut self, what_for: For, bytes: usize) -> Result<usize, CallError> {
+        let own = &mut self.shared_kib[what_for as usize];
         let kib = shared_kib(bytes);
-        let more = kib.saturating_sub(self.streams_kib);
+        let more = kib.saturating_sub(*own);
         if more == 0 {
             return Ok(0);
         }
         let mut taken = self.places.taken.lock();
-        let ended = taken.make_room_for_streams(more);
-        if taken.left_kib < more {
-            return Err(CallError::RetryLater(format!("no room for streams of {bytes} bytes")));
+        let ended = taken.make_room_for(what_for, more);
+        let pool = &mut taken.pools[what_for as usize];
+        if pool.left_kib < more {
+            return Err(CallError::RetryLater(
+                format!("no room for {what_for:?} of {bytes} bytes").to_lowercase(),
+            ));
         }
-        taken.set_streams(self.number, kib);
-        self.streams_kib = kib;
+        pool.set(self.number, kib);
+        *own = kib;
         Ok(ended)
     }
 
     /// Gives back what is beyond.
-    pub(super) fn shrink_streams_to(&mut self, bytes: usize) {
+    pub(super) fn shrink_to(&mut self, what_for: For, bytes: usize) {
+        let own = &mut self.shared_kib[what_for as usize];
         let kib = shared_kib(bytes);
-        if kib < self.streams_kib {
-            self.places.taken.lock().set_streams(self.number, kib);
-            self.streams_kib = kib;
+        if kib < *own {
+            self.places.taken.lock().pools[what_for as usize].set(self.number, kib);
+            *own = kib;
         }
     }
 
@@ -255,7 +286,7 @@ mod tests {
     /// `max` places, all taken; who has been silent for longer comes first. There is a MiB for streams.
     fn full(max: usize) -> (Arc<Places>, Vec<Place>) {
         let start = Instant::now().checked_sub(HOUR).expect("the machine runs for longer");
-        let places = Places::since(start, max, 1 << 20);
+        let places = Places::since(start, max, [1 << 20; 2]);
         let taken: Vec<Place> = (0..max).map(|_| places.take().0.expect("a place")).collect();
         for (since, place) in taken.iter().enumerate() {
             place.silent_since.store(since as u64 + 1, Relaxed);
@@ -307,7 +338,7 @@ mod tests {
         let (places, mut taken) = full(kib.len() + 1);
         assert!(taken[0].busy());
         for (place, kib) in taken[1..].iter_mut().zip(kib) {
-            assert_eq!(place.grow_streams_to(kib << 10).expect("room"), 0);
+            assert_eq!(place.grow_to(For::Streams, kib << 10).expect("room"), 0);
         }
         (places, taken)
     }
@@ -324,17 +355,17 @@ mod tests {
         taken[2].keep("app", 2 * HOUR, None);
         // The second was heard last.
         taken[2].silent_since.store(9, Relaxed);
-        let taken_kib = |places: &Places| 1024 - places.taken.lock().left_kib;
+        let taken_kib = |places: &Places| 1024 - places.taken.lock().pools[0].left_kib;
 
-        assert_eq!(taken[0].grow_streams_to(124 << 10).expect("left"), 0);
-        assert_eq!(taken[0].grow_streams_to(125 << 10).expect("made"), 1, "its own counts");
+        assert_eq!(taken[0].grow_to(For::Streams, 124 << 10).expect("left"), 0);
+        assert_eq!(taken[0].grow_to(For::Streams, 125 << 10).expect("made"), 1, "its own counts");
         assert_eq!((lost(&taken), taken_kib(&places)), (vec![3], 125 + 800));
-        assert_eq!(taken[0].grow_streams_to(800 << 10).expect("made"), 3);
+        assert_eq!(taken[0].grow_to(For::Streams, 800 << 10).expect("made"), 3);
         assert_eq!((lost(&taken), taken_kib(&places)), (vec![2, 3, 4, 5], 800), "who has none stays");
         assert!(task.await.expect_err("ended").is_cancelled());
         drop(taken);
         assert_eq!(taken_kib(&places), 0);
-        assert!(places.taken.lock().streams_kib.is_empty());
+        assert!(places.taken.lock().pools[0].by_seat.is_empty());
     }
 
     #[test]
@@ -342,34 +373,34 @@ mod tests {
         let (places, mut taken) = with_streams(&[300, 300, 300]);
         assert!(taken[1].busy());
         for _ in 0..2 {
-            let refused = taken[0].grow_streams_to(725 << 10).expect_err("one is at work");
+            let refused = taken[0].grow_to(For::Streams, 725 << 10).expect_err("one is at work");
             assert!(matches!(refused, CallError::RetryLater(_)) && lost(&taken).is_empty());
         }
-        assert_eq!(taken[0].grow_streams_to(724 << 10).expect("made"), 2);
+        assert_eq!(taken[0].grow_to(For::Streams, 724 << 10).expect("made"), 2);
         assert_eq!(lost(&taken), [2, 3]);
         // What the lost give back is not theirs any more.
-        taken[2].shrink_streams_to(0);
+        taken[2].shrink_to(For::Streams, 0);
         taken.truncate(2);
-        assert_eq!(places.taken.lock().left_kib, 0);
-        taken[0].shrink_streams_to(100 << 10);
-        assert_eq!(taken[1].grow_streams_to(924 << 10).expect("given back"), 0);
+        assert_eq!(places.taken.lock().pools[0].left_kib, 0);
+        taken[0].shrink_to(For::Streams, 100 << 10);
+        assert_eq!(taken[1].grow_to(For::Streams, 924 << 10).expect("given back"), 0);
         // At rest, it makes room for the other.
         taken[0].silent();
-        assert_eq!(taken[1].grow_streams_to(1 << 20).expect("made"), 1);
+        assert_eq!(taken[1].grow_to(For::Streams, 1 << 20).expect("made"), 1);
     }
 
     #[test]
     fn streams_that_are_small_take_nothing_of_what_is_shared() {
-        let places = Places::new(1, 100 << 10);
+        let places = Places::new(1, [100 << 10, 0]);
         let mut place = places.take().0.expect("a place");
         for (bytes, left_kib) in [(64 << 10, 100), ((64 << 10) + 1, 35), (100 << 10, 0), (70 << 10, 0)] {
-            assert_eq!(place.grow_streams_to(bytes).expect("room"), 0);
-            assert_eq!(places.taken.lock().left_kib, left_kib, "{bytes}");
+            assert_eq!(place.grow_to(For::Streams, bytes).expect("room"), 0);
+            assert_eq!(places.taken.lock().pools[0].left_kib, left_kib, "{bytes}");
         }
-        assert!(place.grow_streams_to(usize::MAX).is_err());
+        assert!(place.grow_to(For::Streams, usize::MAX).is_err());
         for (bytes, left_kib) in [(200 << 10, 0), (70 << 10, 30), (64 << 10, 100), (0, 100)] {
-            place.shrink_streams_to(bytes);
-            assert_eq!(places.taken.lock().left_kib, left_kib, "{bytes}");
+            place.shrink_to(For::Streams, bytes);
+            assert_eq!(places.taken.lock().pools[0].left_kib, left_kib, "{bytes}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bellows_transport::message::ChunkId;
 use bellows_transport::rpc::FetchShuffleBlocks;
 
-use super::places::Place;
+use super::places::{For, Place};
 use crate::blocks::{BlockName, Moment};
 use crate::registry::{App, Executor};
 use crate::service::{CallError, parse_block};
@@ -194,7 +194,7 @@ impl Streams {
         if self.open.len() >= self.max || bytes > MAX_BYTES {
             return Err(CallError::RetryLater("too many streams are open on this connection".to_owned()));
         }
-        let others_lost = place.grow_streams_to(bytes)?;
+        let others_lost = place.grow_to(For::Streams, bytes)?;
         self.bytes = bytes;
         let id = self.next_id;
         self.next_id += 1;
@@ -216,7 +216,7 @@ impl Streams {
         let (app, executor, asked) = (stream.app.clone(), stream.executor.clone(), stream.asked);
         if stream.next == stream.wanted.chunks() {
             self.bytes -= stream.bytes();
-            place.shrink_streams_to(self.bytes);
+            place.shrink_to(For::Streams, self.bytes);
             self.open.remove(&id.stream);
         }
         Ok(Taken { app, executor, asked, chunk })
@@ -238,7 +238,7 @@ mod tests {
 
     fn stream(wanted: Wanted) -> Stream {
         let registry = Registry::new(1, 1);
-        let dirs = LocalDirs::resolve(&["/nonexistent/blockmgr-1".to_owned()], 64, &[]).expect("sound");
+        let dirs = LocalDirs::unseen(&["/nonexistent/blockmgr-1".to_owned()], 64);
         registry.insert("a", "1", dirs).expect("free");
         let app = registry.app("a").expect("known");
         let executor = app.executor("1").expect("known");
@@ -252,7 +252,7 @@ mod tests {
     }
 
     fn read_all(wanted: Wanted) -> Vec<Chunk> {
-        let (mut streams, mut place) = (Streams::new(2), place(&Places::new(1, 0)));
+        let (mut streams, mut place) = (Streams::new(2), place(&Places::new(1, [0, 0])));
         let count = wanted.chunks();
         let (stream, _) = streams.open(stream(wanted), &mut place).expect("room");
         let chunks = (0..count).map(|chunk| {
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn out_of_order_and_too_many_are_refused() {
-        let (mut streams, mut place) = (Streams::new(1), place(&Places::new(1, 0)));
+        let (mut streams, mut place) = (Streams::new(1), place(&Places::new(1, [0, 0])));
         let (id, _) = streams.open(stream(fetch(false, &[1, 2], &[1, 2, 2])), &mut place).expect("room");
         assert!(streams.open(stream(fetch(false, &[1], &[1, 1, 1])), &mut place).is_err());
         let mut take = |stream, chunk| {
@@ -321,18 +321,18 @@ mod tests {
 
     #[test]
     fn one_connection_opens_no_more_than_its_bound() {
-        let places = Places::new(2, 2 * MAX_BYTES);
+        let places = Places::new(2, [2 * MAX_BYTES, 0]);
         let (mut streams, mut own, mut other) = (Streams::new(10), place(&places), place(&places));
         streams.open(of_bytes(MAX_BYTES / 2), &mut own).expect("room");
         let refused = streams.open(of_bytes(MAX_BYTES / 2), &mut own);
         let refused = refused.expect_err("its content is not all that a stream is");
         assert!(matches!(refused, CallError::RetryLater(_)));
-        other.grow_streams_to(MAX_BYTES).expect("what was refused takes nothing");
+        other.grow_to(For::Streams, MAX_BYTES).expect("what was refused takes nothing");
     }
 
     #[test]
     fn what_is_open_on_all_connections_together_is_bounded_and_is_free_when_it_was_read() {
-        let places = Places::new(3, 1 << 20);
+        let places = Places::new(3, [1 << 20, 0]);
         let (mut one, mut its) = (Streams::new(1000), place(&places));
         let (mut other, mut others) = (Streams::new(1000), place(&places));
         let (large, lost) = one.open(of_bytes(900 << 10), &mut its).expect("room");
@@ -348,7 +348,7 @@ mod tests {
         }
         other.open(of_bytes(900 << 10), &mut others).expect("room again");
         drop(others);
-        its.grow_streams_to(1 << 20).expect("all of it");
+        its.grow_to(For::Streams, 1 << 20).expect("all of it");
         // Who opened and reads no further gives way.
         its.silent();
         let (mut third, mut place) = (Streams::new(1), place(&places));

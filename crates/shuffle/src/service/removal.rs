@@ -1,22 +1,40 @@
 //! What is forgotten and deleted, and on whose word: an application that ended, an executor that ended, what nobody
 //! remembers. How files are deleted is [`crate::tidy`]'s business.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::join_all;
 
 use super::{CallError, Service};
-use crate::disks::{Disk, For};
-use crate::registry::App;
+use crate::disks::{Disk, For, WaitError};
+use crate::processes::{self, Name, Presence, Seen};
+use crate::registry::{App, Executor};
 use crate::store::Removed;
 use crate::{ExecutorRemoval, Removal, tidy};
 
 /// An application whose directories are all gone is forgotten when it has been silent for so long.
 const GONE_AFTER: Duration = Duration::from_secs(3600);
+
+/// Whether an executor whose process was seen before is that no more. Remembers a process that is seen now.
+fn has_ended(running: &HashMap<Name, Vec<Seen>>, name: &Name, executor: &Executor) -> bool {
+    let candidates = running.get(name).map_or(&[][..], Vec::as_slice);
+    let mut presences =
+        executor.dirs.iter().map(|dir| processes::presence(candidates, Path::new(dir.told())));
+    match presences.find(|presence| *presence != Presence::No).unwrap_or(Presence::No) {
+        Presence::Process(pid) => executor.pid.store(pid, Relaxed),
+        Presence::Maybe => {}
+        Presence::No => {
+            let pid = executor.pid.load(Relaxed);
+            return pid != 0 && processes::has_ended(pid, name);
+        }
+    }
+    false
+}
 
 impl Service {
     /// Forgets the application, durably, then deletes its directories. May be repeated.
@@ -41,6 +59,10 @@ impl Service {
         let mut removal = self.delete_all_dirs_of(id, removed.dirs).await?;
         removal.known = removed.app.is_some();
         removal.executors = executors.len() as u64;
+        let spared = removed.app.iter().flat_map(|app| app.spared());
+        removal
+            .kept
+            .extend(spared.map(|dir| format!("{}: held files before it was registered", dir.display())));
         if removal != Removal::default() {
             tracing::info!(app = id, ?removal, "application removed");
         }
@@ -150,8 +172,8 @@ impl Service {
         app: &str,
         executor: &str,
     ) -> Result<ExecutorRemoval, CallError> {
-        let entry = self.registry.app(app).and_then(|app| app.executor(executor));
-        let Some(entry) = entry else { return Ok(ExecutorRemoval::default()) };
+        let known = self.registry.app(app).and_then(|app| Some((app.executor(executor)?, app)));
+        let Some((entry, of)) = known else { return Ok(ExecutorRemoval::default()) };
         if !entry.departed.load(Relaxed) {
             self.store.departed(app.to_owned(), executor.to_owned()).await?;
         }
@@ -159,7 +181,8 @@ impl Service {
         let clear = move |dir: &Path| {
             tidy::remove_private_files(dir, keep_rdd_blocks).map_err(|error| (dir.to_owned(), error))
         };
-        let dirs = entry.dirs.iter().map(|dir| dir.real().to_path_buf());
+        let own = entry.dirs.iter().filter(|dir| !of.spares(dir.real()));
+        let dirs = own.map(|dir| dir.real().to_path_buf());
         let mut removal = ExecutorRemoval { known: true, files: 0, bytes: 0 };
         for cleared in self.disks.wait_for_each(For::Deleting, dirs, clear).await? {
             match cleared {
@@ -172,6 +195,48 @@ impl Service {
         }
         tracing::info!(app, executor, ?removal, "executor departed");
         Ok(removal)
+    }
+
+    /// Notices the process of an executor that has just registered, if a standalone worker started it.
+    pub(crate) async fn see_process(&self, app: &str, executor: &str) {
+        let entry = self.registry.app(app).and_then(|app| app.executor(executor));
+        let Some(entry) = entry.filter(|executor| executor.is_standalone()) else { return };
+        if let Err(error) = self.ended_of(vec![((app.to_owned(), executor.to_owned()), entry)]).await {
+            self.note(&error);
+        }
+    }
+
+    /// Notices executors of standalone clusters that have ended.
+    pub(crate) async fn look_for_ended_executors(&self) -> Result<(), CallError> {
+        let known = |app: Arc<App>| {
+            let executors = app.standalone_executors();
+            executors.into_iter().map(move |(id, executor)| ((app.id.to_string(), id.to_string()), executor))
+        };
+        let executors: Vec<_> = self.registry.apps().into_iter().flat_map(known).collect();
+        let ended = self.ended_of(executors).await?;
+        // Side by side: one with a directory on a disk that hangs holds up no other.
+        let departures = ended.iter().map(|(app, executor)| self.executor_departed(app, executor));
+        for departed in join_all(departures).await {
+            departed.inspect_err(|error| self.note(error)).ok();
+        }
+        Ok(())
+    }
+
+    async fn ended_of(&self, executors: Vec<(Name, Arc<Executor>)>) -> Result<Vec<Name>, CallError> {
+        if executors.is_empty() {
+            return Ok(Vec::new());
+        }
+        let _alone = self.looking.lock().await;
+        let look = move || -> io::Result<Vec<Name>> {
+            let running = processes::running()?;
+            let ended = executors.into_iter().filter(|(name, executor)| has_ended(&running, name, executor));
+            Ok(ended.map(|(name, _)| name).collect())
+        };
+        let ended = tokio::task::spawn_blocking(look).await.map_err(WaitError::from)?;
+        Ok(ended.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot look at the machine's processes");
+            Vec::new()
+        }))
     }
 
     /// Forgets applications of which nothing is left: whoever manages the cluster deleted their directories and said

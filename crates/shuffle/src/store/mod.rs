@@ -1,20 +1,22 @@
-//! The registrations on disk. One thread owns the database and is the only one that changes the set of registered
-//! executors, so that memory follows the disk in one order. Registrations that arrive together are committed
-//! together. Nothing is answered before it is durable.
+//! The registrations on disk. One thread is the only one that changes the set of registered executors, so that memory
+//! follows the disk in one order. It hands each change to the kernel, in the journal, before it is answered, so that a
+//! kill loses none; another thread syncs them, which a registration does not wait for: a machine that loses its power
+//! has lost its executors too. A removal is durable before it is answered, for what is then deleted cannot come back.
 
 #[cfg(test)]
 mod crash;
+mod database;
+mod journal;
+mod sync;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -22,16 +24,12 @@ use tokio::time::timeout;
 use crate::Error;
 use crate::blocks::{LocalDir, LocalDirs};
 use crate::registry::{App, Inserted, Refusal, Registry};
-
-const EXECUTORS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("executors");
-/// Heartbeat timeout in milliseconds of each application whose driver registered.
-const DRIVERS: TableDefinition<'_, &str, u64> = TableDefinition::new("drivers");
-/// Directories of applications that were removed and may not be deleted to the end yet.
-const REMOVALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("removals");
+use database::Open;
+use journal::{Journal, Media, Record};
+use sync::{AfterSync, Shared};
 
 const FILE: &str = "registrations.redb";
 const FRESH_FILE: &str = "registrations.redb.new";
-const CACHE_BYTES: usize = 1 << 20;
 /// Calls that may wait for the database; more make their connections wait.
 const QUEUE: usize = 1024;
 const MAX_BATCH: usize = 256;
@@ -56,8 +54,8 @@ pub(crate) struct Removed {
     pub(crate) dirs: BTreeSet<PathBuf>,
 }
 
-/// What remains to be done when a commit has succeeded or failed.
-type AfterCommit = Box<dyn FnOnce(Result<(), String>)>;
+/// What remains to be done when the journal has been written, or could not be.
+type AfterWrite = Box<dyn FnOnce(Result<(), String>) -> Option<AfterSync>>;
 
 /// Whether an application is to be removed, from what is known of it when it is its turn.
 type Condition = Box<dyn FnOnce(Option<&App>) -> bool + Send>;
@@ -72,30 +70,43 @@ enum Command {
     Deleted { app: String, dirs: BTreeSet<PathBuf>, answer: Answer<()> },
 }
 
-impl Command {
-    fn fail(self, reason: &str) {
-        let failed = StoreError::Failed(reason.to_owned());
-        match self {
-            Command::Register { answer, .. }
-            | Command::Departed { answer, .. }
-            | Command::Driver { answer, .. }
-            | Command::Deleted { answer, .. } => drop(answer.send(Err(failed))),
-            Command::Remove { answer, .. } => drop(answer.send(Err(failed))),
-        }
-    }
-}
-
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct StoredExecutor {
     dirs: Vec<StoredDir>,
     sub_dirs: u32,
     departed: bool,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct StoredDir {
     told: String,
     real: PathBuf,
+    #[serde(default)]
+    owner: Option<u32>,
+    #[serde(default)]
+    held_files: bool,
+}
+
+impl StoredExecutor {
+    fn new(app: Option<&App>, dirs: &LocalDirs, departed: bool) -> StoredExecutor {
+        let stored = |dir: &LocalDir| StoredDir {
+            told: dir.told().to_owned(),
+            real: dir.real().to_path_buf(),
+            owner: dir.owner(),
+            held_files: app.is_some_and(|app| app.spares(dir.real())),
+        };
+        StoredExecutor { dirs: dirs.iter().map(stored).collect(), sub_dirs: dirs.sub_dirs(), departed }
+    }
+
+    /// What an older release took and this one would not is refused.
+    fn dirs(self) -> Result<LocalDirs, String> {
+        for dir in &self.dirs {
+            LocalDir::check(&dir.told).map_err(|e| e.to_string())?;
+            LocalDir::check(&dir.real.to_string_lossy()).map_err(|e| e.to_string())?;
+        }
+        let dirs = self.dirs.into_iter().map(|d| LocalDir::stored(d.told, d.real, d.owner, d.held_files));
+        LocalDirs::new(dirs.collect(), self.sub_dirs).ok_or_else(|| "no directories".to_owned())
+    }
 }
 
 /// The way to the thread that owns the database; the thread ends with the last of these.
@@ -122,25 +133,32 @@ impl Store {
         std::fs::create_dir_all(work_dir)
             .map_err(|source| Error::Io { what: work_dir.display().to_string(), source })?;
         let fresh = work_dir.join(FRESH_FILE);
-        make_database(&path, &fresh).map_err(|e| failed(e.to_string()))?;
+        database::make(&path, &fresh).map_err(|e| failed(e.to_string()))?;
+        let media = journal::open(work_dir).map_err(|e| failed(e.to_string()))?;
         let at = path.clone();
-        Store::with(path.as_path().into(), Box::new(move || Ok(builder().open(&at)?)), registry)
-            .map_err(failed)
+        let open = Box::new(move || Ok(database::builder().open(&at)?));
+        Store::with(path.as_path().into(), open, media, registry).map_err(failed)
     }
 
     fn with(
         path: Arc<Path>,
         open: Open,
+        media: Media,
         registry: Arc<Registry>,
     ) -> Result<(Store, Recovered, std::thread::JoinHandle<()>), String> {
         let database = open().map_err(|e| e.to_string())?;
-        let recovered = load(&database, &registry).map_err(|e| e.to_string())?;
+        let loaded = database::load(&database, &media, &registry).map_err(|e| e.to_string())?;
         let (commands, inbox) = mpsc::channel(QUEUE);
-        let writer = Writer { path: path.clone(), database: Some(database), open, registry };
-        let thread = std::thread::Builder::new()
-            .name("registrations".into())
-            .spawn(move || writer.run(inbox))
-            .map_err(|e| e.to_string())?;
+        let shared = Arc::new(Shared::new(Journal::new(media, loaded.epoch)));
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.into()).spawn(work).map_err(|e| e.to_string())
+        };
+        let (to_sync, at) = (shared.clone(), path.clone());
+        let syncing = spawn("sync", Box::new(move || sync::run(&to_sync, &at, database, &open)))?;
+        let removals = loaded.removals.clone();
+        let writer = Writer { path: path.clone(), shared, syncing, registry, removals };
+        let thread = spawn("registrations", Box::new(move || writer.run(inbox)))?;
+        let recovered = Recovered { unfinished_removals: loaded.removals };
         Ok((Store { path, commands, answers_within: ANSWERS_WITHIN }, recovered, thread))
     }
 
@@ -149,6 +167,11 @@ impl Store {
     pub(crate) fn stopped() -> Store {
         let path = Path::new("stopped").into();
         Store { path, commands: mpsc::channel(1).0, answers_within: ANSWERS_WITHIN }
+    }
+
+    /// Waits for the end of the thread.
+    pub(crate) async fn ended(&self) {
+        self.commands.closed().await;
     }
 
     /// The database's file.
@@ -203,36 +226,13 @@ impl Store {
     }
 }
 
-/// How the database is opened, at first and after its disk has failed it.
-type Open = Box<dyn Fn() -> Result<Database, redb::Error> + Send>;
-
-fn builder() -> redb::Builder {
-    let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
-    builder
-}
-
-/// Makes the database if there is none, under another name first: who is killed meanwhile leaves no half of one.
-fn make_database(path: &Path, fresh: &Path) -> Result<(), redb::Error> {
-    if path.try_exists()? {
-        return Ok(());
-    }
-    match std::fs::remove_file(fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    drop(builder().create(fresh)?);
-    std::fs::rename(fresh, path)?;
-    let dir = path.parent().expect("invariant: a file in the work directory");
-    Ok(std::fs::File::open(dir)?.sync_all()?)
-}
-
 struct Writer {
     path: Arc<Path>,
-    /// Nothing after a failure: the database takes no more until it is opened anew.
-    database: Option<Database>,
-    open: Open,
+    shared: Arc<Shared>,
+    syncing: std::thread::JoinHandle<()>,
     registry: Arc<Registry>,
+    /// Of applications that were removed, what is not deleted yet.
+    removals: BTreeMap<String, BTreeSet<PathBuf>>,
 }
 
 impl Writer {
@@ -240,112 +240,143 @@ impl Writer {
         let mut batch = Vec::new();
         while let Some(first) = inbox.blocking_recv() {
             batch.push(first);
-            // What changes memory only after the commit ends its batch: what comes after must find it done.
+            // What changes memory only after the write ends its batch: what comes after must find it done.
             while batch.len() < MAX_BATCH
                 && !matches!(batch.last(), Some(Command::Driver { .. } | Command::Remove { .. }))
                 && let Ok(next) = inbox.try_recv()
             {
                 batch.push(next);
             }
-            self.commit(&mut batch);
+            if self.syncing.is_finished() {
+                tracing::error!("the thread that syncs registrations has ended");
+                return;
+            }
+            self.write(&mut batch);
         }
+        self.shared.close();
+        drop(self.syncing.join());
     }
 
-    /// Applies the commands in their order, commits once, then answers.
-    fn commit(&mut self, batch: &mut Vec<Command>) {
-        let mut answers: Vec<AfterCommit> = Vec::with_capacity(batch.len());
-        let committed = self.begin().and_then(|transaction| {
-            for command in batch.drain(..) {
-                answers.push(self.apply(&transaction, command));
-            }
-            Ok(transaction.commit()?)
-        });
-        let committed = committed.map_err(|e| e.to_string());
-        if let Err(reason) = &committed {
+    /// Applies the commands in their order, writes once, then answers.
+    fn write(&mut self, batch: &mut Vec<Command>) {
+        let mut records = Vec::with_capacity(batch.len());
+        let mut answers: Vec<AfterWrite> = Vec::with_capacity(batch.len());
+        for command in batch.drain(..) {
+            answers.push(self.apply(command, &mut records));
+        }
+        let mut settle_all = |outcome: &Result<(), String>| -> Vec<AfterSync> {
+            answers.drain(..).filter_map(|answer| answer(outcome.clone())).collect()
+        };
+        let written = self.shared.write(records, || settle_all(&Ok(())));
+        if let Err(reason) = written {
             tracing::error!(path = %self.path.display(), %reason, "cannot store registrations");
-            self.database = None;
-            // Left when the transaction could not even begin.
-            batch.drain(..).for_each(|command| command.fail(reason));
             // What was inserted last is undone first.
             answers.reverse();
-        }
-        for answer in answers {
-            answer(committed.clone());
+            answers.drain(..).for_each(|answer| drop(answer(Err(reason.clone()))));
         }
     }
 
-    fn begin(&mut self) -> Result<WriteTransaction, redb::Error> {
-        let database = match self.database.take() {
-            Some(database) => database,
-            None => (self.open)()?,
-        };
-        Ok(self.database.insert(database).begin_write()?)
-    }
-
-    /// Returns what is to be done when the outcome of the commit is known.
-    fn apply(&self, transaction: &WriteTransaction, command: Command) -> AfterCommit {
+    /// Adds what is to be written; returns what is to be done when the outcome of that is known.
+    fn apply(&mut self, command: Command, records: &mut Vec<Record>) -> AfterWrite {
         match command {
             Command::Register { app, executor, dirs, answer } => {
+                self.make_room_for(&app, records);
                 let registry = self.registry.clone();
-                let written = self
-                    .registry
-                    .insert(&app, &executor, dirs.clone())
-                    .map(|inserted| (inserted, put_executor(transaction, &app, &executor, &dirs, false)));
-                match written {
+                match registry.insert(&app, &executor, dirs.clone()) {
                     Err(refusal) => settle(answer, Err(refusal.into())),
-                    Ok((inserted, Err(error))) => {
-                        registry.undo(inserted);
-                        settle(answer, Err(StoreError::Failed(error.to_string())))
+                    Ok(inserted) => {
+                        let stored = StoredExecutor::new(registry.app(&app).as_deref(), &dirs, false);
+                        records.push(Record::Executor { app, executor, stored });
+                        Box::new(move |written| {
+                            finish_registration(&registry, inserted, answer, written);
+                            None
+                        })
                     }
-                    Ok((inserted, Ok(()))) => Box::new(move |committed| {
-                        finish_registration(&registry, inserted, answer, committed);
-                    }),
                 }
             }
             Command::Departed { app, executor, answer } => {
-                let Some(entry) = self.registry.app(&app).and_then(|a| a.executor(&executor)) else {
+                let known = self.registry.app(&app);
+                let Some(entry) = known.as_ref().and_then(|app| app.executor(&executor)) else {
                     return settle(answer, Ok(()));
                 };
-                let written = put_executor(transaction, &app, &executor, &entry.dirs, true);
-                after_commit(answer, written, move |()| entry.departed.store(true, Relaxed))
+                let stored = StoredExecutor::new(known.as_deref(), &entry.dirs, true);
+                records.push(Record::Executor { app, executor, stored });
+                after_write(answer, move || entry.departed.store(true, Relaxed))
             }
             Command::Driver { app, timeout, answer } => {
+                self.make_room_for(&app, records);
                 if let Err(refusal) = self.registry.admits(&app) {
                     return settle(answer, Err(refusal.into()));
                 }
-                let written = put_driver(transaction, &app, timeout);
+                let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+                records.push(Record::Driver { app: app.clone(), timeout_ms });
                 let registry = self.registry.clone();
                 // Not before: a driver whose registration failed never sends a heartbeat, and must not count as silent.
-                after_commit(answer, written, move |()| registry.set_driver(&app, timeout, Instant::now()))
+                after_write(answer, move || registry.set_driver(&app, timeout, Instant::now()))
             }
             Command::Remove { app, condition, answer } => {
                 let known = self.registry.app(&app);
                 if !condition(known.as_deref()) {
                     return settle(answer, Ok(Removed::default()));
                 }
-                let written = put_removal(transaction, &app, known.map(|app| app.dirs()).unwrap_or_default());
+                let mut left = self.removals.get(&app).cloned().unwrap_or_default();
+                left.extend(known.iter().flat_map(|app| app.own_dirs()));
+                self.remember(&app, &left);
+                records.push(Record::Removal { app: app.clone(), forget: true, left: left.clone() });
                 let registry = self.registry.clone();
-                after_commit(answer, written, move |dirs| Removed { app: registry.remove(&app), dirs })
+                Box::new(move |written| {
+                    // Where it was not written, the directories stay what is left, and the application is known.
+                    let removed = written.map(|()| Removed { app: registry.remove(&app), dirs: left });
+                    let answer_it = |removed: Result<Removed, String>| {
+                        drop(answer.send(removed.map_err(StoreError::Failed)));
+                    };
+                    match removed {
+                        Ok(removed) => Some(Box::new(move |synced: Result<(), String>| {
+                            answer_it(synced.map(|()| removed));
+                        })),
+                        Err(reason) => {
+                            answer_it(Err(reason));
+                            None
+                        }
+                    }
+                })
             }
             Command::Deleted { app, dirs, answer } => {
-                after_commit(answer, drop_removal(transaction, &app, &dirs), |()| ())
+                let mut left = self.removals.get(&app).cloned().unwrap_or_default();
+                left.retain(|dir| !dirs.contains(dir));
+                self.remember(&app, &left);
+                records.push(Record::Removal { app, forget: false, left });
+                after_write(answer, || ())
             }
         }
     }
+
+    fn remember(&mut self, app: &str, left: &BTreeSet<PathBuf>) {
+        match left.is_empty() {
+            true => self.removals.remove(app),
+            false => self.removals.insert(app.to_owned(), left.clone()),
+        };
+    }
+
+    fn make_room_for(&self, app: &str, records: &mut Vec<Record>) {
+        let Some(evicted) = self.registry.make_room_for(app) else { return };
+        tracing::info!(app = %evicted, "forgotten: it has no executors, and another needs its place");
+        let left = self.removals.get(&*evicted).cloned().unwrap_or_default();
+        records.push(Record::Removal { app: evicted.to_string(), forget: true, left });
+    }
 }
 
-fn settle<T: 'static>(answer: Answer<T>, result: Result<T, StoreError>) -> AfterCommit {
-    Box::new(move |_| drop(answer.send(result)))
+fn settle<T: 'static>(answer: Answer<T>, result: Result<T, StoreError>) -> AfterWrite {
+    Box::new(move |_| {
+        drop(answer.send(result));
+        None
+    })
 }
 
-fn after_commit<W: 'static, T: 'static>(
-    answer: Answer<T>,
-    written: Result<W, redb::Error>,
-    then: impl FnOnce(W) -> T + 'static,
-) -> AfterCommit {
-    Box::new(move |committed| {
-        let outcome = written.map_err(|e| e.to_string()).and_then(|written| committed.map(|()| written));
-        drop(answer.send(outcome.map(then).map_err(StoreError::Failed)));
+fn after_write(answer: Answer<()>, then: impl FnOnce() + 'static) -> AfterWrite {
+    Box::new(move |written| {
+        drop(answer.send(written.map(|()| then()).map_err(StoreError::Failed)));
+        None
     })
 }
 
@@ -353,9 +384,9 @@ fn finish_registration(
     registry: &Registry,
     inserted: Inserted,
     answer: Answer<()>,
-    committed: Result<(), String>,
+    written: Result<(), String>,
 ) {
-    let result = match committed {
+    let result = match written {
         Ok(()) => {
             inserted.stored();
             Ok(())
@@ -366,104 +397,4 @@ fn finish_registration(
         }
     };
     drop(answer.send(result));
-}
-
-fn put_executor(
-    transaction: &WriteTransaction,
-    app: &str,
-    executor: &str,
-    dirs: &LocalDirs,
-    departed: bool,
-) -> Result<(), redb::Error> {
-    let stored = StoredExecutor {
-        dirs: dirs
-            .iter()
-            .map(|d| StoredDir { told: d.told().to_owned(), real: d.real().to_path_buf() })
-            .collect(),
-        sub_dirs: dirs.sub_dirs(),
-        departed,
-    };
-    let value = serde_json::to_vec(&stored).map_err(|e| redb::Error::Io(e.into()))?;
-    transaction.open_table(EXECUTORS)?.insert((app, executor), &value[..])?;
-    Ok(())
-}
-
-fn put_driver(transaction: &WriteTransaction, app: &str, timeout: Duration) -> Result<(), redb::Error> {
-    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-    transaction.open_table(DRIVERS)?.insert(app, timeout_ms)?;
-    Ok(())
-}
-
-/// Returns all that is to be deleted: asked again before the first removal was finished, what is left of that too.
-fn put_removal(
-    transaction: &WriteTransaction,
-    app: &str,
-    dirs: Vec<PathBuf>,
-) -> Result<BTreeSet<PathBuf>, redb::Error> {
-    // Every executor of one application: no id is empty, and none has a control character.
-    let after = format!("{app}\0");
-    transaction.open_table(EXECUTORS)?.retain_in((app, "")..(&*after, ""), |_, _| false)?;
-    transaction.open_table(DRIVERS)?.remove(app)?;
-    change_removal(transaction, app, |left| left.extend(dirs))
-}
-
-fn drop_removal(
-    transaction: &WriteTransaction,
-    app: &str,
-    deleted: &BTreeSet<PathBuf>,
-) -> Result<(), redb::Error> {
-    change_removal(transaction, app, |left| left.retain(|dir| !deleted.contains(dir))).map(drop)
-}
-
-fn change_removal(
-    transaction: &WriteTransaction,
-    app: &str,
-    change: impl FnOnce(&mut BTreeSet<PathBuf>),
-) -> Result<BTreeSet<PathBuf>, redb::Error> {
-    let mut removals = transaction.open_table(REMOVALS)?;
-    let mut left: BTreeSet<PathBuf> =
-        removals.get(app)?.and_then(|v| serde_json::from_slice(v.value()).ok()).unwrap_or_default();
-    change(&mut left);
-    if left.is_empty() {
-        removals.remove(app)?;
-    } else {
-        let value = serde_json::to_vec(&left).map_err(|e| redb::Error::Io(e.into()))?;
-        removals.insert(app, &value[..])?;
-    }
-    Ok(left)
-}
-
-fn load(database: &Database, registry: &Registry) -> Result<Recovered, redb::Error> {
-    // Makes the tables, so that they can be read.
-    let transaction = database.begin_write()?;
-    transaction.open_table(EXECUTORS)?;
-    transaction.open_table(DRIVERS)?;
-    transaction.open_table(REMOVALS)?;
-    transaction.commit()?;
-
-    let transaction = database.begin_read()?;
-    for entry in transaction.open_table(EXECUTORS)?.iter()? {
-        let (key, value) = entry?;
-        let (app, executor) = key.value();
-        let stored: Option<StoredExecutor> = serde_json::from_slice(value.value()).ok();
-        let parts = stored.and_then(|stored| {
-            let dirs = stored.dirs.into_iter().map(|d| LocalDir::stored(d.told, d.real)).collect();
-            Some((LocalDirs::new(dirs, stored.sub_dirs)?, stored.departed))
-        });
-        let loaded = parts.map(|(dirs, departed)| registry.restore(app, executor, dirs, departed));
-        if !matches!(loaded, Some(Ok(_))) {
-            tracing::error!(app, executor, ?loaded, "stored registration is not usable");
-        }
-    }
-    for entry in transaction.open_table(DRIVERS)?.iter()? {
-        let (app, timeout_ms) = entry?;
-        registry.remember_driver(app.value(), Duration::from_millis(timeout_ms.value()));
-    }
-    let mut unfinished_removals = BTreeMap::new();
-    for entry in transaction.open_table(REMOVALS)?.iter()? {
-        let (app, dirs) = entry?;
-        let dirs = serde_json::from_slice(dirs.value()).unwrap_or_default();
-        unfinished_removals.insert(app.value().to_owned(), dirs);
-    }
-    Ok(Recovered { unfinished_removals })
 }

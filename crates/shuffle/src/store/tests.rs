@@ -9,7 +9,7 @@ fn open(dir: &Path) -> (Store, Arc<Registry>, Recovered, std::thread::JoinHandle
 }
 
 fn dirs(path: &str) -> LocalDirs {
-    LocalDirs::resolve(&[path.to_owned()], 64, &[]).expect("sound")
+    LocalDirs::unseen(&[path.to_owned()], 64)
 }
 
 fn executors(registry: &Registry, app: &str) -> usize {
@@ -140,4 +140,32 @@ fn a_file_that_is_no_database_is_named_in_the_error() {
     let opened = Store::open(work.path(), Arc::new(Registry::new(1, 1))).map(|_| ());
     let message = opened.expect_err("is refused").to_string();
     assert!(message.contains(FILE), "{message}");
+}
+
+/// Written by the release before this one, which took any directory.
+#[tokio::test]
+async fn what_an_older_release_took_and_this_one_would_not_is_dropped() {
+    let work = tempfile::tempdir().expect("directory");
+    let (store, _, _, thread) = open(work.path());
+    store.register("good".into(), "1".into(), dirs("/nonexistent/blockmgr-1")).await.expect("stored");
+    drop(store);
+    thread.join().expect("ends");
+    let database = database::builder().open(work.path().join(FILE)).expect("there");
+    let transaction = database.begin_write().expect("begins");
+    let older = |real: &str| {
+        format!(r#"{{"dirs":[{{"told":"{real}","real":"{real}"}}],"sub_dirs":64,"departed":false}}"#)
+    };
+    for (app, real) in [("evil", "/"), ("evil too", "/nonexistent"), ("older", "/nonexistent/blockmgr-2")] {
+        let mut executors = transaction.open_table(database::EXECUTORS).expect("there");
+        executors.insert((app, "1"), older(real).as_bytes()).expect("inserted");
+    }
+    transaction.commit().expect("stored");
+    drop(database);
+
+    let (store, registry, _, thread) = open(work.path());
+    let known = ["good", "older", "evil", "evil too"].map(|app| executors(&registry, app));
+    assert_eq!(known, [1, 1, 0, 0]);
+    store.register("new".into(), "1".into(), dirs("/nonexistent/blockmgr-3")).await.expect("nobody's");
+    drop(store);
+    thread.join().expect("ends");
 }

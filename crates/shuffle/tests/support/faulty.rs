@@ -1,4 +1,4 @@
-//! A disk that fails or hangs when it is told to: a FUSE file system that shows a directory and deletes in it. A
+//! A disk that fails or hangs when it is told to: a FUSE file system that shows a directory, writes and deletes in it. A
 //! process of its own serves it, so that whatever ends the test also ends the wait of all threads that hang.
 
 use std::collections::HashMap;
@@ -12,8 +12,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner,
-    OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, Request, Session,
+    BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyOpen, ReplyWrite, Request, Session, TimeOrNow, WriteFlags,
 };
 
 const MOUNT_POINT: &str = "BELLOWS_TEST_DISK";
@@ -26,15 +27,18 @@ pub(crate) enum State {
     Works,
     /// No request is answered.
     Hangs,
+    /// All is answered but syncs.
+    SyncHangs,
     /// EIO.
     Fails,
     /// EROFS, as file systems become when their disk has failed them.
     ReadOnly,
 }
 
-const STATES: [(State, &str); 4] = [
+const STATES: [(State, &str); 5] = [
     (State::Works, "works"),
     (State::Hangs, "hangs"),
+    (State::SyncHangs, "sync-hangs"),
     (State::Fails, "fails"),
     (State::ReadOnly, "read-only"),
 ];
@@ -220,6 +224,108 @@ impl Filesystem for Disk {
             }
         }
         reply.ok();
+    }
+
+    fn create(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
+        let made = self.changed_path(parent, name).and_then(|path| {
+            File::create(path)?;
+            self.look_up(parent, name)
+        });
+        match made {
+            Ok(made) => {
+                reply.created(&KEPT, &made, Generation(0), FileHandle(0), FopenFlags::FOPEN_NOFLUSH);
+            }
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let written = self
+            .path(inode)
+            .and_then(|path| Ok(File::options().write(true).open(path)?.write_all_at(data, offset)?));
+        match written {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        _: Option<u32>,
+        _: Option<u32>,
+        _: Option<u32>,
+        size: Option<u64>,
+        _: Option<TimeOrNow>,
+        _: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let changed = self.path(inode).and_then(|path| {
+            if let Some(size) = size {
+                File::options().write(true).open(&path)?.set_len(size)?;
+            }
+            Ok(path.symlink_metadata()?)
+        });
+        match changed {
+            Ok(changed) => reply.attr(&KEPT, &attributes(inode, &changed)),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn fsync(&self, _: &Request, inode: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        // On a thread of its own: what comes behind a sync does not wait for it.
+        let state = self.state.clone();
+        match self.path(inode) {
+            Ok(_) => drop(std::thread::spawn(move || {
+                let (state, changed) = &*state;
+                let state = state.lock().expect("no panic");
+                drop(changed.wait_while(state, |state| *state == State::SyncHangs).expect("no panic"));
+                reply.ok();
+            })),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        _: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let renamed = self.changed_path(parent, name).and_then(|from| {
+            let to = self.path(new_parent)?.join(new_name);
+            fs::rename(&from, &to)?;
+            // Who has it open finds it by its number.
+            let inode = to.symlink_metadata()?.ino();
+            self.files.lock().expect("no panic").insert(inode, to);
+            Ok(())
+        });
+        match renamed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(error),
+        }
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {

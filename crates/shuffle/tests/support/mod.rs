@@ -70,10 +70,11 @@ impl Bench {
         TestExecutor { app: app.to_owned(), id: executor.to_owned(), dirs: vec![dir] }
     }
 
-    /// An executor whose directories' names take a KiB each; they are not there.
+    /// An executor whose directories' names take a KiB each.
     pub fn executor_with_long_dirs(&self, app: &str, executor: &str, count: usize) -> TestExecutor {
         let long = self.disk().join(format!("{0}/{0}/{0}/{0}/blockmgr-{executor}", "x".repeat(240)));
-        let dirs = (0..count).map(|at| long.with_extension(at.to_string())).collect();
+        let dirs: Vec<PathBuf> = (0..count).map(|at| long.with_extension(at.to_string())).collect();
+        dirs.iter().for_each(|dir| std::fs::create_dir_all(dir).expect("directory"));
         TestExecutor { app: app.to_owned(), id: executor.to_owned(), dirs }
     }
 
