@@ -30,13 +30,17 @@ for i in 1 2; do
     ip -n net$i link set lo up
     ip -n net$i link set eth0 up
 done
-trap 'kill $(jobs -p); wait' TERM
+pids=
+trap 'kill $pids; wait' TERM
 "$bellows" master 2> "$dir/master.log" &
+pids="$pids $!"
 for i in 1 2; do
     ip netns exec net$i "$bellows" agent --master 10.77.$i.1:5050 --work-dir "$dir/agent$i" 2> "$dir/agent$i.log" &
+    pids="$pids $!"
 done
 "$bellows" agent --master 127.0.0.1:5050 --work-dir "$dir/agent3" --hostname node9.example.org \
     --advertise-ip 203.0.113.9 --advertise-port 15051 2> "$dir/agent3.log" &
+pids="$pids $!"
 wait
 "#;
 
