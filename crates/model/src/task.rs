@@ -19,6 +19,33 @@ pub struct TaskInfo {
     pub container: Option<String>,
 }
 
+impl TaskInfo {
+    /// The task without what only its agent needs: its command and its data, and those of its executor.
+    pub fn without_payload(&self) -> Self {
+        let executor = self.executor.as_ref().map(|executor| ExecutorInfo {
+            executor_id: executor.executor_id.clone(),
+            name: executor.name.clone(),
+            source: executor.source.clone(),
+            command: CommandInfo::default(),
+            resources: executor.resources.clone(),
+            data: None,
+            shutdown_grace: executor.shutdown_grace,
+        });
+        Self {
+            name: self.name.clone(),
+            task_id: self.task_id.clone(),
+            agent_id: self.agent_id.clone(),
+            resources: self.resources.clone(),
+            command: None,
+            executor,
+            data: None,
+            labels: self.labels.clone(),
+            kill_grace: self.kill_grace,
+            container: self.container.clone(),
+        }
+    }
+}
+
 /// A framework's own executor, which runs many tasks (Mesos' `ExecutorInfo`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExecutorInfo {
@@ -116,6 +143,11 @@ impl TaskState {
                 | Self::Gone
                 | Self::GoneByOperator
         )
+    }
+
+    /// Whether an agent may say so of its tasks. Only a master knows which tasks are out of reach, gone or unknown.
+    pub fn is_an_agents_to_report(self) -> bool {
+        !matches!(self, Self::Unreachable | Self::Gone | Self::GoneByOperator | Self::Unknown)
     }
 
     /// The name on the wire.
