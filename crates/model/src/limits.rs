@@ -34,8 +34,8 @@ pub const RESOURCES: usize = 100;
 /// Ranges or items of one resource.
 pub const RESOURCE_PARTS: usize = 256;
 
-/// Offers in one call. A master never offers more in one event.
-pub const OFFERS: usize = 1_000;
+/// Offers in one call: what a whole cluster may be offered to one framework as.
+pub const OFFERS: usize = 10_000;
 /// Operations in one ACCEPT.
 pub const OPERATIONS: usize = 1_000;
 /// Tasks in one ACCEPT.

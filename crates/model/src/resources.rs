@@ -442,7 +442,9 @@ mod tests {
 
     #[test]
     fn sums_and_lists_are_bounded() {
-        for bad in ["cpus:1e300", "cpus:100000000001", "cpus:100000000000;cpus(a):0.001", "cpus:inf", "mem:-0.5"] {
+        for bad in
+            ["cpus:1e300", "cpus:100000000001", "cpus:100000000000;cpus(a):0.001", "cpus:inf", "mem:-0.5"]
+        {
             assert!(Resources::parse(bad).is_err(), "{bad:?}");
         }
         assert_eq!(parse("cpus:100000000000").cpus(), Scalar::MAX);
