@@ -70,7 +70,8 @@ impl Step<'_> {
     pub(super) fn expire_offers(&mut self) {
         let mut looks = MAX_LOOKS;
         while looks > 0
-            && let Some((_, id)) = self.state.held_offers.pop_front_if(|(when, _)| *when <= self.now)
+            && self.state.held_offers.front().is_some_and(|(when, _)| *when <= self.now)
+            && let Some((_, id)) = self.state.held_offers.pop_front()
         {
             looks -= 1;
             let Some(offer) = self.state.offers.get(&id).cloned() else { continue };

@@ -137,7 +137,8 @@ impl Step<'_> {
         // They may be large; the framework has them whole.
         status.data = None;
         if let Some(message) = &mut status.message {
-            message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+            let end = (0..=MAX_MESSAGE.min(message.len())).rfind(|&end| message.is_char_boundary(end));
+            message.truncate(end.unwrap_or(0));
         }
         let task = self.task_mut(framework_id, &status.task_id);
         let news = task.statuses.last().is_none_or(|last| last.state != status.state);

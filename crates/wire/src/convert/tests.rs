@@ -352,7 +352,6 @@ fn what_is_too_long_is_refused_by_name() {
     assert_eq!(framework(&|info| info.principal = Some(long(limits::NAME))), "principal");
     assert_eq!(framework(&|info| info.hostname = Some(long(limits::NAME))), "hostname");
     assert_eq!(framework(&|info| info.webui_url = Some(long(limits::URL))), "webui_url");
-    assert_eq!(framework(&|info| info.role = Some(long(limits::ROLE_NAME))), "role");
     assert_eq!(framework(&|info| info.roles = vec!["r".into(); limits::ROLES + 1]), "roles");
     let many = vec![Default::default(); limits::CAPABILITIES + 1];
     assert_eq!(framework(&|info| info.capabilities = many.clone()), "capabilities");

@@ -174,7 +174,7 @@ fn what_only_the_agent_needs_is_not_kept() {
     let outcome = master.accept(&framework, &[&offer.id], vec![info.clone()]);
     let launched =
         |command: &&AgentCommand| matches!(command, AgentCommand::Launch { task, .. } if *task == info);
-    assert!(outcome.commands().iter().any(|command| launched(command)));
+    assert!(outcome.commands().iter().any(launched));
     let kept = &master.state.frameworks[&framework].tasks["t"].info;
     assert_eq!((&kept.command, &kept.data, kept.resources.clone()), (&None, &None, resources("cpus:1")));
 }

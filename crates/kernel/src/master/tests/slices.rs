@@ -47,7 +47,7 @@ fn a_framework_with_many_tasks_ends_in_slices() {
     );
     assert_eq!(outcome.closed_streams().len(), 1, "it is over for its scheduler at once");
     let left = master.state.frameworks[&framework].tasks.len();
-    assert!(left >= TASKS - SLICE && left < TASKS, "{left}");
+    assert!((TASKS - SLICE..TASKS).contains(&left), "{left}");
 
     // For everybody it has ended.
     let stream = "any".into();
