@@ -38,7 +38,7 @@ $(SPARK_4): | needs
 	$@.partial/bin/python3 -m pip --disable-pip-version-check install --no-input pyspark==4.3.0
 	mv $@.partial $@
 
-bench: build ## what the cluster adds to a task: latencies, tasks per second, memory when idle
+bench: build ## what the cluster adds to a task: latencies, tasks per second, memory when idle; the longest step
 	cargo run --release --locked -p bellows-benches --bin bench-cluster -- $(RELEASE)/bellows
 
 bench-shuffle: build spark ## the shuffle service beside Spark's own: throughput, latency, CPU per block, memory

@@ -1,6 +1,8 @@
 //! `make bench`: what the cluster adds to a task, measured from a framework's seat on a release build.
 //!
 //! It starts `bellows up` beside this program and speaks the v1 API to it. Prints; asserts nothing of time.
+mod steps;
+
 use anyhow::{Context, Result, bail};
 use bellows_client::{SchedulerClient, SchedulerEvent, SchedulerOptions};
 use bellows_wire::v1::{
@@ -28,6 +30,9 @@ async fn main() -> Result<()> {
     let place = Place { bellows: bellows.into(), dir: tempfile::tempdir()? };
     let part = arguments.next();
     let wanted = |name: &str| part.as_deref().is_none_or(|part| part == name);
+    if wanted("steps") {
+        steps::show()?;
+    }
     if wanted("idle") {
         idle_memory(&place).await?;
     }

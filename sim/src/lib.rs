@@ -20,13 +20,22 @@ pub struct Settings {
     pub unrest: Duration,
     /// Connections drop; masters, agents, machines and schedulers crash.
     pub faults: bool,
+    /// Agents and frameworks say what is not true.
+    pub lies: bool,
     /// The master's invariants are checked after so many steps; 1 but for large clusters.
     pub check_every: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { agents: 4, frameworks: 3, unrest: Duration::from_secs(400), faults: true, check_every: 1 }
+        Self {
+            agents: 4,
+            frameworks: 3,
+            unrest: Duration::from_secs(400),
+            faults: true,
+            lies: false,
+            check_every: 1,
+        }
     }
 }
 
@@ -43,6 +52,7 @@ pub struct Report {
     pub agent_crashes: u64,
     pub reboots: u64,
     pub dropped_connections: u64,
+    pub lies: u64,
 }
 
 /// Runs one cluster.

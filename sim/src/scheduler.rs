@@ -45,6 +45,8 @@ pub(crate) struct Mood {
     pub(crate) masters: u64,
     /// Nothing ever breaks.
     pub(crate) faultless: bool,
+    /// Some lie. The id of an agent that is gone may then be that of one which is out of reach, for ever.
+    pub(crate) lies: bool,
 }
 
 /// States of tasks whose fate nobody saw, or that never began.
@@ -191,6 +193,10 @@ impl Scheduler {
     }
 
     fn on_update(&mut self, status: &TaskStatus, mood: &Mood, random: &mut Random) -> Vec<Call> {
+        // Some agent that lies says that it has it.
+        if status.task_id.as_str().starts_with('x') {
+            return Vec::new();
+        }
         let Some(known) = self.tasks.get_mut(&status.task_id) else {
             panic!("an update about a task that was never launched: {status:?}")
         };
@@ -205,7 +211,9 @@ impl Scheduler {
             let by_master = status.source == Source::Master;
             assert!(by_master && (crossed || late), "given up for no reason: {status:?}");
         }
-        let terminal = status.state.is_terminal() || answer && status.state == TaskState::Unknown;
+        let unknown = status.state == TaskState::Unknown
+            || mood.lies && mood.settled && status.state == TaskState::Unreachable;
+        let terminal = status.state.is_terminal() || answer && unknown;
         if let Some((end, masters)) = known.end
             && masters == mood.masters
             && !answer

@@ -2,6 +2,7 @@
 mod faults;
 mod hosts;
 mod leader;
+mod liars;
 mod network;
 mod schedulers;
 
@@ -38,6 +39,7 @@ enum Happening {
     ProcessEnds(usize, ContainerId, Exit),
     SchedulerActs(usize),
     Fault,
+    Lie,
 }
 
 enum ToMaster {
@@ -80,6 +82,8 @@ pub(crate) struct World {
     schedulers: Vec<Scheduler>,
     /// Frameworks that some master has ended.
     ended: BTreeSet<FrameworkId>,
+    /// Links and streams of those who lie.
+    liars: Vec<u64>,
     winding_down: bool,
     settled: bool,
     report: Report,
@@ -110,6 +114,7 @@ impl World {
             machines,
             schedulers,
             ended: BTreeSet::new(),
+            liars: Vec::new(),
             winding_down: false,
             settled: false,
             report: Report::default(),
@@ -127,6 +132,9 @@ impl World {
         if self.settings.faults {
             self.after(1_000, 20_000, Happening::Fault);
         }
+        if self.settings.lies {
+            self.after(1_000, 5_000, Happening::Lie);
+        }
         self.run_until(self.now + self.settings.unrest);
         self.wind_down();
         self.report
@@ -136,6 +144,7 @@ impl World {
     fn wind_down(&mut self) {
         self.winding_down = true;
         self.run_until(self.now + 300 * SECOND);
+        self.end_liars();
         self.settled = true;
         self.run_until(self.now + 1_200 * SECOND);
         for number in 0..self.schedulers.len() {
@@ -225,6 +234,7 @@ impl World {
             }
             Happening::SchedulerActs(number) => self.scheduler_acts(number),
             Happening::Fault => self.fault(),
+            Happening::Lie => self.lie(),
         }
     }
 

@@ -40,6 +40,7 @@ fn run_all(count: u64, settings: impl Fn(u64) -> Settings) -> Report {
         sum.agent_crashes += report.agent_crashes;
         sum.reboots += report.reboots;
         sum.dropped_connections += report.dropped_connections;
+        sum.lies += report.lies;
         for (state, count) in report.ended {
             *sum.ended.entry(state).or_default() += count;
         }
@@ -61,6 +62,21 @@ fn clusters_where_everything_goes_wrong() {
         for state in [TaskState::Finished, TaskState::Failed, TaskState::Killed, TaskState::Error] {
             assert!(sum.ended.contains_key(&state), "{state:?} in {sum:?}");
         }
+    }
+}
+
+/// Everything goes wrong, and some lie. What is honest comes to its end all the same.
+#[test]
+fn clusters_where_some_lie() {
+    let sum = run_all(12, |seed| Settings {
+        agents: 1 + seed as usize % 6,
+        frameworks: 1 + seed as usize % 4,
+        lies: true,
+        faults: seed % 3 > 0,
+        ..Settings::default()
+    });
+    if variable("SIM_SEED").is_none() {
+        assert!(sum.lies > 1_000 && sum.launched > 100, "{sum:?}");
     }
 }
 

@@ -78,6 +78,8 @@ enum LinkError {
     Convert(#[from] ConvertError),
     #[error("the master has said nothing for {0:?}")]
     Silent(Duration),
+    #[error("the master says: not now: {0}")]
+    Later(String),
     #[error("closed by the master")]
     Closed,
     #[error("another master leads")]
@@ -232,6 +234,9 @@ async fn listen(
             if let Some(link::master_message::Message::Registered(registered)) = &message.message {
                 *talked = true;
                 patience = ping_budget(registered);
+            }
+            if let Some(link::master_message::Message::TryLater(later)) = message.message {
+                return Err(LinkError::Later(later.reason));
             }
             // Nothing that this version knows.
             let Some(command) = speech::from_master(message)? else { continue };

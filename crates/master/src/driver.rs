@@ -115,6 +115,12 @@ impl Driver {
                     None => return,
                 },
             }
+            // What is left over of somebody's wish is due at once, but others have their turn in between.
+            if self.state.has_work()
+                && let Ok(message) = self.messages.try_recv()
+            {
+                self.receive(message);
+            }
         }
     }
 

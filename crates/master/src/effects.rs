@@ -89,6 +89,7 @@ impl Effects {
                 Action::CloseStream { stream } => drop(self.streams.remove(&stream)),
                 Action::Tell { link, command } => self.tell_agent(link, command),
                 Action::CloseLink { link } => drop(self.links.remove(&link)),
+                Action::Warn(text) => tracing::warn!("{text}"),
                 Action::Observe(observation) => self.show(|| observed(state, observation)),
             }
         }

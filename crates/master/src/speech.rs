@@ -76,6 +76,7 @@ impl Identity {
                 max_missed_pings: self.max_missed_pings,
             }),
             AgentCommand::Refused { reason } => Message::Refused(link::Refused { reason }),
+            AgentCommand::TryLater { reason } => Message::TryLater(link::TryLater { reason }),
             AgentCommand::Launch { framework, task } => {
                 // A launch names a framework that has its id; the empty one would be refused by the agent.
                 let framework_id = framework.id.clone().unwrap_or_else(|| "".into());

@@ -323,6 +323,40 @@ async fn an_agent_that_talks_nonsense_is_refused_and_may_come_again() {
 }
 
 #[tokio::test]
+async fn an_agent_that_lives_is_not_displaced_by_another_under_its_id() {
+    use bellows_wire::link::{
+        Pong, Register,
+        agent_message::Message,
+        master_message::Message::{Ping, TryLater},
+    };
+    let master = master().await;
+    let address = master.local_addr();
+    let mut real = Agent::register(address).await;
+    let mut pretender = Agent::connect(address).await;
+    let agent_info = bellows_wire::v1::AgentInfo {
+        id: Some(bellows_wire::v1::AgentId { value: real.id.clone() }),
+        ..agent::info(5099)
+    };
+    let register = Register { agent_info, version: "0.1.0".to_owned(), ..Default::default() };
+    pretender.say(Message::Register(register)).await;
+    // That of its registration, and the one that asks whether it lives.
+    for _ in 0..2 {
+        match real.hear().await {
+            Some(Ping(ping)) => real.say(Message::Pong(Pong { seq: ping.seq })).await,
+            other => panic!("{other:?}"),
+        }
+    }
+    match pretender.hear().await {
+        Some(TryLater(later)) => assert!(later.reason.contains("connected already"), "{}", later.reason),
+        other => panic!("{other:?}"),
+    }
+    assert!(pretender.hear().await.is_none());
+    // The real one is still there.
+    let mut framework = Framework::subscribe(address).await;
+    assert_eq!(framework.offer().await["agent_id"]["value"], real.id.as_str());
+}
+
+#[tokio::test]
 async fn a_thousand_connections() {
     let master = master().await;
     let address = master.local_addr();

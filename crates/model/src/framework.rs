@@ -1,5 +1,5 @@
 //! What a framework says of itself when it subscribes.
-use crate::FrameworkId;
+use crate::{FrameworkId, limits};
 use std::time::Duration;
 
 /// The role of frameworks that name none, and of resources that are reserved for nobody.
@@ -55,6 +55,8 @@ pub struct Label {
 pub enum RoleError {
     #[error("Role cannot be the empty string")]
     Empty,
+    #[error("Role name has {0} bytes, more than {max}", max = limits::ROLE_NAME)]
+    TooLong(usize),
     #[error("Role name '{0}' is invalid: {1}")]
     Invalid(String, &'static str),
 }
@@ -66,6 +68,9 @@ pub fn validate_role(role: &str) -> Result<(), RoleError> {
     }
     if role == DEFAULT_ROLE {
         return Ok(());
+    }
+    if role.len() > limits::ROLE_NAME {
+        return Err(RoleError::TooLong(role.len()));
     }
     let invalid = |why| Err(RoleError::Invalid(role.escape_default().to_string(), why));
     if role.starts_with('/') || role.ends_with('/') {
@@ -94,6 +99,7 @@ mod tests {
         for good in ["*", "spark", "team/etl", "a.b", "x-y"] {
             assert_eq!(validate_role(good), Ok(()), "{good:?}");
         }
+        assert!(validate_role(&"x".repeat(limits::ROLE_NAME + 1)).is_err());
         for bad in ["", "/a", "a/", "a//b", ".", "a/..", "-a", "a b", "a/*", "a\tb"] {
             assert!(validate_role(bad).is_err(), "{bad:?}");
         }

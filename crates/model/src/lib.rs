@@ -6,6 +6,7 @@
 mod agent;
 mod framework;
 mod ids;
+pub mod limits;
 mod offer;
 mod resources;
 mod task;

@@ -1,6 +1,7 @@
 //! Quantities of resources and their arithmetic, in integer milli-units.
 //!
 //! Mesos keeps three decimals of a scalar (`Value::Scalar`, fixed point since 0.27); so does this.
+use crate::limits;
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 /// Milli-units in one unit.
@@ -11,10 +12,14 @@ pub const MILLI: i64 = 1_000;
 pub struct Scalar(pub i64);
 
 impl Scalar {
-    /// Rounds to three decimals. `None` for what is not finite, negative, or too large to add safely.
+    /// The most that one agent may have of one kind (10^11 units; of memory, 100 PB). The sum over 50,000 agents is
+    /// still an `i64`.
+    pub const MAX: Self = Self(100_000_000_000 * MILLI);
+
+    /// Rounds to three decimals. `None` for what is not finite, negative, or beyond [`Self::MAX`].
     pub fn from_f64(value: f64) -> Option<Self> {
         let milli = (value * MILLI as f64).round();
-        (milli.is_finite() && (0.0..=1e15).contains(&milli)).then_some(Self(milli as i64))
+        (milli.is_finite() && (0.0..=Self::MAX.0 as f64).contains(&milli)).then_some(Self(milli as i64))
     }
 
     pub fn as_f64(self) -> f64 {
@@ -47,6 +52,15 @@ impl Value {
         Ok(Self::Ranges(normal))
     }
 
+    /// How many ranges or items it consists of.
+    fn parts(&self) -> usize {
+        match self {
+            Self::Scalar(_) => 1,
+            Self::Ranges(ranges) => ranges.len(),
+            Self::Set(set) => set.len(),
+        }
+    }
+
     fn is_empty(&self) -> bool {
         match self {
             Self::Scalar(scalar) => scalar.0 == 0,
@@ -73,7 +87,15 @@ impl Value {
         match (self, other) {
             (Self::Scalar(a), Self::Scalar(b)) => b.0 <= a.0,
             (Self::Ranges(a), Self::Ranges(b)) => {
-                b.iter().all(|&(begin, end)| a.iter().any(|&(from, to)| from <= begin && end <= to))
+                // Both ascend.
+                let mut a = a.iter();
+                let mut around = a.next();
+                b.iter().all(|&(begin, end)| {
+                    while around.is_some_and(|&(_, to)| to < begin) {
+                        around = a.next();
+                    }
+                    around.is_some_and(|&(from, to)| from <= begin && end <= to)
+                })
             }
             (Self::Set(a), Self::Set(b)) => b.is_subset(a),
             _ => false,
@@ -91,19 +113,22 @@ impl Value {
     }
 }
 
+/// One pass over both, which ascend.
 fn subtract_ranges(from: &[(u64, u64)], what: &[(u64, u64)]) -> Option<Vec<(u64, u64)>> {
-    let mut left = from.to_vec();
-    for &(begin, end) in what {
-        let at = left.iter().position(|&(b, e)| b <= begin && end <= e)?;
-        let (b, e) = left.remove(at);
-        if end < e {
-            left.insert(at, (end + 1, e));
+    let mut left = Vec::with_capacity(from.len() + what.len());
+    let mut what = what.iter().peekable();
+    for &(begin, end) in from {
+        let mut rest = Some(begin);
+        while let Some(&(from, to)) = what.next_if(|&&(from, _)| from <= end) {
+            let start = rest.filter(|&start| start <= from && to <= end)?;
+            if start < from {
+                left.push((start, from - 1));
+            }
+            rest = (to < end).then(|| to + 1);
         }
-        if b < begin {
-            left.insert(at, (b, begin - 1));
-        }
+        left.extend(rest.map(|start| (start, end)));
     }
-    Some(left)
+    what.next().is_none().then_some(left)
 }
 
 /// One kind of resource; two entries with the same name and reservation are added up.
@@ -125,6 +150,12 @@ impl Resource {
 pub enum ResourceError {
     #[error("'{0}' has a scalar that is negative, not finite or too large")]
     BadScalar(String),
+    #[error("the sum of all '{0}' is too large")]
+    TooLarge(String),
+    #[error("'{0}' has more than {max} ranges or items", max = limits::RESOURCE_PARTS)]
+    TooManyParts(String),
+    #[error("there are more than {max} kinds of resources", max = limits::RESOURCES)]
+    TooManyKinds,
     #[error("range {0}-{1} is inverted")]
     InvertedRange(u64, u64),
     #[error("'{0}' is given with two different types")]
@@ -144,16 +175,30 @@ impl Resources {
         Self::default()
     }
 
-    /// Sums up `items`. A name must have one type throughout.
+    /// Sums up `items`. A name must have one type throughout, and a sum within [`Scalar::MAX`].
     pub fn from_items(items: impl IntoIterator<Item = Resource>) -> Result<Self, ResourceError> {
         let mut sum = Self::new();
         for item in items {
+            let name = || item.name.to_string();
             if let Some(known) = sum.0.iter().find(|known| known.name == item.name)
                 && std::mem::discriminant(&known.value) != std::mem::discriminant(&item.value)
             {
-                return Err(ResourceError::MixedTypes(item.name.to_string()));
+                return Err(ResourceError::MixedTypes(name()));
+            }
+            if item.value.parts() > limits::RESOURCE_PARTS {
+                return Err(ResourceError::TooManyParts(name()));
             }
             sum.add_item(&item);
+            // No single scalar is negative or beyond the limit, so that the sum does not wrap before this sees it.
+            if sum.scalar(&item.name) > Scalar::MAX {
+                return Err(ResourceError::TooLarge(name()));
+            }
+            if sum.find(&item).is_ok_and(|at| sum.0[at].value.parts() > limits::RESOURCE_PARTS) {
+                return Err(ResourceError::TooManyParts(name()));
+            }
+            if sum.0.len() > limits::RESOURCES {
+                return Err(ResourceError::TooManyKinds);
+            }
         }
         Ok(sum)
     }
@@ -170,6 +215,11 @@ impl Resources {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// How many scalars, ranges and items it consists of: what arithmetic with it costs.
+    pub fn parts(&self) -> usize {
+        self.0.iter().map(|item| item.value.parts()).sum()
     }
 
     /// The sum of all scalars of that name, reserved or not.
@@ -383,10 +433,35 @@ mod tests {
         let ports = (0..50u64, 0..50u64).prop_map(|(begin, length)| Resource {
             name: "ports".into(),
             reserved_for: None,
-            value: Value::Ranges(vec![(begin, begin + length)]),
+            value: Value::ranges(vec![(begin, begin + length / 4), (begin + 20, begin + 20 + length / 3)])
+                .expect("in order"),
         });
         proptest::collection::vec(prop_oneof![scalar, ports], 0..6)
             .prop_map(|items| Resources::from_items(items).expect("one type a name"))
+    }
+
+    #[test]
+    fn sums_and_lists_are_bounded() {
+        for bad in
+            ["cpus:1e300", "cpus:100000000001", "cpus:100000000000;cpus(a):0.001", "cpus:inf", "mem:-0.5"]
+        {
+            assert!(Resources::parse(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(parse("cpus:100000000000").cpus(), Scalar::MAX);
+        let ranges = |count: usize| {
+            let ranges: Vec<_> = (0..count).map(|n| format!("{}-{}", 3 * n, 3 * n + 1)).collect();
+            format!("ports:[{}]", ranges.join(","))
+        };
+        assert!(Resources::parse(&ranges(limits::RESOURCE_PARTS)).is_ok());
+        let one_more = Resources::parse(&ranges(limits::RESOURCE_PARTS + 1));
+        assert_eq!(one_more, Err(ResourceError::TooManyParts("ports".into())));
+        let split = format!("{};ports:[900000-900001]", ranges(limits::RESOURCE_PARTS));
+        assert_eq!(Resources::parse(&split), Err(ResourceError::TooManyParts("ports".into())));
+        let kinds: Vec<_> = (0..=limits::RESOURCES).map(|n| format!("kind{n}:1")).collect();
+        assert_eq!(Resources::parse(&kinds.join(";")), Err(ResourceError::TooManyKinds));
+        assert!(Resources::parse(&kinds[1..].join(";")).is_ok());
+        let all = parse("ports:[0-18446744073709551615]");
+        assert_eq!(all.checked_sub(&all), Some(Resources::new()));
     }
 
     proptest! {

@@ -20,23 +20,34 @@ pub struct TaskInfo {
 }
 
 impl TaskInfo {
-    /// The task as it may be written to a disk: its command is reduced to who runs it and how. Environment, command line
-    /// and URIs may hold secrets, and so may `data`.
+    /// The task as a master remembers it and an agent writes it to disk: commands are reduced to who runs them and how.
+    /// Environment, command line and URIs may hold secrets, and so may `data`; they may be large, too.
     pub fn without_secrets(&self) -> Self {
         let reduced = |command: &CommandInfo| CommandInfo {
             shell: command.shell,
             user: command.user.clone(),
             ..CommandInfo::default()
         };
-        Self {
-            command: self.command.as_ref().map(reduced),
-            executor: self.executor.as_ref().map(|executor| ExecutorInfo {
-                command: reduced(&executor.command),
-                data: None,
-                ..executor.clone()
-            }),
+        let executor = self.executor.as_ref().map(|executor| ExecutorInfo {
+            executor_id: executor.executor_id.clone(),
+            name: executor.name.clone(),
+            source: executor.source.clone(),
+            command: reduced(&executor.command),
+            resources: executor.resources.clone(),
             data: None,
-            ..self.clone()
+            shutdown_grace: executor.shutdown_grace,
+        });
+        Self {
+            name: self.name.clone(),
+            task_id: self.task_id.clone(),
+            agent_id: self.agent_id.clone(),
+            resources: self.resources.clone(),
+            command: self.command.as_ref().map(reduced),
+            executor,
+            data: None,
+            labels: self.labels.clone(),
+            kill_grace: self.kill_grace,
+            container: self.container.clone(),
         }
     }
 }
@@ -138,6 +149,11 @@ impl TaskState {
                 | Self::Gone
                 | Self::GoneByOperator
         )
+    }
+
+    /// Whether an agent may say so of its tasks. Only a master knows which tasks are out of reach, gone or unknown.
+    pub fn is_an_agents_to_report(self) -> bool {
+        !matches!(self, Self::Unreachable | Self::Gone | Self::GoneByOperator | Self::Unknown)
     }
 
     /// The name on the wire.

@@ -18,7 +18,7 @@ pub use status::uuid_from_wire;
 pub use task::{executor_to_wire, task_to_wire};
 
 use crate::v1;
-use bellows_model as model;
+use bellows_model::{self as model, limits};
 use std::time::Duration;
 
 /// What is wrong with a message, and where: paths look like `task_infos[0].resources[1].scalar`.
@@ -111,9 +111,28 @@ fn no_nul(name: &str, text: String) -> Result<String, ConvertError> {
     if text.contains('\0') { Err(ConvertError::invalid(name, "it contains a NUL")) } else { Ok(text) }
 }
 
-fn labels_from_wire(labels: Option<v1::Labels>) -> Vec<model::Label> {
-    let labels = labels.unwrap_or_default().labels.into_iter();
-    labels.map(|label| model::Label { key: label.key, value: label.value }).collect()
+/// Checks the length of a text.
+fn at_most(name: &str, max: usize, text: String) -> Result<String, ConvertError> {
+    bounded(name, "bytes", max, text.len()).map(|()| text)
+}
+
+/// Checks the number of a list's entries, before they are converted.
+fn few<T>(name: &str, max: usize, list: Vec<T>) -> Result<Vec<T>, ConvertError> {
+    bounded(name, "entries", max, list.len()).map(|()| list)
+}
+
+fn bounded(name: &str, of_what: &str, max: usize, count: usize) -> Result<(), ConvertError> {
+    match count <= max {
+        true => Ok(()),
+        false => Err(ConvertError::invalid(name, format!("it has {count} {of_what}, more than {max}"))),
+    }
+}
+
+fn labels_from_wire(labels: Option<v1::Labels>) -> Result<Vec<model::Label>, ConvertError> {
+    let labels = few("labels", limits::LABELS, labels.unwrap_or_default().labels)?;
+    let bytes = |label: &v1::Label| label.key.len() + label.value.as_ref().map_or(0, String::len);
+    bounded("labels", "bytes", limits::LABELS_BYTES, labels.iter().map(bytes).sum())?;
+    Ok(labels.into_iter().map(|label| model::Label { key: label.key, value: label.value }).collect())
 }
 
 fn labels_to_wire(labels: &[model::Label]) -> Option<v1::Labels> {

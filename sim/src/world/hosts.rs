@@ -98,7 +98,7 @@ impl World {
             }
             Action::Launch(job) => self.launch(number, &job),
             Action::Kill { container_id, grace } => {
-                let longest = grace.as_millis() as u64 + 100;
+                let longest = grace.min(60 * SECOND).as_millis() as u64 + 100;
                 self.after(1, longest, Happening::ProcessEnds(number, container_id, Exit::Signaled(15)));
             }
             Action::Forget { container_id } => {

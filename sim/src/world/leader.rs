@@ -47,7 +47,9 @@ impl World {
             }
             Action::CloseStream { stream } => self.send_to_client(number(stream.as_str()), ToClient::Close),
             Action::Tell { link, command } => {
-                if let AgentCommand::Refused { reason } = &command {
+                if let AgentCommand::Refused { reason } = &command
+                    && self.connections.contains_key(&link.0)
+                {
                     panic!("an agent was refused: {reason}");
                 }
                 self.report.launched += u64::from(matches!(command, AgentCommand::Launch { .. }));
@@ -57,7 +59,7 @@ impl World {
             Action::Observe(Observation::FrameworkRemoved(id)) => {
                 self.ended.insert(id);
             }
-            Action::Observe(_) | Action::Respond { .. } => {}
+            Action::Observe(_) | Action::Respond { .. } | Action::Warn(_) => {}
         }
     }
 

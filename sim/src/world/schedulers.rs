@@ -26,6 +26,7 @@ impl World {
             settled: self.settled,
             masters: self.masters,
             faultless: !self.settings.faults,
+            lies: self.settings.lies,
         }
     }
 

@@ -63,6 +63,7 @@ pub(super) fn from_master(message: link::MasterMessage) -> Result<Option<AgentCo
         Message::Registered(registered) => {
             AgentCommand::Registered { agent_id: registered.agent_id.try_into()? }
         }
+        Message::TryLater(later) => AgentCommand::TryLater { reason: later.reason },
         Message::Refused(refused) => AgentCommand::Refused { reason: refused.reason },
         Message::LaunchTask(launch) => AgentCommand::Launch {
             framework: launch.framework_info.try_into()?,

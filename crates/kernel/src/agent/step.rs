@@ -109,6 +109,8 @@ impl Step<'_> {
         match command {
             AgentCommand::Registered { agent_id } => self.registered(link, agent_id),
             AgentCommand::Refused { reason } => self.refused(reason),
+            // The connection ends by itself, and another one is opened after a while.
+            AgentCommand::TryLater { .. } => {}
             AgentCommand::Ping { seq } => {
                 self.actions.push(Action::Send { link, message: AgentMessage::Pong { seq } });
             }
@@ -131,8 +133,12 @@ impl Step<'_> {
     }
 
     fn registered(&mut self, link: LinkId, agent_id: AgentId) {
+        // Tasks here bear the id that the agent has: a master that gives another one is none.
+        if self.state.agent_id.as_ref().is_some_and(|known| *known != agent_id) {
+            return;
+        }
         self.state.counters.registrations += 1;
-        if self.state.agent_id.as_ref() != Some(&agent_id) {
+        if self.state.agent_id.is_none() {
             self.state.agent_id = Some(agent_id.clone());
             self.store(Record::AgentId(agent_id));
         }

@@ -10,8 +10,9 @@ use crate::Time;
 use bellows_model::{AgentId, FrameworkId, Resources, Value};
 use refusals::Refusal;
 pub use solve::Grant;
+pub(crate) use solve::MAX_LOOKS;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -23,8 +24,11 @@ pub struct AgentIndex(u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClientIndex(u32);
 
+/// These always count as dominant.
+const KINDS: [&str; 4] = ["cpus", "mem", "disk", "gpus"];
+
 /// Scalars beyond so many names do not count as dominant; a guard against agents that make up names.
-const MAX_KINDS: usize = 32;
+const MAX_KINDS: usize = 16;
 
 /// Weights are in thousandths.
 const DEFAULT_WEIGHT: u32 = 1_000;
@@ -50,18 +54,31 @@ pub struct Allocator {
     clients: Vec<Client>,
     vacant_clients: Vec<u32>,
     roles: Vec<Role>,
+    /// The ordinals of roles that have clients.
+    role_indices: BTreeMap<Arc<str>, u32>,
+    vacant_roles: Vec<u32>,
     /// When the first refusal on an agent ends; one entry an agent.
     expiries: BTreeSet<(Time, u32)>,
     dirty: Dirty,
     scratch: solve::Scratch,
 }
 
-/// What changed since the last solution. Every other pair of agent and client was found unwilling then.
+/// What changed and was not looked at since. Every other pair of agent and client was found unwilling.
 #[derive(Debug, Default)]
 struct Dirty {
-    totals: bool,
-    agents: Vec<u32>,
+    agents: VecDeque<u32>,
     clients: Vec<u32>,
+    sweep: Option<Sweep>,
+    /// So many shares, from `next_share` on and around, are of an earlier whole.
+    shares: usize,
+    next_share: usize,
+}
+
+/// Clients that changed are on their way past all agents.
+#[derive(Debug)]
+struct Sweep {
+    clients: Vec<u32>,
+    next_agent: u32,
 }
 
 #[derive(Debug)]
@@ -83,6 +100,8 @@ struct Client {
     /// Connected and not suppressed.
     wants: bool,
     dirty: bool,
+    /// In `Dirty::sweep`.
+    sweeping: bool,
     allocated: Vec<i64>,
     share: u64,
     /// Grants so far: among equal shares the one that was served less often comes first.
@@ -91,7 +110,6 @@ struct Client {
     epoch: u32,
 }
 
-/// A role without clients stays, so that ordinals hold, and is reused by name.
 #[derive(Debug)]
 struct Role {
     name: Arc<str>,
@@ -106,13 +124,15 @@ impl Allocator {
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
-            kinds: Vec::new(),
-            totals: Vec::new(),
+            kinds: KINDS.map(Arc::from).into(),
+            totals: vec![0; KINDS.len()],
             agents: Vec::new(),
             vacant_agents: Vec::new(),
             clients: Vec::new(),
             vacant_clients: Vec::new(),
             roles: Vec::new(),
+            role_indices: BTreeMap::new(),
+            vacant_roles: Vec::new(),
             expiries: BTreeSet::new(),
             dirty: Dirty::default(),
             scratch: solve::Scratch::default(),
@@ -187,6 +207,7 @@ impl Allocator {
             role,
             wants: false,
             dirty: false,
+            sweeping: false,
             allocated: vec![0; self.kinds.len()],
             share: 0,
             served: 0,
@@ -206,8 +227,17 @@ impl Allocator {
         );
         client.wants = false;
         client.epoch = client.epoch.wrapping_add(1);
-        self.roles[client.role as usize].clients.retain(|&other| other != index.0);
+        let (number, role) = (client.role, &mut self.roles[client.role as usize]);
+        role.clients.retain(|&other| other != index.0);
+        if role.clients.is_empty() {
+            self.role_indices.remove(&role.name);
+            self.vacant_roles.push(number);
+        }
         self.vacant_clients.push(index.0);
+    }
+
+    pub fn client_count(&self) -> usize {
+        self.clients.len() - self.vacant_clients.len()
     }
 
     /// Whether it holds nothing.
@@ -252,7 +282,7 @@ impl Allocator {
 
     fn count_total(&mut self, total: &Resources, sign: i64) {
         for_each_scalar(&self.kinds, total, |kind, amount| self.totals[kind] += sign * amount);
-        self.dirty.totals = true;
+        self.dirty.shares = usize::MAX;
     }
 
     fn learn_kinds(&mut self, resources: &Resources) {
@@ -268,8 +298,8 @@ impl Allocator {
     }
 
     fn role(&mut self, name: &str) -> u32 {
-        if let Some(known) = self.roles.iter().position(|role| &*role.name == name) {
-            return known as u32;
+        if let Some(&known) = self.role_indices.get(name) {
+            return known;
         }
         let role = Role {
             name: name.into(),
@@ -279,22 +309,15 @@ impl Allocator {
             served: 0,
             clients: Vec::new(),
         };
-        // A role that nobody is in any more makes room, so that made-up names do not pile up.
-        match self.roles.iter().position(|role| role.clients.is_empty()) {
-            Some(vacant) => {
-                self.roles[vacant] = role;
-                vacant as u32
-            }
-            None => {
-                self.roles.push(role);
-                self.roles.len() as u32 - 1
-            }
-        }
+        let name = Arc::clone(&role.name);
+        let index = place(&mut self.roles, &mut self.vacant_roles, role);
+        self.role_indices.insert(name, index);
+        index
     }
 
     fn touch_agent(&mut self, index: u32) {
         if !std::mem::replace(&mut self.agents[index as usize].dirty, true) {
-            self.dirty.agents.push(index);
+            self.dirty.agents.push_back(index);
         }
     }
 
@@ -328,10 +351,20 @@ fn for_each_scalar(kinds: &[Arc<str>], resources: &Resources, mut count: impl Fn
     }
 }
 
+impl Allocator {
+    /// Whether the client is to be granted anything.
+    pub(crate) fn wants(&self, index: ClientIndex) -> bool {
+        self.clients[index.0 as usize].wants
+    }
+}
+
 #[cfg(test)]
 impl Allocator {
     /// An agent with something free, and a framework that should have been granted it.
     pub(crate) fn overlooked(&self, now: Time) -> Option<(AgentId, FrameworkId)> {
+        if self.has_work() {
+            return None;
+        }
         (0..self.agents.len() as u32).find_map(|index| {
             let agent = &self.agents[index as usize];
             let taker = self.takers(index, &agent.free, now).next().filter(|_| agent.active)?;

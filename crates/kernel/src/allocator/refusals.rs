@@ -2,7 +2,7 @@
 use super::{AgentIndex, Allocator, ClientIndex};
 use crate::Time;
 use bellows_model::{FrameworkId, Resources};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// So many refusals of one client are kept for one agent; the one that ends first gives way.
 pub(super) const MAX_REFUSALS: usize = 4;
@@ -54,15 +54,24 @@ impl Allocator {
         self.expiries.first().map(|&(when, _)| when)
     }
 
-    /// Drops refusals that ended.
+    /// Drops refusals that ended; what would take too long at once is left to the next call.
     pub fn expire(&mut self, now: Time) {
+        let mut looks = super::solve::MAX_LOOKS;
         while let Some(&(when, index)) = self.expiries.first()
             && when <= now
+            && looks > 0
         {
-            self.agents[index as usize].refusals.retain(|refusal| refusal.until > now);
+            let refusals = &mut self.agents[index as usize].refusals;
+            looks = looks.saturating_sub(1 + refusals.len());
+            refusals.retain(|refusal| refusal.until > now);
             self.schedule_expiry(index);
             self.touch_agent(index);
         }
+    }
+
+    /// What [`Self::is_wanted`] costs, in clients and refusals looked at.
+    pub fn cost_of_asking(&self, agent: AgentIndex) -> usize {
+        self.clients.len() + self.agents[agent.0 as usize].refusals.len()
     }
 
     /// Whether a client of another framework than `but` would be offered `resources` if they were free now.
@@ -78,20 +87,18 @@ impl Allocator {
         resources: &'a Resources,
         now: Time,
     ) -> impl Iterator<Item = &'a FrameworkId> {
-        let refusals = &self.agents[agent as usize].refusals;
-        let refuses = move |index: u32, epoch: u32, role: &str| {
-            refusals.iter().any(|refusal| {
-                refusal.client == index
-                    && refusal.epoch == epoch
-                    && refusal.until > now
-                    && refusal.resources.contains_available(resources, role)
-            })
+        let refuses = |refusal: &&Refusal| {
+            let client = &self.clients[refusal.client as usize];
+            refusal.epoch == client.epoch
+                && refusal.until > now
+                && refusal.resources.contains_available(resources, &self.roles[client.role as usize].name)
         };
+        let refusals = self.agents[agent as usize].refusals.iter().filter(refuses);
+        let refusing: BTreeSet<u32> = refusals.map(|refusal| refusal.client).collect();
         let roles = self.roles.iter().filter(|role| self.is_allocatable(resources, &role.name));
-        let clients = roles.flat_map(|role| role.clients.iter().map(move |&index| (role, index)));
-        clients.filter_map(move |(role, index)| {
-            let client = &self.clients[index as usize];
-            (client.wants && !refuses(index, client.epoch, &role.name)).then_some(&client.framework)
+        roles.flat_map(|role| &role.clients).filter_map(move |index| {
+            let client = &self.clients[*index as usize];
+            (client.wants && !refusing.contains(index)).then_some(&client.framework)
         })
     }
 

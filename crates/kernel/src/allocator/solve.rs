@@ -2,10 +2,10 @@
 //!
 //! Coarse as in Mesos: all that is free on an agent goes to one client. No hashing and no allocation in the
 //! loops over clients; a pair of agent and client is looked at only if something about it changed.
-use super::{Allocator, Client, Role};
+use super::{Allocator, Client, Role, Sweep};
 use crate::Time;
-use bellows_model::{AgentId, FrameworkId, Resources};
-use std::sync::Arc;
+use bellows_model::{AgentId, DEFAULT_ROLE, FrameworkId, Resources};
+use std::{collections::BTreeSet, sync::Arc};
 
 /// Resources that the caller now offers; they are charged already.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +16,22 @@ pub struct Grant {
     pub resources: Resources,
 }
 
+/// The roles that an agent's free resources are worth an offer for.
+enum Takers {
+    Everyone,
+    /// In ascending order.
+    Roles(Vec<u32>),
+}
+
+impl Takers {
+    fn includes(&self, role: u32) -> bool {
+        match self {
+            Self::Everyone => true,
+            Self::Roles(roles) => roles.binary_search(&role).is_ok(),
+        }
+    }
+}
+
 /// Reused between solutions.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
@@ -24,55 +40,135 @@ pub(super) struct Scratch {
     round: u64,
 }
 
+/// Who may be granted something.
 #[derive(Clone, Copy, PartialEq)]
-enum Candidates {
+enum Candidates<'a> {
     All,
     /// Where the agent did not change, only those clients that did.
-    Dirty,
+    Swept(&'a [u32]),
 }
 
+/// In one call, about so many clients and refusals are looked at: a millisecond or two.
+pub(crate) const MAX_LOOKS: usize = 100_000;
+
+/// What it costs to make an offer of a grant, in looks.
+const GRANT: usize = 250;
+
 impl Allocator {
-    /// Grants what can be granted since the last call.
+    /// Grants what can be granted since the last call, or a part of it: then [`Self::has_work`].
     pub fn solve(&mut self, now: Time) -> Vec<Grant> {
         let mut grants = Vec::new();
-        self.refresh_shares();
+        let mut looks = MAX_LOOKS;
+        self.refresh_shares(&mut looks);
         self.scratch.refused.resize(self.clients.len(), 0);
-        let agents = std::mem::take(&mut self.dirty.agents);
-        for &agent in &agents {
+        while looks > 0
+            && let Some(agent) = self.dirty.agents.pop_front()
+        {
             self.agents[agent as usize].dirty = false;
-            self.grant_agent(agent, Candidates::All, now, &mut grants);
-        }
-        let clients = std::mem::take(&mut self.dirty.clients);
-        if clients.iter().any(|&client| self.clients[client as usize].wants) {
-            for agent in 0..self.agents.len() as u32 {
-                self.grant_agent(agent, Candidates::Dirty, now, &mut grants);
+            if !self.grant_agent(agent, Candidates::All, now, &mut looks, &mut grants) {
+                self.agents[agent as usize].dirty = true;
+                self.dirty.agents.push_front(agent);
             }
         }
-        for &client in &clients {
-            self.clients[client as usize].dirty = false;
+        while looks > 0
+            && let Some(sweep) = self.next_sweep()
+        {
+            self.dirty.sweep = self.advance(sweep, now, &mut looks, &mut grants);
         }
         grants
     }
 
-    /// Agents came or went: all shares are of another whole.
-    pub(super) fn refresh_shares(&mut self) {
-        if std::mem::take(&mut self.dirty.totals) {
-            for client in &mut self.clients {
-                client.share = dominant_share(&client.allocated, &self.totals, super::DEFAULT_WEIGHT);
-            }
-            for role in &mut self.roles {
-                role.share = dominant_share(&role.allocated, &self.totals, role.weight);
-            }
-        }
+    /// Whether the next call of [`Self::solve`] goes on with what the last one left over.
+    pub fn has_work(&self) -> bool {
+        let dirty = &self.dirty;
+        !dirty.agents.is_empty() || !dirty.clients.is_empty() || dirty.sweep.is_some() || dirty.shares > 0
     }
 
-    /// More than one client gets something only where resources are reserved.
-    fn grant_agent(&mut self, index: u32, candidates: Candidates, now: Time, grants: &mut Vec<Grant>) {
+    fn next_sweep(&mut self) -> Option<Sweep> {
+        if let Some(sweep) = self.dirty.sweep.take() {
+            return Some(sweep);
+        }
+        let mut clients = std::mem::take(&mut self.dirty.clients);
+        clients.retain(|&index| {
+            let client = &mut self.clients[index as usize];
+            client.dirty = false;
+            client.sweeping = client.wants;
+            client.wants
+        });
+        (!clients.is_empty()).then_some(Sweep { clients, next_agent: 0 })
+    }
+
+    /// What is left of the sweep.
+    fn advance(
+        &mut self,
+        mut sweep: Sweep,
+        now: Time,
+        looks: &mut usize,
+        grants: &mut Vec<Grant>,
+    ) -> Option<Sweep> {
+        while *looks > 0 {
+            if sweep.next_agent as usize >= self.agents.len() {
+                for &client in &sweep.clients {
+                    self.clients[client as usize].sweeping = false;
+                }
+                return None;
+            }
+            if self.grant_agent(sweep.next_agent, Candidates::Swept(&sweep.clients), now, looks, grants) {
+                sweep.next_agent += 1;
+            }
+        }
+        Some(sweep)
+    }
+
+    /// Agents came or went: all shares are of another whole. Until they are reckoned anew, an old one does no harm.
+    pub(super) fn refresh_shares(&mut self, looks: &mut usize) {
+        let all = self.clients.len() + self.roles.len();
+        let due = self.dirty.shares.min(all);
+        let now = due.min(*looks / 2);
+        for _ in 0..now {
+            let next = self.dirty.next_share % all;
+            match next.checked_sub(self.clients.len()) {
+                None => {
+                    let client = &mut self.clients[next];
+                    client.share = dominant_share(&client.allocated, &self.totals, super::DEFAULT_WEIGHT);
+                }
+                Some(role) => {
+                    let role = &mut self.roles[role];
+                    role.share = dominant_share(&role.allocated, &self.totals, role.weight);
+                }
+            }
+            self.dirty.next_share = next + 1;
+        }
+        self.dirty.shares = due - now;
+        *looks -= now;
+    }
+
+    /// More than one client gets something only where resources are reserved. Says whether it is done with the agent.
+    fn grant_agent(
+        &mut self,
+        index: u32,
+        candidates: Candidates<'_>,
+        now: Time,
+        looks: &mut usize,
+        grants: &mut Vec<Grant>,
+    ) -> bool {
+        *looks = looks.saturating_sub(1);
         while self.agents[index as usize].active && !self.agents[index as usize].free.is_empty() {
+            if *looks == 0 {
+                return false;
+            }
+            let clients = match candidates {
+                Candidates::All => self.clients.len(),
+                Candidates::Swept(clients) => clients.len(),
+            };
+            let agent = &self.agents[index as usize];
+            *looks = looks.saturating_sub(clients + agent.refusals.len() + agent.free.parts());
             self.mark_refusing(index, candidates, now);
-            let Some(client) = self.neediest(index, candidates) else { return };
+            let Some(client) = self.neediest(index, candidates) else { break };
+            *looks = looks.saturating_sub(GRANT);
             grants.push(self.grant(index, client));
         }
+        true
     }
 
     fn grant(&mut self, agent: u32, client: u32) -> Grant {
@@ -93,7 +189,7 @@ impl Allocator {
     }
 
     /// Marks the candidates that refuse all that they could be granted of the agent.
-    fn mark_refusing(&mut self, index: u32, candidates: Candidates, now: Time) {
+    fn mark_refusing(&mut self, index: u32, candidates: Candidates<'_>, now: Time) {
         self.scratch.round += 1;
         let agent = &self.agents[index as usize];
         // Who refused the same shares the answer; what is reserved makes it a matter of the role.
@@ -101,7 +197,7 @@ impl Allocator {
         let mut last = None;
         for refusal in &agent.refusals {
             let client = &self.clients[refusal.client as usize];
-            let idle = candidates == Candidates::Dirty && !client.dirty;
+            let idle = candidates != Candidates::All && !client.sweeping;
             if idle || refusal.epoch != client.epoch || refusal.until <= now {
                 continue;
             }
@@ -119,36 +215,68 @@ impl Allocator {
         }
     }
 
-    fn neediest(&self, agent: u32, candidates: Candidates) -> Option<u32> {
-        let free = &self.agents[agent as usize].free;
-        let mut best: Option<(&Role, u32)> = None;
-        for role in &self.roles {
-            let behind = best.is_some_and(|(best, _)| (best.share, best.served) <= (role.share, role.served));
-            if behind || role.clients.is_empty() || !self.is_allocatable(free, &role.name) {
-                continue;
+    /// Of those candidates that do not refuse, the one that has least, in the role that has least.
+    fn neediest(&self, agent: u32, candidates: Candidates<'_>) -> Option<u32> {
+        let takers = self.takers_of(&self.agents[agent as usize].free);
+        let by_role = |index: u32, client: &Client| {
+            let role = &self.roles[client.role as usize];
+            (role.share, role.served, client.role, client.share, client.served, index)
+        };
+        match (candidates, &takers) {
+            (Candidates::Swept(clients), _) => {
+                let clients = clients.iter().map(|&index| (index, &self.clients[index as usize]));
+                clients
+                    .filter(|&(index, client)| {
+                        takers.includes(client.role) && self.is_eligible(index, client)
+                    })
+                    .map(|(index, client)| by_role(index, client))
+                    .min()
+                    .map(|(.., index)| index)
             }
-            if let Some(client) = self.neediest_of(role, candidates) {
+            (Candidates::All, Takers::Everyone) => self.neediest_in(0..self.roles.len() as u32),
+            (Candidates::All, Takers::Roles(roles)) => self.neediest_in(roles.iter().copied()),
+        }
+    }
+
+    /// `roles` ascend.
+    fn neediest_in(&self, roles: impl Iterator<Item = u32>) -> Option<u32> {
+        let mut best: Option<(&Role, u32)> = None;
+        for role in roles.map(|index| &self.roles[index as usize]) {
+            let behind = best.is_some_and(|(best, _)| (best.share, best.served) <= (role.share, role.served));
+            if !behind && let Some(client) = self.neediest_of(role) {
                 best = Some((role, client));
             }
         }
         best.map(|(_, client)| client)
     }
 
-    fn neediest_of(&self, role: &Role, candidates: Candidates) -> Option<u32> {
-        let eligible = |index: u32, client: &Client| {
-            client.wants
-                && (candidates == Candidates::All || client.dirty)
-                && self.scratch.refused[index as usize] != self.scratch.round
-        };
+    fn neediest_of(&self, role: &Role) -> Option<u32> {
         let mut best: Option<(u64, u64, u32)> = None;
         for &index in &role.clients {
             let client = &self.clients[index as usize];
             let rank = (client.share, client.served, index);
-            if best.is_none_or(|best| rank < best) && eligible(index, client) {
+            if best.is_none_or(|best| rank < best) && self.is_eligible(index, client) {
                 best = Some(rank);
             }
         }
         best.map(|(.., index)| index)
+    }
+
+    fn is_eligible(&self, index: u32, client: &Client) -> bool {
+        client.wants && self.scratch.refused[index as usize] != self.scratch.round
+    }
+
+    /// The roles for which what they may have of `free` is worth an offer.
+    fn takers_of(&self, free: &Resources) -> Takers {
+        // What is reserved for nobody is there for this role alone, and for every other one too.
+        if self.is_allocatable(free, DEFAULT_ROLE) {
+            return Takers::Everyone;
+        }
+        let reserved: BTreeSet<_> = free.iter().filter_map(|item| item.reserved_for.as_deref()).collect();
+        let worth = reserved.into_iter().filter(|role| self.is_allocatable(free, role));
+        let mut roles: Vec<u32> = worth.filter_map(|role| self.role_indices.get(role).copied()).collect();
+        roles.sort_unstable();
+        Takers::Roles(roles)
     }
 
     /// Whether what `role` may have of `resources` is worth an offer.

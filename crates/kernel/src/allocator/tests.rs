@@ -99,7 +99,7 @@ fn the_whole_grows_and_shrinks_with_the_agents() {
     let agents = add_agents(&mut allocator, 1, "cpus:4;gpus:1");
     allocator.solve(NOW);
     let share = |allocator: &mut Allocator| {
-        allocator.refresh_shares();
+        allocator.refresh_shares(&mut usize::MAX.clone());
         allocator.clients[a.0 as usize].share
     };
     assert_eq!(share(&mut allocator), 1 << 32);

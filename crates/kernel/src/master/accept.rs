@@ -1,5 +1,5 @@
 //! ACCEPT: which tasks the offered resources may be used for, and what happens to the rest.
-use super::{AgentCommand, SchedulerEvent, Step, Task, tasks::Origin};
+use super::{AgentCommand, SchedulerEvent, Step, Task, tasks::Origin, work::EndOfOffer};
 use bellows_model::{
     AgentId, CommandInfo, ExecutorInfo, Filters, FrameworkId, OfferId, Operation, Reason, Resources,
     TaskInfo, TaskState,
@@ -8,6 +8,9 @@ use std::{collections::BTreeSet, sync::Arc};
 
 /// Tasks' own containers that need nothing beyond what an agent gives to every task.
 const PLAIN_CONTAINER: &str = "MESOS";
+
+/// What is in use on one agent consists of at most so many scalars, ranges and items: all arithmetic walks along them.
+const MAX_PARTS: usize = 20_000;
 
 impl Step<'_> {
     pub(super) fn accept(
@@ -50,13 +53,14 @@ impl Step<'_> {
         self.state.counters.tasks_launched += 1;
         let agent_id = info.agent_id.clone();
         let task = Task {
-            info: Arc::new(info.clone()),
+            info: Arc::new(info.without_secrets()),
             framework_id: framework_id.clone(),
             role,
             state: TaskState::Staging,
             statuses: Vec::new(),
         };
-        self.add_task(task, Origin::Offer);
+        // The executor is kept whole: each further task must describe the same.
+        self.add_task(task, info.executor.clone(), Origin::Offer);
         let framework = self.state.frameworks[framework_id].info.clone();
         self.tell(&agent_id, AgentCommand::Launch { framework, task: info });
     }
@@ -68,11 +72,8 @@ impl Step<'_> {
         operations: Vec<Operation>,
         error: &str,
     ) {
-        for id in offer_ids {
-            if self.state.offers.get(id).is_some_and(|offer| offer.framework_id == *framework_id) {
-                self.discard(id, Some(self.state.config.min_refusal));
-            }
-        }
+        let refusal = Some(self.state.config.min_refusal);
+        self.end_own_offers(framework_id, offer_ids, EndOfOffer::Discard(refusal));
         let state = self.for_partition_aware(framework_id, TaskState::Dropped);
         let message = format!("Task launched with invalid offers: {error}");
         for operation in operations {
@@ -115,6 +116,9 @@ impl Step<'_> {
                     offer.framework_id
                 ));
             }
+            if !self.state.frameworks[framework_id].offers.contains(id) {
+                return Err(format!("Offer {id} is no longer valid"));
+            }
             if offer.role != first.role {
                 return Err(format!(
                     "Aggregated offers must be allocated to the same role. Offer {id} uses role '{}' but \
@@ -149,8 +153,20 @@ impl Step<'_> {
             Some(_) => return Err(format!("Task has duplicate ID: {}", task.task_id)),
             None => {}
         }
-        if framework.tasks.len() >= self.state.config.max_tasks_per_framework {
-            return Err("The framework has as many tasks as the master can take".into());
+        let (agent, config) = (&self.state.agents[agent_id], &self.state.config);
+        if framework.tasks.len() >= config.max_tasks_per_framework {
+            let most = config.max_tasks_per_framework;
+            return Err(format!("The framework has as many tasks as the master can take ({most})"));
+        }
+        if agent.tasks.len() >= config.max_tasks_per_agent {
+            let most = config.max_tasks_per_agent;
+            return Err(format!(
+                "Agent {agent_id} has as many tasks as it may ({most}); of those that ended, updates wait to be \
+                 acknowledged"
+            ));
+        }
+        if agent.used.parts() + task.resources.parts() > MAX_PARTS {
+            return Err(format!("The resources of agent {agent_id} are in use in too many parts"));
         }
         if task.agent_id != *agent_id {
             return Err(format!(
@@ -164,7 +180,7 @@ impl Step<'_> {
         if let Some(kind) = task.container.as_deref().filter(|kind| *kind != PLAIN_CONTAINER) {
             return Err(format!("Task's `ContainerInfo` is invalid: '{kind}' containers are not supported"));
         }
-        let mut needed = task.resources.clone();
+        let mut executor_needs = Resources::new();
         match (&task.command, &task.executor) {
             (Some(command), None) => {
                 validate_command(command)
@@ -172,7 +188,7 @@ impl Step<'_> {
             }
             (None, Some(executor)) => {
                 if self.is_new_executor(framework_id, executor, agent_id)? {
-                    needed.add(&executor.resources);
+                    executor_needs = executor.resources.clone();
                 }
             }
             _ => {
@@ -182,11 +198,16 @@ impl Step<'_> {
                 );
             }
         }
-        available.checked_sub(&needed).ok_or_else(|| {
-            format!(
-                "Total resources {needed} required by task and its executor is more than available {available}"
-            )
-        })
+        // One after the other: in a sum, ranges that both want would count once.
+        available.checked_sub(&task.resources).and_then(|left| left.checked_sub(&executor_needs)).ok_or_else(
+            || {
+                let mut needed = task.resources.clone();
+                needed.add(&executor_needs);
+                format!(
+                    "Total resources {needed} required by task and its executor is more than available {available}"
+                )
+            },
+        )
     }
 
     fn is_new_executor(
@@ -203,7 +224,13 @@ impl Step<'_> {
             Some(known) if known.info != *executor => {
                 Err("ExecutorInfo is not compatible with existing ExecutorInfo with same ExecutorID".into())
             }
-            known => Ok(known.is_none()),
+            Some(_) => Ok(false),
+            None if self.state.agents[agent_id].executors.len()
+                >= self.state.config.max_executors_per_agent =>
+            {
+                Err(format!("Agent {agent_id} has as many executors as it may"))
+            }
+            None => Ok(true),
         }
     }
 }

@@ -24,6 +24,8 @@ pub enum Action {
     CloseLink { link: LinkId },
     /// Tells the operators who watch.
     Observe(Observation),
+    /// Puts a line into the log. A peer cannot cause more than one for each of its connections.
+    Warn(String),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -87,6 +89,10 @@ pub enum AgentCommand {
     },
     /// The agent must end: it was removed, or its registration is invalid.
     Refused {
+        reason: String,
+    },
+    /// The agent cannot be registered now. It keeps all that it has, and tries again after a while.
+    TryLater {
         reason: String,
     },
     Launch {

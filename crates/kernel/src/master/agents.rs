@@ -2,12 +2,12 @@
 use super::{
     Action, Agent, AgentCommand, AgentMessage, AgentRegistration, AgentTask, Framework, LinkId, Observation,
     SchedulerEvent, Step, Task,
-    state::{Timer, holds_resources},
+    state::{Newcomer, Timer, holds_resources},
     tasks::Origin,
 };
 use bellows_model::{
-    AgentId, AgentInfo, DEFAULT_ROLE, FrameworkId, FrameworkInfo, Reason, Resources, TaskId, TaskInfo,
-    TaskState,
+    AgentId, AgentInfo, DEFAULT_ROLE, ExecutorInfo, FrameworkId, FrameworkInfo, Reason, Resources, TaskId,
+    TaskInfo, TaskState, limits,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,18 +15,44 @@ use std::{
     time::Duration,
 };
 
+/// What the tasks of one registration hold consists of at most so many scalars, ranges and items.
+const MAX_PARTS: usize = 20_000;
+
+/// Why an agent is not registered.
+enum Refusal {
+    /// It would only say the same again.
+    Invalid(String),
+    Later(String),
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self::Invalid(reason)
+    }
+}
+
 impl Step<'_> {
-    pub(super) fn register_agent(&mut self, link: LinkId, mut registration: AgentRegistration) {
-        if let Err(reason) = self.validate_registration(link, &registration) {
-            return self.refuse(link, reason);
+    pub(super) fn register_agent(&mut self, link: LinkId, registration: AgentRegistration) {
+        self.take_newcomer(link);
+        match self.validate_registration(link, &registration) {
+            Ok(()) => {}
+            Err(Refusal::Invalid(reason)) => return self.refuse(link, reason),
+            Err(Refusal::Later(reason)) => return self.try_later(link, reason),
         }
+        let known = registration.info.id.as_ref().and_then(|id| self.state.agents.get(id));
+        match known.and_then(|known| known.link) {
+            Some(_) => self.let_wait(link, registration),
+            None => self.admit_agent(link, registration),
+        }
+    }
+
+    /// Registers an agent that has no other connection.
+    fn admit_agent(&mut self, link: LinkId, mut registration: AgentRegistration) {
         let id = match registration.info.id.clone() {
             Some(id) => id,
             None => {
                 self.replace_same_address(&registration.info);
-                let id = AgentId::new(format!("{}-S{}", self.state.config.master_id, self.state.ids.agents));
-                self.state.ids.agents += 1;
-                id
+                self.next_agent_id()
             }
         };
         let stranger = self.is_stranger(&id);
@@ -34,7 +60,10 @@ impl Step<'_> {
         if self.state.agents.contains_key(&id) {
             self.disconnect(&id);
             self.drop_what_is_gone(&id, &registration.tasks);
+        } else if let Err(reason) = self.make_room_for_agent() {
+            return self.try_later(link, reason);
         }
+        self.spend(registration.tasks.len() + registration.frameworks.len());
         self.connect(link, &id, registration.info);
         self.tell(&id, AgentCommand::Registered { agent_id: id.clone() });
         for framework in registration.frameworks {
@@ -46,50 +75,111 @@ impl Step<'_> {
         self.ping(&id);
     }
 
+    fn next_agent_id(&mut self) -> AgentId {
+        loop {
+            let id = AgentId::new(format!("{}-S{}", self.state.config.master_id, self.state.ids.agents));
+            self.state.ids.agents += 1;
+            if !self.state.agents.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    /// Of agents that are out of reach, the one that is so for longest has to go.
+    fn make_room_for_agent(&mut self) -> Result<(), String> {
+        let max = self.state.config.max_agents;
+        if self.state.agents.len() < max {
+            return Ok(());
+        }
+        let Some((_, longest)) = self.state.unreachable.first().cloned() else {
+            return Err(format!("The master has as many agents as it can take ({max})"));
+        };
+        self.remove_agent(&longest, "the agent is out of reach, and its place was needed");
+        Ok(())
+    }
+
     /// Whether the agent may have tasks that this master never heard of. Of an agent that it knew before, what it
-    /// does not know has ended, even if it is no longer among the completed.
+    /// does not know has ended, even if it is no longer among the completed. But as long as agents of a previous master
+    /// come back, somebody else may have been here under the id before.
     fn is_stranger(&self, id: &AgentId) -> bool {
-        self.state.agents.get(id).is_none_or(|agent| agent.recovered)
+        let takeover = self.state.started + self.state.config.agent_reregister_timeout;
+        match self.state.agents.get(id) {
+            Some(agent) if agent.recovered => true,
+            Some(_) => !self.state.is_of_our_making(id.as_str()) && self.now < takeover,
+            None => !self.state.is_of_our_making(id.as_str()),
+        }
     }
 
     /// Nothing is changed before it is certain that the registration is taken.
-    fn validate_registration(&self, link: LinkId, registration: &AgentRegistration) -> Result<(), String> {
+    fn validate_registration(&self, link: LinkId, registration: &AgentRegistration) -> Result<(), Refusal> {
         if self.state.links.contains_key(&link) {
-            return Err("The connection has registered an agent already".into());
-        }
-        let needed = self.resources_kept(registration);
-        if !registration.info.resources.contains(&needed) {
-            return Err(format!(
-                "The agent's resources ({}) are less than what its tasks have ({needed}); end them first",
-                registration.info.resources
-            ));
+            return Err("The connection has registered an agent already".to_owned().into());
         }
         match &registration.info.id {
-            Some(id) => id.validate().map_err(|error| format!("Bad agent ID: {error}")),
-            None if !registration.tasks.is_empty() => Err("An agent without an ID cannot have tasks".into()),
-            None => Ok(()),
+            Some(id) => self.validate_agent_id(id)?,
+            None if !registration.tasks.is_empty() => {
+                return Err("An agent without an ID cannot have tasks".to_owned().into());
+            }
+            None => {}
+        }
+        validate_reported(registration)?;
+        if let Err(needed) = self.fits(registration) {
+            return Err(Refusal::Invalid(format!(
+                "The agent's resources ({}) are less than what its tasks have: {needed}; end them first",
+                registration.info.resources
+            )));
+        }
+        let unknown = registration.frameworks.iter().filter_map(|info| info.id.as_ref());
+        let unknown = unknown.filter(|id| !self.state.frameworks.contains_key(*id)).count();
+        let live = self.state.frameworks.len() - self.state.ending;
+        if unknown > 0 && live + unknown > self.state.config.max_frameworks {
+            let max = self.state.config.max_frameworks;
+            return Err(Refusal::Later(format!("The master has as many frameworks as it can take ({max})")));
+        }
+        Ok(())
+    }
+
+    fn validate_agent_id(&self, id: &AgentId) -> Result<(), String> {
+        id.validate().map_err(|error| format!("Bad agent ID: {error}"))?;
+        if !self.state.is_of_our_making(id.as_str()) || self.state.agents.contains_key(id) {
+            return Ok(());
+        }
+        let number = id.as_str().rsplit_once("-S").and_then(|(_, number)| number.parse::<u64>().ok());
+        match number.filter(|number| *number < self.state.ids.agents) {
+            Some(_) => Ok(()),
+            None => Err(format!("Agent ID {id} was never given to anybody")),
         }
     }
 
-    /// What reported tasks and their executors will hold. Of those that are known the master's own account counts.
-    fn resources_kept(&self, registration: &AgentRegistration) -> Resources {
-        let mut needed = Resources::new();
+    /// Whether the agent has what its tasks and their executors will hold; if not, what lacks. Of those that are known the
+    /// master's own account counts.
+    fn fits(&self, registration: &AgentRegistration) -> Result<(), Resources> {
+        // One after the other: in a sum, ranges that two want would count once.
+        let mut left = registration.info.resources.clone();
+        let mut take = |part: &Resources| {
+            left = left.checked_sub(part).ok_or_else(|| part.clone())?;
+            Ok(())
+        };
         let mut executors = BTreeSet::new();
         let agent = registration.info.id.as_ref().and_then(|id| self.state.agents.get(id));
-        for task in registration.tasks.iter().filter(|task| self.is_kept(registration, task)) {
+        for task in registration.tasks.iter().filter(|task| holds_resources(task.latest_state)) {
             let framework = self.state.frameworks.get(&task.framework_id);
             let known = framework.and_then(|framework| framework.tasks.get(&task.info.task_id));
-            let info = known.map_or(&task.info, |known| &known.info);
-            needed.add(&info.resources);
-            for executor in info.executor.iter().chain(&task.info.executor) {
+            let kept = self.is_kept(registration, task);
+            if kept {
+                take(known.map_or(&task.info.resources, |known| &known.info.resources))?;
+            }
+            let known_executor = known.and_then(|known| known.info.executor.as_ref());
+            for executor in known_executor.into_iter().chain(&task.info.executor) {
                 let key = (task.framework_id.clone(), executor.executor_id.clone());
                 let known = agent.and_then(|agent| agent.executors.get(&key));
-                if executors.insert(key) {
-                    needed.add(known.map_or(&executor.resources, |known| &known.info.resources));
+                // A known executor is kept for any task that the agent says it has.
+                if (kept || known.is_some()) && executors.insert(key) {
+                    take(known.map_or(&executor.resources, |known| &known.info.resources))?;
                 }
             }
         }
-        needed
+        Ok(())
     }
 
     /// Whether a reported task will hold resources.
@@ -104,16 +194,30 @@ impl Step<'_> {
                     None => stranger && !was_completed(framework, task_id),
                 },
                 None => {
-                    stranger
-                        && !self.state.is_completed(framework_id)
-                        && registration.frameworks.iter().any(reported)
+                    stranger && self.may_recover(framework_id) && registration.frameworks.iter().any(reported)
                 }
             }
     }
 
     fn refuse(&mut self, link: LinkId, reason: String) {
+        self.warn(format!("an agent is refused: {reason}"));
         self.actions.push(Action::Tell { link, command: AgentCommand::Refused { reason } });
         self.actions.push(Action::CloseLink { link });
+    }
+
+    fn try_later(&mut self, link: LinkId, reason: String) {
+        self.warn(format!("an agent has to wait: {reason}"));
+        self.actions.push(Action::Tell { link, command: AgentCommand::TryLater { reason } });
+        self.actions.push(Action::CloseLink { link });
+    }
+
+    /// What an agent said that it must not is not believed and changes nothing. Its connection stays: its other tasks
+    /// need it, and it would only say the same on the next one.
+    pub(super) fn refuse_message(&mut self, agent_id: &AgentId, why: &str) {
+        self.state.counters.messages_refused += 1;
+        if !std::mem::replace(&mut self.agent_mut(agent_id).has_lied, true) {
+            self.warn(format!("agent {agent_id} is not believed, here and, in silence, later: {why}"));
+        }
     }
 
     /// Removes who was at a new agent's address before: that one is not coming back, its work directory is lost. One
@@ -163,6 +267,41 @@ impl Step<'_> {
         }
     }
 
+    /// An id that is connected already: whoever has it keeps it if the connection answers a ping in time.
+    fn let_wait(&mut self, link: LinkId, registration: AgentRegistration) {
+        let Some(agent_id) = registration.info.id.clone() else { return };
+        let (waiting, max) = (self.state.newcomers.len(), self.state.config.max_newcomers);
+        let deadline = self.now + self.state.config.liveness_timeout;
+        let agent = self.agent_mut(&agent_id);
+        if agent.newcomer.is_some() || waiting >= max {
+            let reason =
+                format!("Agent {agent_id} is connected, and it is being found out whether it still lives");
+            return self.try_later(link, reason);
+        }
+        agent.newcomer = Some(link);
+        agent.ping_seq += 1;
+        let seq = agent.ping_seq;
+        self.tell(&agent_id, AgentCommand::Ping { seq });
+        self.state.timers.insert((deadline, Timer::Newcomer(link)));
+        self.state.newcomers.insert(link, Newcomer { agent_id, registration, ping_seq: seq, deadline });
+    }
+
+    /// Forgets a connection that waits.
+    fn take_newcomer(&mut self, link: LinkId) -> Option<Newcomer> {
+        let newcomer = self.state.newcomers.remove(&link)?;
+        self.agent_mut(&newcomer.agent_id).newcomer = None;
+        self.state.timers.remove(&(newcomer.deadline, Timer::Newcomer(link)));
+        Some(newcomer)
+    }
+
+    /// The agent's connection has answered nothing in time.
+    pub(super) fn newcomer_deadline(&mut self, link: LinkId) {
+        if let Some(newcomer) = self.take_newcomer(link) {
+            self.link_lost(&newcomer.agent_id);
+            self.register_agent(link, newcomer.registration);
+        }
+    }
+
     fn connect(&mut self, link: LinkId, id: &AgentId, info: AgentInfo) {
         let now = self.now;
         let agent = self.state.agents.entry(id.clone()).and_modify(|agent| agent.reregistered = Some(now));
@@ -170,9 +309,12 @@ impl Step<'_> {
         let total = info.resources.clone();
         agent.info = Arc::new(info);
         agent.link = Some(link);
-        agent.unreachable = None;
-        agent.recovered = false;
         agent.unanswered_pings = 0;
+        agent.has_lied = false;
+        if let Some(since) = agent.unreachable.take() {
+            self.state.unreachable.remove(&(since, id.clone()));
+        }
+        self.state.recovered_agents -= usize::from(std::mem::take(&mut agent.recovered));
         let allocator = &mut self.state.allocator;
         match agent.index {
             None => agent.index = Some(allocator.add_agent(id.clone(), total)),
@@ -189,29 +331,37 @@ impl Step<'_> {
     /// A framework that the agent has something of: tasks, or files.
     fn meet_framework(&mut self, agent_id: &AgentId, reported: FrameworkInfo, stranger: bool) {
         let Some(framework_id) = reported.id.clone() else { return };
-        if let Some(known) = self.state.frameworks.get(&framework_id) {
+        if let Some(known) = self.state.live_framework(&framework_id) {
             if known.info != reported {
                 let framework = known.info.clone();
                 self.tell(agent_id, AgentCommand::UpdateFramework { framework });
             }
-        } else if stranger && !self.state.is_completed(&framework_id) {
+        } else if stranger && self.may_recover(&framework_id) {
             self.recover_framework(reported);
         } else {
             self.tell(agent_id, AgentCommand::ShutdownFramework { framework_id });
         }
     }
 
+    /// Whether the framework may be one of a previous master.
+    fn may_recover(&self, id: &FrameworkId) -> bool {
+        !self.state.frameworks.contains_key(id)
+            && !self.state.is_completed(id)
+            && !self.state.is_of_our_making(id.as_str())
+    }
+
     /// Takes a task over that the agent reported.
     fn adopt_task(&mut self, agent_id: &AgentId, reported: AgentTask, stranger: bool) {
         let AgentTask { framework_id, info, latest_state } = reported;
         let task_id = info.task_id.clone();
-        let Some(framework) = self.state.frameworks.get(&framework_id) else {
+        let Some(framework) = self.state.live_framework(&framework_id) else {
             return self.tell(agent_id, AgentCommand::ShutdownFramework { framework_id });
         };
         let known = framework.tasks.get(&task_id);
+        let full = framework.tasks.len() >= self.state.config.max_tasks_per_framework;
         if known.is_some_and(|known| known.info.agent_id != *agent_id)
             || known.is_some_and(|known| known.state.is_terminal() && !latest_state.is_terminal())
-            || known.is_none() && (!stranger || was_completed(framework, &task_id))
+            || known.is_none() && (!stranger || full || was_completed(framework, &task_id))
         {
             // Its framework was told that it ended, and an end is final.
             if !latest_state.is_terminal() {
@@ -221,19 +371,21 @@ impl Step<'_> {
         }
         match known.map(|known| known.state) {
             Some(TaskState::Unreachable) => {
-                self.resume_task(&framework_id, &task_id, latest_state, "Unreachable agent re-registered");
+                let message = "Unreachable agent re-registered";
+                self.resume_task(&framework_id, &task_id, latest_state, info.executor, message);
             }
             Some(_) => self.set_task_state(&framework_id, &task_id, latest_state),
             None => {
                 let role = allocation_role(&framework.info, &info);
+                let executor = info.executor.clone();
                 let task = Task {
-                    info: Arc::new(TaskInfo { agent_id: agent_id.clone(), ..info }),
+                    info: Arc::new(TaskInfo { agent_id: agent_id.clone(), ..info.without_secrets() }),
                     framework_id: framework_id.clone(),
                     role,
                     state: latest_state,
                     statuses: Vec::new(),
                 };
-                self.add_task(task, Origin::Agent);
+                self.add_task(task, executor, Origin::Agent);
                 self.announce_task(&framework_id, &task_id, "Unknown agent re-registered");
             }
         }
@@ -243,12 +395,24 @@ impl Step<'_> {
         }
     }
 
-    fn resume_task(&mut self, framework_id: &FrameworkId, task_id: &TaskId, state: TaskState, message: &str) {
+    fn resume_task(
+        &mut self,
+        framework_id: &FrameworkId,
+        task_id: &TaskId,
+        state: TaskState,
+        executor: Option<ExecutorInfo>,
+        message: &str,
+    ) {
         let task = &self.state.frameworks[framework_id].tasks[task_id];
         let (role, info) = (task.role.clone(), Arc::clone(&task.info));
         if holds_resources(state)
-            && let Some(executor) = info.executor.clone()
+            && let Some(known) = info.executor.clone()
         {
+            // The agent has it whole; what it holds is as it was launched.
+            let same = |executor: &ExecutorInfo| {
+                executor.executor_id == known.executor_id && executor.resources == known.resources
+            };
+            let executor = executor.filter(same).unwrap_or(known);
             self.add_executor(framework_id, &role, &info.agent_id, executor, Origin::Agent);
         }
         self.set_task_state(framework_id, task_id, state);
@@ -275,23 +439,55 @@ impl Step<'_> {
                 self.executor_terminated(&agent_id, &framework_id, executor_id, status);
             }
             AgentMessage::ExecutorMessage { framework_id, executor_id, data } => {
-                self.send(&framework_id, SchedulerEvent::Message { agent_id, executor_id, data });
+                self.executor_message(&agent_id, &framework_id, executor_id, data);
             }
-            AgentMessage::Pong { seq } => {
-                let agent = self.agent_mut(&agent_id);
-                if seq == agent.ping_seq {
-                    agent.unanswered_pings = 0;
-                }
-            }
+            AgentMessage::Pong { seq } => self.pong(&agent_id, seq),
         }
     }
 
+    fn pong(&mut self, agent_id: &AgentId, seq: u64) {
+        let agent = self.agent_mut(agent_id);
+        if seq > agent.ping_seq {
+            return self.refuse_message(agent_id, "an answer to a ping that was never sent");
+        }
+        if seq == agent.ping_seq {
+            agent.unanswered_pings = 0;
+        }
+        let newcomer = agent.newcomer;
+        if let Some((link, newcomer)) = newcomer.and_then(|link| self.state.newcomers.get_key_value(&link))
+            && newcomer.ping_seq <= seq
+        {
+            self.dismiss_newcomer(*link, agent_id);
+        }
+    }
+
+    fn dismiss_newcomer(&mut self, link: LinkId, agent_id: &AgentId) {
+        self.take_newcomer(link);
+        let hint = "two agents with copies of one work directory? give each its own";
+        let reason = format!("Agent {agent_id} is connected already, and its connection lives ({hint})");
+        self.try_later(link, reason);
+    }
+
     pub(super) fn link_closed(&mut self, link: LinkId) {
+        self.take_newcomer(link);
         let Some(agent_id) = self.state.links.get(&link).cloned() else { return };
-        self.disconnect(&agent_id);
+        self.take_over_or(&agent_id, Self::link_lost);
+    }
+
+    /// The agent's connection is dead: another one that waits replaces it; if there is none, `otherwise`.
+    fn take_over_or(&mut self, agent_id: &AgentId, otherwise: impl FnOnce(&mut Self, &AgentId)) {
+        match self.state.agents[agent_id].newcomer {
+            Some(newcomer) => self.newcomer_deadline(newcomer),
+            None => otherwise(self, agent_id),
+        }
+    }
+
+    /// The agent has its ping budget to come back.
+    fn link_lost(&mut self, agent_id: &AgentId) {
+        self.disconnect(agent_id);
         let config = &self.state.config;
         let budget = config.agent_ping_interval * config.max_agent_ping_timeouts;
-        self.arm_agent(&agent_id, budget);
+        self.arm_agent(agent_id, budget);
     }
 
     /// Cuts the link, if there is one; tasks stay.
@@ -316,7 +512,7 @@ impl Step<'_> {
         if self.state.agents[agent_id].link.is_none() {
             self.lose_agent(agent_id, "agent did not come back in time");
         } else if exhausted {
-            self.lose_agent(agent_id, "health check timed out");
+            self.take_over_or(agent_id, |step, id| step.lose_agent(id, "health check timed out"));
         } else {
             self.ping(agent_id);
         }
@@ -355,13 +551,19 @@ impl Step<'_> {
         self.withdraw(agent_id);
         let agent = self.agent_mut(agent_id);
         agent.unreachable = Some(now);
-        agent.recovered = false;
+        let recovered = std::mem::take(&mut agent.recovered);
+        self.state.recovered_agents -= usize::from(recovered);
+        self.state.unreachable.insert((now, agent_id.clone()));
         self.announce_loss(agent_id);
         self.forget_longest_unreachable();
     }
 
     /// The agent is gone for good, and its tasks with it.
     fn remove_agent(&mut self, agent_id: &AgentId, message: &str) {
+        if let Some(newcomer) = self.state.agents[agent_id].newcomer {
+            self.take_newcomer(newcomer);
+            self.try_later(newcomer, format!("Agent {agent_id} was just removed: {message}"));
+        }
         self.disconnect(agent_id);
         for (framework_id, task_id) in self.state.agents[agent_id].tasks.clone() {
             let state = self.for_partition_aware(&framework_id, TaskState::Gone);
@@ -372,7 +574,12 @@ impl Step<'_> {
         if !was_unreachable {
             self.announce_loss(agent_id);
         }
-        self.state.agents.remove(agent_id);
+        if let Some(agent) = self.state.agents.remove(agent_id) {
+            self.state.recovered_agents -= usize::from(agent.recovered);
+            if let Some(since) = agent.unreachable {
+                self.state.unreachable.remove(&(since, agent_id.clone()));
+            }
+        }
     }
 
     /// Takes the agent from the allocator.
@@ -385,7 +592,8 @@ impl Step<'_> {
 
     fn announce_loss(&mut self, agent_id: &AgentId) {
         self.state.counters.agents_removed += 1;
-        let frameworks: Vec<_> = self.state.frameworks.keys().cloned().collect();
+        let frameworks: Vec<_> = self.state.streams.values().cloned().collect();
+        self.spend(self.state.agents[agent_id].tasks.len() + frameworks.len() / 4);
         for framework_id in frameworks {
             let agent_id = agent_id.clone();
             self.send(&framework_id, SchedulerEvent::Failure { agent_id, executor_id: None, status: None });
@@ -394,11 +602,9 @@ impl Step<'_> {
     }
 
     fn forget_longest_unreachable(&mut self) {
-        let lost = |(id, agent): (&AgentId, &Agent)| agent.unreachable.map(|since| (since, id.clone()));
-        let mut unreachable: Vec<_> = self.state.agents.iter().filter_map(lost).collect();
-        unreachable.sort_unstable();
-        let excess = unreachable.len().saturating_sub(self.state.config.max_unreachable_agents);
-        for (_, id) in unreachable.into_iter().take(excess) {
+        while self.state.unreachable.len() > self.state.config.max_unreachable_agents
+            && let Some((_, id)) = self.state.unreachable.first().cloned()
+        {
             self.remove_agent(&id, "the agent has been out of reach for too long");
         }
     }
@@ -415,6 +621,47 @@ impl Step<'_> {
             self.state.timers.remove(&(deadline, Timer::Agent(agent_id.clone())));
         }
     }
+}
+
+/// What an agent may say of its tasks and frameworks, whatever this master knows of them.
+fn validate_reported(registration: &AgentRegistration) -> Result<(), String> {
+    let AgentRegistration { info, frameworks, tasks } = registration;
+    if tasks.len() > limits::REGISTERED_TASKS || frameworks.len() > limits::REGISTERED_FRAMEWORKS {
+        return Err(format!("{} tasks of {} frameworks are too many", tasks.len(), frameworks.len()));
+    }
+    let mut known = BTreeSet::new();
+    if let Some(twice) = frameworks.iter().find(|info| info.id.is_none() || !known.insert(&info.id)) {
+        return Err(format!("Framework {:?} has no ID, or is there twice", twice.id));
+    }
+    let (mut known, mut parts) = (BTreeSet::new(), 0);
+    let mut executors = BTreeMap::new();
+    for AgentTask { framework_id, info: task, latest_state } in tasks {
+        let task_id = &task.task_id;
+        task_id.validate().map_err(|error| format!("Bad task ID: {error}"))?;
+        if !latest_state.is_an_agents_to_report() {
+            return Err(format!("Task {task_id} is {}, which only a master may say", latest_state.name()));
+        }
+        if info.id.as_ref() != Some(&task.agent_id) {
+            return Err(format!("Task {task_id} is of agent {}, not of this one", task.agent_id));
+        }
+        if !known.insert((framework_id, task_id)) {
+            return Err(format!("Task {task_id} of framework {framework_id} is there twice"));
+        }
+        parts += task.resources.parts();
+        if let Some(executor) = &task.executor {
+            executor.executor_id.validate().map_err(|error| format!("Bad executor ID: {error}"))?;
+            parts += executor.resources.parts();
+            let first = executors.entry((framework_id, &executor.executor_id)).or_insert(executor);
+            if *first != executor {
+                let id = &executor.executor_id;
+                return Err(format!("Executor {id} of framework {framework_id} is there in two forms"));
+            }
+        }
+    }
+    if parts > MAX_PARTS {
+        return Err(format!("The resources of the tasks are in {parts} parts, which is too many"));
+    }
+    Ok(())
 }
 
 fn was_completed(framework: &Framework, task_id: &TaskId) -> bool {

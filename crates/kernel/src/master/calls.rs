@@ -1,5 +1,8 @@
 //! The calls of the scheduler API, but for SUBSCRIBE and ACCEPT.
-use super::{AgentCommand, Call, CallError, RequestId, Response, SchedulerEvent, Step};
+use super::{
+    AgentCommand, Call, CallError, RequestId, Response, SchedulerEvent, Step,
+    work::{Asked, EndOfOffer, Work},
+};
 use bellows_model::{
     AgentId, Filters, FrameworkId, OfferId, Reason, StatusUuid, StreamId, TaskId, TaskState,
 };
@@ -20,6 +23,10 @@ impl Step<'_> {
             let updated = self.update_framework(framework_id, info, suppressed_roles);
             return self.respond(request, updated.map(|()| Response::Accepted).map_err(CallError::Invalid));
         }
+        if let Call::Reconcile { tasks } = call {
+            let taken = self.reconcile(framework_id, stream, tasks);
+            return self.respond(request, taken.map(|()| Response::Accepted).map_err(CallError::Invalid));
+        }
         self.respond(request, Ok(Response::Accepted));
         match call {
             Call::Teardown => self.remove_framework(framework_id),
@@ -37,18 +44,17 @@ impl Step<'_> {
             Call::Acknowledge { agent_id, task_id, uuid } => {
                 self.acknowledge(framework_id, &agent_id, task_id, uuid);
             }
-            Call::Reconcile { tasks } => self.reconcile(framework_id, tasks),
             Call::Message { agent_id, executor_id, data } => {
                 let framework_id = framework_id.clone();
                 self.tell(&agent_id, AgentCommand::Message { framework_id, executor_id, data });
             }
             // Answered above; REQUEST has no effect.
-            Call::UpdateFramework { .. } | Call::Request => {}
+            Call::UpdateFramework { .. } | Call::Reconcile { .. } | Call::Request => {}
         }
     }
 
     fn authorize(&self, framework_id: &FrameworkId, stream: &StreamId) -> Result<(), CallError> {
-        let framework = self.state.frameworks.get(framework_id).ok_or(CallError::UnknownFramework)?;
+        let framework = self.state.live_framework(framework_id).ok_or(CallError::UnknownFramework)?;
         match &framework.stream {
             None => Err(CallError::NotSubscribed),
             Some(current) if current != stream => {
@@ -59,19 +65,19 @@ impl Step<'_> {
     }
 
     fn decline(&mut self, framework_id: &FrameworkId, offer_ids: &[OfferId], filters: Filters) {
-        for id in offer_ids {
-            if self.state.offers.get(id).is_some_and(|offer| offer.framework_id == *framework_id) {
-                self.discard(id, self.declined(filters));
-                self.state.counters.offers_declined += 1;
-            }
-        }
+        let how = EndOfOffer::Discard(self.declined(filters));
+        let declined = self.end_own_offers(framework_id, offer_ids, how);
+        self.state.counters.offers_declined += declined as u64;
     }
 
     /// The framework's roles that are meant; `None` if one of them is not its own: the call is then dropped whole.
     fn meant_roles(&self, framework_id: &FrameworkId, roles: &[String]) -> Option<BTreeSet<String>> {
-        let own = &self.state.frameworks[framework_id].info.roles;
-        let meant = if roles.is_empty() { own } else { roles };
-        meant.iter().all(|role| own.contains(role)).then(|| meant.iter().cloned().collect())
+        let own: BTreeSet<_> = self.state.frameworks[framework_id].info.roles.iter().cloned().collect();
+        if roles.is_empty() {
+            return Some(own);
+        }
+        let meant: BTreeSet<_> = roles.iter().cloned().collect();
+        meant.is_subset(&own).then_some(meant)
     }
 
     fn revive(&mut self, framework_id: &FrameworkId, roles: &[String]) {
@@ -98,7 +104,7 @@ impl Step<'_> {
         grace: Option<Duration>,
     ) {
         let Some(task) = self.state.frameworks[framework_id].tasks.get(&task_id) else {
-            return self.reconcile(framework_id, vec![(task_id, agent_id)]);
+            return self.reconcile_task(framework_id, task_id, agent_id);
         };
         let runs_on = task.info.agent_id.clone();
         if agent_id.is_some_and(|agent_id| agent_id != runs_on) {
@@ -111,7 +117,7 @@ impl Step<'_> {
         let unreachable = task.state == TaskState::Unreachable;
         self.agent_mut(&runs_on).killed.insert((framework_id.clone(), task_id.clone()), grace);
         if unreachable {
-            self.reconcile(framework_id, vec![(task_id, Some(runs_on))]);
+            self.reconcile_task(framework_id, task_id, Some(runs_on));
         } else {
             let framework_id = framework_id.clone();
             self.tell(&runs_on, AgentCommand::Kill { framework_id, task_id, grace });
@@ -137,33 +143,61 @@ impl Step<'_> {
         self.tell(agent_id, AgentCommand::Acknowledge { framework_id, task_id, uuid });
     }
 
-    fn reconcile(&mut self, framework_id: &FrameworkId, tasks: Vec<(TaskId, Option<AgentId>)>) {
-        let tasks = if tasks.is_empty() {
-            let known = &self.state.frameworks[framework_id].tasks;
-            known.keys().map(|task_id| (task_id.clone(), None)).collect()
-        } else {
-            tasks
-        };
-        for (task_id, agent_id) in tasks {
-            let status = match self.state.frameworks[framework_id].tasks.get(&task_id) {
-                Some(task) => {
-                    let state = task.reported_state();
-                    let message = match state {
-                        TaskState::Unreachable => "Reconciliation: Task is unreachable",
-                        _ => "Reconciliation: Latest task state",
-                    };
-                    self.task_status(framework_id, &task_id, state, Reason::Reconciliation, message)
-                }
-                None => {
-                    let Some((state, message)) = self.state_of_unknown_task(agent_id.as_ref()) else {
-                        continue;
-                    };
-                    let state = self.for_partition_aware(framework_id, state);
-                    self.status(&task_id, agent_id.as_ref(), state, Reason::Reconciliation, message)
-                }
-            };
-            self.send(framework_id, SchedulerEvent::Update(status));
+    /// Takes the question down; the answers follow. Empty `tasks`: it asks for all that are known.
+    fn reconcile(
+        &mut self,
+        framework_id: &FrameworkId,
+        stream: &StreamId,
+        tasks: Vec<(TaskId, Option<AgentId>)>,
+    ) -> Result<(), String> {
+        let all = tasks.is_empty();
+        let max = self.state.config.max_tasks_per_framework;
+        // A framework has at most one question of each kind under way, however often it asks.
+        let open = self.state.backlog.iter_mut().find_map(|work| match work {
+            Work::Reconcile { framework_id: of, stream: on, asked }
+                if of == framework_id && on == stream && matches!(asked, Asked::All { .. }) == all =>
+            {
+                Some(asked)
+            }
+            _ => None,
+        });
+        match open {
+            Some(Asked::All { after }) => *after = None,
+            Some(Asked::Listed(list)) if list.len() + tasks.len() > max => {
+                return Err(format!("More than {max} tasks to reconcile are under way"));
+            }
+            Some(Asked::Listed(list)) => list.extend(tasks),
+            None => {
+                let asked = if all { Asked::All { after: None } } else { Asked::Listed(tasks.into()) };
+                let (framework_id, stream) = (framework_id.clone(), stream.clone());
+                self.state.backlog.push_front(Work::Reconcile { framework_id, stream, asked });
+            }
         }
+        Ok(())
+    }
+
+    pub(super) fn reconcile_task(
+        &mut self,
+        framework_id: &FrameworkId,
+        task_id: TaskId,
+        agent_id: Option<AgentId>,
+    ) {
+        let status = match self.state.frameworks[framework_id].tasks.get(&task_id) {
+            Some(task) => {
+                let state = task.reported_state();
+                let message = match state {
+                    TaskState::Unreachable => "Reconciliation: Task is unreachable",
+                    _ => "Reconciliation: Latest task state",
+                };
+                self.task_status(framework_id, &task_id, state, Reason::Reconciliation, message)
+            }
+            None => {
+                let Some((state, message)) = self.state_of_unknown_task(agent_id.as_ref()) else { return };
+                let state = self.for_partition_aware(framework_id, state);
+                self.status(&task_id, agent_id.as_ref(), state, Reason::Reconciliation, message)
+            }
+        };
+        self.send(framework_id, SchedulerEvent::Update(status));
     }
 
     /// What can be said of a task that the master does not know. Nothing as long as it may be on an agent that a
@@ -171,7 +205,7 @@ impl Step<'_> {
     fn state_of_unknown_task(&self, agent_id: Option<&AgentId>) -> Option<(TaskState, &'static str)> {
         let unknown = (TaskState::Unknown, "Reconciliation: Task is unknown");
         let Some(agent_id) = agent_id else {
-            return (!self.state.agents.values().any(|agent| agent.recovered)).then_some(unknown);
+            return (self.state.recovered_agents == 0).then_some(unknown);
         };
         match self.state.agents.get(agent_id) {
             None => Some(unknown),

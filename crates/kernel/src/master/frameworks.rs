@@ -1,9 +1,15 @@
 //! Frameworks come, come back, and end.
 use super::{
-    AgentCommand, CallError, Framework, Observation, RequestId, Response, SchedulerEvent, Step, state::Timer,
+    CallError, Framework, Observation, RequestId, Response, SchedulerEvent, Step,
+    state::Timer,
+    work::{EndOfOffer, Told, Work},
 };
-use bellows_model::{AgentId, FrameworkId, FrameworkInfo, Reason, StreamId, TaskState, validate_role};
+use bellows_model::{FrameworkId, FrameworkInfo, OfferId, StreamId, validate_role};
 use std::collections::BTreeSet;
+
+/// Frameworks that were removed, but for some of their tasks, do not count to `Config::max_frameworks`; so many of them do
+/// not matter.
+const MAX_ENDING: usize = 1_000;
 
 impl Step<'_> {
     /// Whatever is wrong with a subscription comes as ERROR on its stream, which then closes, as in Mesos.
@@ -48,36 +54,97 @@ impl Step<'_> {
     ) -> Result<FrameworkId, String> {
         validate_info(&info)?;
         let suppressed_roles = validate_suppressed(&info, suppressed_roles)?;
-        let id = match info.id.clone() {
-            None => {
-                let id = format!("{}-{:04}", self.state.config.master_id, self.state.ids.frameworks);
-                self.state.ids.frameworks += 1;
-                FrameworkId::new(id)
-            }
-            Some(id) if self.state.is_completed(&id) => return Err("Framework has been removed".into()),
-            Some(id) => id,
-        };
+        if let Some(id) = info.id.clone() {
+            self.validate_chosen_id(&id)?;
+        }
+        self.make_room(&info)?;
+        let id = info.id.clone().unwrap_or_else(|| self.next_framework_id());
         info.id = Some(id.clone());
         if let Some(known) = self.state.frameworks.get(&id) {
             if known.info.principal != info.principal {
                 return Err("Changing framework's principal is not allowed.".into());
             }
-            // These cannot change; Mesos keeps the old ones without a word here.
-            info.user = known.info.user.clone();
+            // Mesos keeps the old one without a word: tasks would run as another user than the subscriber believes.
+            if known.info.user != info.user {
+                return Err(format!(
+                    "Changing framework's user is not allowed: {id} is known with user '{}', not '{}'",
+                    known.info.user, info.user
+                ));
+            }
+            // This cannot change either; the old one is kept, as in Mesos.
             info.checkpoint = known.info.checkpoint;
             if known.recovered {
                 self.framework_mut(&id).registered = self.now;
             }
             self.set_info(&id, info);
         } else {
-            if self.state.frameworks.len() >= self.state.config.max_frameworks {
-                return Err("The master has as many frameworks as it can take".into());
-            }
             self.state.frameworks.insert(id.clone(), Framework::new(info, self.now));
             self.observe(Observation::FrameworkAdded(id.clone()));
         }
         self.framework_mut(&id).suppressed_roles = suppressed_roles;
         Ok(id)
+    }
+
+    /// A framework may choose an id, as one of a previous master does; but none that this master gives to somebody else.
+    fn validate_chosen_id(&self, id: &FrameworkId) -> Result<(), String> {
+        let known = self.state.frameworks.get(id).map(|framework| framework.ending);
+        match known {
+            Some(false) => Ok(()),
+            None if !self.state.is_completed(id) && !self.state.is_of_our_making(id.as_str()) => Ok(()),
+            // Of the ids of this master's making, those that are not known have ended long ago, or were never given.
+            Some(true) | None => Err("Framework has been removed".into()),
+        }
+    }
+
+    fn next_framework_id(&mut self) -> FrameworkId {
+        loop {
+            let id = format!("{}-{:04}", self.state.config.master_id, self.state.ids.frameworks);
+            let id = FrameworkId::new(id);
+            self.state.ids.frameworks += 1;
+            if !self.state.frameworks.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    /// Sees to it that the framework fits in: the one without tasks that is disconnected for longest has to go.
+    fn make_room(&mut self, info: &FrameworkInfo) -> Result<(), String> {
+        let known = info.id.as_ref().and_then(|id| self.state.frameworks.get(id));
+        let (known, new_roles) = match known {
+            None => (false, info.roles.len()),
+            Some(known) => {
+                let new = info.roles.iter().filter(|role| !known.clients.contains_key(*role));
+                (true, new.count())
+            }
+        };
+        if self.state.allocator.client_count() + new_roles > self.state.config.max_roles {
+            return Err(format!(
+                "The frameworks of this master are in as many roles as it can take ({}); use fewer roles",
+                self.state.config.max_roles
+            ));
+        }
+        let full = self.state.frameworks.len() - self.state.ending >= self.state.config.max_frameworks;
+        if known || !full {
+            return Ok(());
+        }
+        match self.longest_idle().filter(|_| self.state.ending < MAX_ENDING) {
+            Some(idle) => {
+                self.remove_framework(&idle);
+                Ok(())
+            }
+            None => Err(format!(
+                "The master has as many frameworks as it can take ({}), and each is connected or has tasks",
+                self.state.config.max_frameworks
+            )),
+        }
+    }
+
+    fn longest_idle(&self) -> Option<FrameworkId> {
+        let idle = self.state.frameworks.iter().filter(|(_, framework)| {
+            let unused = framework.tasks.is_empty() && framework.used.is_empty();
+            framework.stream.is_none() && !framework.ending && unused
+        });
+        idle.min_by_key(|(_, framework)| framework.disconnected).map(|(id, _)| id.clone())
     }
 
     /// Ends the stream that a framework had, where it still has one: another instance takes over.
@@ -88,6 +155,11 @@ impl Step<'_> {
             self.actions.push(super::Action::CloseStream { stream: old });
             self.discard_of_framework(framework_id);
         }
+    }
+
+    pub(super) fn framework_deadline(&mut self, framework_id: &FrameworkId) {
+        self.framework_mut(framework_id).deadline = None;
+        self.remove_framework(framework_id);
     }
 
     pub(super) fn stream_closed(&mut self, stream: &StreamId) {
@@ -138,6 +210,7 @@ impl Step<'_> {
         }
         let suppressed_roles = validate_suppressed(&info, suppressed_roles)
             .map_err(|error| format!("'UpdateFramework' call is not valid: {error}"))?;
+        self.make_room(&info).map_err(|error| unchangeable(&error))?;
         self.set_info(framework_id, info);
         self.framework_mut(framework_id).suppressed_roles = suppressed_roles;
         self.refresh_clients(framework_id);
@@ -150,30 +223,36 @@ impl Step<'_> {
         if framework.info == info {
             return;
         }
-        framework.info = info.clone();
-        let agents: BTreeSet<AgentId> =
-            framework.tasks.values().map(|task| task.info.agent_id.clone()).collect();
-        for agent in agents {
-            self.tell(&agent, AgentCommand::UpdateFramework { framework: info.clone() });
+        framework.info = info;
+        let mut backlog = self.state.backlog.iter_mut();
+        let open = backlog.find_map(|work| match work {
+            Work::UpdateAgents { framework_id: of, after } if of == framework_id => Some(after),
+            _ => None,
+        });
+        match open {
+            Some(after) => *after = None,
+            None => {
+                let work = Work::UpdateAgents { framework_id: framework_id.clone(), after: None };
+                self.state.backlog.push_front(work);
+            }
         }
-        let left: Vec<_> = self.offers_in_roles_left(framework_id);
-        left.iter().for_each(|offer| self.rescind(offer, None));
+        let left = self.offers_in_roles_left(framework_id);
+        self.end_own_offers(framework_id, &left, EndOfOffer::Rescind);
         self.observe(Observation::FrameworkUpdated(framework_id.clone()));
     }
 
-    fn offers_in_roles_left(&self, framework_id: &FrameworkId) -> Vec<bellows_model::OfferId> {
-        let roles = &self.state.frameworks[framework_id].info.roles;
-        let left = |offer: &&bellows_model::Offer| {
-            offer.framework_id == *framework_id && !roles.contains(&offer.role)
-        };
-        self.state.offers.values().filter(left).map(|offer| offer.id.clone()).collect()
+    fn offers_in_roles_left(&self, framework_id: &FrameworkId) -> Vec<OfferId> {
+        let framework = &self.state.frameworks[framework_id];
+        let roles: BTreeSet<_> = framework.info.roles.iter().collect();
+        let left = |id: &&OfferId| !roles.contains(&self.state.offers[*id].role);
+        framework.offers.iter().filter(left).cloned().collect()
     }
 
     /// Brings the allocator's view in line: which roles the framework is in, and whether it wants offers there.
     pub(super) fn refresh_clients(&mut self, framework_id: &FrameworkId) {
         let framework = &self.state.frameworks[framework_id];
         let connected = framework.stream.is_some();
-        let roles = framework.info.roles.clone();
+        let roles: BTreeSet<_> = framework.info.roles.iter().cloned().collect();
         let suppressed = framework.suppressed_roles.clone();
         for (role, client) in framework.clients.clone() {
             if roles.contains(&role) {
@@ -192,45 +271,28 @@ impl Step<'_> {
     }
 
     pub(super) fn operator_teardown(&mut self, request: RequestId, framework_id: &FrameworkId) {
-        if !self.state.frameworks.contains_key(framework_id) {
+        if self.state.live_framework(framework_id).is_none() {
             return self.respond(request, Err(CallError::NothingToTearDown));
         }
         self.respond(request, Ok(Response::Accepted));
         self.remove_framework(framework_id);
     }
 
-    /// Ends a framework: every agent shuts down what it has of it, tasks count as killed, offers are free again.
+    /// Ends a framework. Nobody hears from it or to it any more; the rest is done in slices.
     pub(super) fn remove_framework(&mut self, framework_id: &FrameworkId) {
+        if std::mem::replace(&mut self.framework_mut(framework_id).ending, true) {
+            return;
+        }
+        self.state.ending += 1;
         self.disarm_framework(framework_id);
-        self.discard_of_framework(framework_id);
-        let agents: Vec<_> = self.state.agents.keys().cloned().collect();
-        for agent in &agents {
-            // An agent without tasks of it may still keep its shuffle files.
-            self.tell(agent, AgentCommand::ShutdownFramework { framework_id: framework_id.clone() });
-        }
-        let stream = self.framework_mut(framework_id).stream.take();
-        let message = format!("Framework {framework_id} removed");
-        let tasks: Vec<_> = self.state.frameworks[framework_id].tasks.keys().cloned().collect();
-        for task in tasks {
-            self.end_task(framework_id, &task, TaskState::Killed, Reason::FrameworkRemoved, &message);
-        }
-        for agent in &agents {
-            self.remove_executors(agent, Some(framework_id));
-        }
-        if let Some(stream) = stream {
+        if let Some(stream) = self.framework_mut(framework_id).stream.take() {
             self.state.streams.remove(&stream);
             self.actions.push(super::Action::CloseStream { stream });
         }
-        let mut framework = self.state.frameworks.remove(framework_id).expect("invariant: a known framework");
-        for client in std::mem::take(&mut framework.clients).into_values() {
-            self.state.allocator.remove_client(client);
-        }
-        framework.unregistered = Some(self.now);
-        self.state.completed_frameworks.push_back(framework);
-        while self.state.completed_frameworks.len() > self.state.config.max_completed_frameworks {
-            self.state.completed_frameworks.pop_front();
-        }
-        self.observe(Observation::FrameworkRemoved(framework_id.clone()));
+        self.refresh_clients(framework_id);
+        let (id, told) = (framework_id.clone(), Told::UpTo(None));
+        self.state.backlog.push_front(Work::EndFramework { framework_id: id, told });
+        self.discard_of_framework(framework_id);
     }
 
     fn arm_framework(&mut self, framework_id: &FrameworkId, deadline: crate::Time) {
@@ -262,7 +324,8 @@ fn validate_info(info: &FrameworkInfo) -> Result<(), String> {
 }
 
 fn validate_suppressed(info: &FrameworkInfo, roles: Vec<String>) -> Result<BTreeSet<String>, String> {
-    match roles.iter().find(|role| !info.roles.contains(role)) {
+    let own: BTreeSet<_> = info.roles.iter().collect();
+    match roles.iter().find(|role| !own.contains(role)) {
         Some(role) => Err(format!("Suppressed role '{role}' is not contained in the list of roles")),
         None => Ok(roles.into_iter().collect()),
     }

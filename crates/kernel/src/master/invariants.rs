@@ -1,13 +1,14 @@
 //! What holds between any two steps. Checked by tests and simulations; too slow for production.
-use super::{State, state::Timer};
+use super::{State, state::Timer, work::Work};
 use bellows_model::{AgentId, FrameworkId, Resources};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Says what is wrong with the state, if anything.
 pub fn invariants(state: &State) -> Result<(), String> {
     let sums = Sums::of(state)?;
     agents(state, &sums)?;
     frameworks(state, &sums)?;
+    offers(state)?;
     connections(state)?;
     bounds(state)
 }
@@ -100,12 +101,25 @@ fn frameworks(state: &State, sums: &Sums) -> Result<(), String> {
         ensure(framework.info.id.as_ref() == Some(id) && !state.is_completed(id), || {
             format!("{id:?} is not who it is, or completed")
         })?;
-        ensure(framework.stream.is_some() || framework.offered.is_empty(), || {
+        ensure(framework.stream.is_some() || framework.offers.is_empty(), || {
             format!("{id:?} is not connected and has offers")
         })?;
-        ensure(framework.stream.is_some() != framework.deadline.is_some(), || {
-            format!("{id:?} is connected, or its time runs")
+        let ending = state
+            .backlog
+            .iter()
+            .filter(|work| matches!(work, Work::EndFramework { framework_id, .. } if framework_id == id));
+        ensure(usize::from(framework.ending) == ending.count(), || {
+            format!("{id:?} is ending, and nobody ends it; or the other way round")
         })?;
+        let held = [framework.stream.is_some(), framework.deadline.is_some(), framework.ending];
+        ensure(held.iter().filter(|&&held| held).count() == 1, || {
+            format!("{id:?} is connected, or its time runs, or it is ending")
+        })?;
+        for (role, client) in &framework.clients {
+            ensure(framework.stream.is_some() || !state.allocator.wants(*client), || {
+                format!("{id:?} is not connected and wants offers for {role}")
+            })?;
+        }
         for (task_id, task) in &framework.tasks {
             let agent = state.agents.get(&task.info.agent_id);
             ensure(agent.is_some_and(|agent| agent.tasks.contains(&(id.clone(), task_id.clone()))), || {
@@ -130,18 +144,56 @@ fn connections(state: &State) -> Result<(), String> {
     ensure(streams == state.streams.len() && links == state.links.len(), || {
         format!("{streams} streams for {:?}, {links} links for {:?}", state.streams, state.links)
     })?;
+    let waiting =
+        state.agents.iter().filter_map(|(id, agent)| Some((agent.newcomer?, (id, agent.link.is_some()))));
+    let waiting: BTreeMap<_, _> = waiting.collect();
+    let newcomers = state.newcomers.iter().map(|(link, newcomer)| (*link, (&newcomer.agent_id, true)));
+    ensure(waiting == newcomers.collect(), || {
+        "a connection waits for an agent that does not know, or that has none".into()
+    })?;
     let agents =
         state.agents.iter().filter_map(|(id, agent)| Some((agent.deadline?, Timer::Agent(id.clone()))));
     let frameworks = state
         .frameworks
         .iter()
         .filter_map(|(id, framework)| Some((framework.deadline?, Timer::Framework(id.clone()))));
-    let timers = agents.chain(frameworks).collect();
+    let newcomers =
+        state.newcomers.iter().map(|(link, newcomer)| (newcomer.deadline, Timer::Newcomer(*link)));
+    let timers = agents.chain(frameworks).chain(newcomers).collect();
     ensure(state.timers == timers, || format!("deadlines are {timers:?}, timers {:?}", state.timers))
+}
+
+/// No offer is forgotten: its framework knows it, or it is about to end.
+fn offers(state: &State) -> Result<(), String> {
+    let known = state.frameworks.values().flat_map(|framework| &framework.offers);
+    let ending = state.backlog.iter().flat_map(|work| match work {
+        Work::EndOffers { offers, .. } => offers.iter().collect(),
+        _ => Vec::new(),
+    });
+    let ending = ending.filter(|id| state.offers.contains_key(*id));
+    let all: Vec<_> = known.chain(ending).collect();
+    let distinct: BTreeSet<_> = all.iter().copied().collect();
+    ensure(distinct.len() == all.len() && distinct.into_iter().eq(state.offers.keys()), || {
+        format!("{all:?} are known or ending, of {:?}", state.offers.keys())
+    })
 }
 
 fn bounds(state: &State) -> Result<(), String> {
     let config = &state.config;
+    let unreachable = state.agents.iter().filter_map(|(id, agent)| Some((agent.unreachable?, id.clone())));
+    let unreachable: BTreeSet<_> = unreachable.collect();
+    ensure(state.unreachable == unreachable, || {
+        format!("unreachable are {unreachable:?}, listed {:?}", state.unreachable)
+    })?;
+    let recovered = state.agents.values().filter(|agent| agent.recovered).count();
+    let ending = state.frameworks.values().filter(|framework| framework.ending).count();
+    ensure(state.recovered_agents == recovered && state.ending == ending, || {
+        format!("{recovered} agents are recovered and {ending} frameworks ending, not as counted")
+    })?;
+    ensure(state.frameworks.len() - ending <= config.max_frameworks, || "too many frameworks".into())?;
+    ensure(state.agents.len() <= config.max_agents, || "too many agents".into())?;
+    ensure(unreachable.len() <= config.max_unreachable_agents, || "too many unreachable agents".into())?;
+    ensure(state.newcomers.len() <= config.max_newcomers, || "too many newcomers".into())?;
     ensure(state.completed_frameworks.len() <= config.max_completed_frameworks, || {
         "too many completed frameworks".into()
     })?;

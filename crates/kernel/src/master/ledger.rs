@@ -76,14 +76,21 @@ impl Step<'_> {
         removed.is_some()
     }
 
-    /// Removes the executors of `framework`, or all, from the agent.
-    pub(super) fn remove_executors(&mut self, agent: &AgentId, of: Option<&FrameworkId>) {
-        let keys: Vec<_> = self.agent_mut(agent).executors.keys().cloned().collect();
-        for (framework, executor) in keys {
-            if of.is_none_or(|of| *of == framework) {
-                self.remove_executor(&framework, agent, &executor);
+    /// Removes the executors of `framework`, or all, from the agent; says how many there were.
+    pub(super) fn remove_executors(&mut self, agent: &AgentId, of: Option<&FrameworkId>) -> usize {
+        let executors = &self.state.agents[agent].executors;
+        let keys: Vec<_> = match of {
+            None => executors.keys().cloned().collect(),
+            Some(of) => {
+                let first = (of.clone(), ExecutorId::from(""));
+                let own = executors.range(first..).take_while(|((framework, _), _)| framework == of);
+                own.map(|(key, _)| key.clone()).collect()
             }
+        };
+        for (framework, executor) in &keys {
+            self.remove_executor(framework, agent, executor);
         }
+        keys.len()
     }
 
     /// Takes a task that no longer holds resources from the books.

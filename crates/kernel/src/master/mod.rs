@@ -13,6 +13,7 @@ mod ledger;
 mod offers;
 mod state;
 mod tasks;
+mod work;
 
 use crate::Time;
 pub use action::{Action, AgentCommand, CallError, Observation, Response, SchedulerEvent};
@@ -23,8 +24,11 @@ pub use state::{Agent, Config, Counters, Executor, Framework, State, Task};
 
 /// Takes one event into account and says what is to be done about it, in order. What it freed is offered anew
 /// among the same actions.
+///
+/// One step does a bounded amount of work. While [`State::has_work`], the next one goes on with what was left over,
+/// whatever its event; if there is no other, [`Event::Tick`].
 pub fn step(state: &mut State, now: Time, event: Event) -> Vec<Action> {
-    let mut step = Step { state, now, actions: Vec::new() };
+    let mut step = Step { state, now, actions: Vec::new(), left: work::SLICE };
     match event {
         Event::Tick => step.tick(),
         Event::Subscribe { request, stream, info, suppressed_roles } => {
@@ -39,6 +43,7 @@ pub fn step(state: &mut State, now: Time, event: Event) -> Vec<Action> {
         Event::LinkClosed { link } => step.link_closed(link),
         Event::Agent { link, message } => step.agent_message(link, message),
     }
+    step.work_off();
     step.make_offers();
     step.actions
 }
@@ -48,6 +53,8 @@ struct Step<'a> {
     state: &'a mut State,
     now: Time,
     actions: Vec<Action>,
+    /// How much more may be done in this step.
+    left: usize,
 }
 
 impl Step<'_> {
@@ -61,11 +68,14 @@ impl Step<'_> {
     fn expire_timers(&mut self) {
         while let Some((when, _)) = self.state.timers.first()
             && *when <= self.now
+            && self.left > 0
         {
             let Some((_, timer)) = self.state.timers.pop_first() else { return };
+            self.spend(1);
             match timer {
                 state::Timer::Agent(id) => self.agent_deadline(&id),
-                state::Timer::Framework(id) => self.remove_framework(&id),
+                state::Timer::Framework(id) => self.framework_deadline(&id),
+                state::Timer::Newcomer(link) => self.newcomer_deadline(link),
             }
         }
     }
@@ -79,6 +89,11 @@ impl Step<'_> {
 
     fn observe(&mut self, observation: Observation) {
         self.actions.push(Action::Observe(observation));
+    }
+
+    /// Tells whoever operates the master.
+    fn warn(&mut self, text: String) {
+        self.actions.push(Action::Warn(text));
     }
 
     /// Sends to a stream that belongs to no framework.

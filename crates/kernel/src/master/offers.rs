@@ -1,8 +1,16 @@
 //! Offers: made when something became free, ended when they are used, declined, withdrawn or held for too long.
-use super::{SchedulerEvent, Step, ledger::Account};
-use crate::allocator::Grant;
+use super::{
+    SchedulerEvent, Step,
+    ledger::Account,
+    work::{EndOfOffer, Work},
+};
+use crate::allocator::{Grant, MAX_LOOKS};
 use bellows_model::{AgentId, Filters, FrameworkId, Offer, OfferId, Resources};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 /// As in Mesos: a refusal that would outlive the hardware.
 const MAX_REFUSAL: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -39,6 +47,7 @@ impl Step<'_> {
             resources: grant.resources,
         };
         self.state.offers.insert(id.clone(), offer.clone());
+        self.framework_mut(&offer.framework_id).offers.insert(id.clone());
         self.hold(id);
         offer
     }
@@ -59,12 +68,16 @@ impl Step<'_> {
     /// Rescinds what was held for too long while others want it, so that nobody starves behind a framework
     /// that does not answer.
     pub(super) fn expire_offers(&mut self) {
-        let due = self.state.held_offers.partition_point(|&(when, _)| when <= self.now);
-        let due: Vec<_> = self.state.held_offers.drain(..due).collect();
-        for (_, id) in due {
+        let mut looks = MAX_LOOKS;
+        while looks > 0
+            && self.state.held_offers.front().is_some_and(|(when, _)| *when <= self.now)
+            && let Some((_, id)) = self.state.held_offers.pop_front()
+        {
+            looks -= 1;
             let Some(offer) = self.state.offers.get(&id).cloned() else { continue };
             let client = self.client(&offer.framework_id, &offer.role);
             let index = self.index(&offer.agent_id);
+            looks = looks.saturating_sub(self.state.allocator.cost_of_asking(index));
             if self.state.allocator.is_wanted(index, &offer.resources, client, self.now) {
                 self.rescind(&id, Some(Filters::default().refuse));
             } else {
@@ -90,8 +103,28 @@ impl Step<'_> {
 
     /// Takes the offers of a framework back that does not hear of it.
     pub(super) fn discard_of_framework(&mut self, framework_id: &FrameworkId) {
-        for id in self.offer_ids(|offer| offer.framework_id == *framework_id) {
-            self.discard(&id, None);
+        let offers = std::mem::take(&mut self.framework_mut(framework_id).offers);
+        self.end_offers_later(framework_id, offers.into_iter().collect(), EndOfOffer::Discard(None));
+    }
+
+    /// Ends those of the offers that the framework has, from now on for it, and for the books in due course.
+    pub(super) fn end_own_offers(
+        &mut self,
+        framework_id: &FrameworkId,
+        offers: &[OfferId],
+        how: EndOfOffer,
+    ) -> usize {
+        let own = &mut self.framework_mut(framework_id).offers;
+        let offers: VecDeque<_> = offers.iter().filter(|id| own.remove(*id)).cloned().collect();
+        let count = offers.len();
+        self.end_offers_later(framework_id, offers, how);
+        count
+    }
+
+    fn end_offers_later(&mut self, framework_id: &FrameworkId, offers: VecDeque<OfferId>, how: EndOfOffer) {
+        if !offers.is_empty() {
+            let framework_id = framework_id.clone();
+            self.state.backlog.push_front(Work::EndOffers { framework_id, offers, how });
         }
     }
 
@@ -103,7 +136,9 @@ impl Step<'_> {
 
     /// Ends an offer; what it held stays in the books as offered.
     pub(super) fn take_offer(&mut self, id: &OfferId) -> Option<Offer> {
-        self.state.offers.remove(id)
+        let offer = self.state.offers.remove(id)?;
+        self.framework_mut(&offer.framework_id).offers.remove(id);
+        Some(offer)
     }
 
     /// Frees a part of an offer that was taken.

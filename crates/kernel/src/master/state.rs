@@ -1,5 +1,5 @@
 //! Everything that a master knows. Read by the HTTP API; changed by `step` alone.
-use super::LinkId;
+use super::{AgentRegistration, LinkId, work::Work};
 use crate::{
     Time,
     allocator::{AgentIndex, Allocator, ClientIndex, Settings},
@@ -37,9 +37,22 @@ pub struct Config {
     pub min_mem: i64,
     /// In thousandths; roles that are not named weigh 1,000.
     pub role_weights: BTreeMap<String, u32>,
-    /// Beyond these, subscriptions and tasks are refused.
+    /// Beyond these, the framework without tasks that is disconnected for longest has to go, or the subscription is
+    /// refused.
     pub max_frameworks: usize,
+    /// Roles of all frameworks, each counted once for each framework in it.
+    pub max_roles: usize,
+    /// Beyond these, tasks are refused.
     pub max_tasks_per_framework: usize,
+    pub max_tasks_per_agent: usize,
+    /// Frameworks' own executors on one agent.
+    pub max_executors_per_agent: usize,
+    /// Beyond these, the agent that is unreachable for longest is forgotten, or the new one has to wait.
+    pub max_agents: usize,
+    /// A connection that answers within this time after another one appeared under its agent's id is the right one.
+    pub liveness_timeout: Duration,
+    /// So many of these others may wait.
+    pub max_newcomers: usize,
     /// Of agents that are unreachable for longest, so many are remembered.
     pub max_unreachable_agents: usize,
 }
@@ -59,7 +72,13 @@ impl Config {
             min_mem: 32_000,
             role_weights: BTreeMap::new(),
             max_frameworks: 10_000,
+            max_roles: 100_000,
             max_tasks_per_framework: 100_000,
+            max_tasks_per_agent: 2_000,
+            max_executors_per_agent: 256,
+            max_agents: 50_000,
+            liveness_timeout: Duration::from_secs(5),
+            max_newcomers: 1_000,
             max_unreachable_agents: 10_000,
         }
     }
@@ -78,6 +97,15 @@ pub struct State {
     pub counters: Counters,
     pub(super) streams: BTreeMap<StreamId, FrameworkId>,
     pub(super) links: BTreeMap<LinkId, AgentId>,
+    /// Connections that wait until it is certain that their agent's other one is dead.
+    pub(super) newcomers: BTreeMap<LinkId, Newcomer>,
+    /// The agents that are unreachable, longest first.
+    pub(super) unreachable: BTreeSet<(Time, AgentId)>,
+    /// How many agents are `recovered`.
+    pub(super) recovered_agents: usize,
+    pub(super) backlog: VecDeque<Work>,
+    /// How many frameworks are `ending`.
+    pub(super) ending: usize,
     pub(super) timers: BTreeSet<(Time, Timer)>,
     /// When open offers have been held for too long, in the order of time; may name offers that are gone.
     pub(super) held_offers: VecDeque<(Time, OfferId)>,
@@ -90,6 +118,17 @@ pub struct State {
 pub(super) enum Timer {
     Agent(AgentId),
     Framework(FrameworkId),
+    Newcomer(LinkId),
+}
+
+/// A connection under the id of an agent that has one already.
+#[derive(Debug)]
+pub(super) struct Newcomer {
+    pub(super) agent_id: AgentId,
+    pub(super) registration: AgentRegistration,
+    /// The ping that the other one has to answer, or a later one.
+    pub(super) ping_seq: u64,
+    pub(super) deadline: Time,
 }
 
 /// How many ids of each kind were given.
@@ -113,6 +152,8 @@ pub struct Counters {
     pub agents_registered: u64,
     pub agents_removed: u64,
     pub calls_refused: u64,
+    /// What agents said that they must not.
+    pub messages_refused: u64,
 }
 
 #[derive(Debug)]
@@ -142,6 +183,10 @@ pub struct Agent {
     pub(super) deadline: Option<Time>,
     pub(super) ping_seq: u64,
     pub(super) unanswered_pings: u32,
+    /// The connection that waits to replace `link`.
+    pub(super) newcomer: Option<LinkId>,
+    /// Of this connection a message was refused before, and the operator told.
+    pub(super) has_lied: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -165,6 +210,8 @@ pub struct Framework {
     pub disconnected: Option<Time>,
     /// Known only from its agents since this master started.
     pub recovered: bool,
+    /// It was removed; its tasks and executors are on their way out.
+    pub ending: bool,
     pub suppressed_roles: BTreeSet<String>,
     pub tasks: BTreeMap<TaskId, Task>,
     /// The newest last; bounded by `max_completed_tasks_per_framework`.
@@ -173,6 +220,8 @@ pub struct Framework {
     pub used: Resources,
     /// Scalars only.
     pub offered: Resources,
+    /// The open offers that it knows of.
+    pub(super) offers: BTreeSet<OfferId>,
     /// Its ordinals with the allocator, by role; also of roles that it left while it held resources in them.
     pub(super) clients: BTreeMap<String, ClientIndex>,
     /// When the failover timeout ends.
@@ -181,6 +230,7 @@ pub struct Framework {
 
 #[derive(Debug, Clone)]
 pub struct Task {
+    /// Without command and data, which only its agent needs.
     pub info: Arc<TaskInfo>,
     pub framework_id: FrameworkId,
     /// The role that its resources are allocated to.
@@ -230,6 +280,11 @@ impl State {
             counters: Counters::default(),
             streams: BTreeMap::new(),
             links: BTreeMap::new(),
+            newcomers: BTreeMap::new(),
+            unreachable: BTreeSet::new(),
+            recovered_agents: 0,
+            backlog: VecDeque::new(),
+            ending: 0,
             timers: BTreeSet::new(),
             held_offers: VecDeque::new(),
             allocator: Allocator::new(settings),
@@ -250,14 +305,33 @@ impl State {
             state.timers.insert((deadline, Timer::Agent(id.clone())));
             state.agents.insert(id, agent);
         }
+        state.recovered_agents = state.agents.len();
         state
     }
 
     /// When to send [`super::Event::Tick`].
     pub fn next_deadline(&self) -> Option<Time> {
+        if self.has_work() {
+            return Some(self.started);
+        }
         let timer = self.timers.first().map(|&(when, _)| when);
         let offer = self.held_offers.front().map(|&(when, _)| when);
         [timer, offer, self.allocator.next_expiry()].into_iter().flatten().min()
+    }
+
+    /// Whether the last step left something over. The next one, which should come soon, goes on with it.
+    pub fn has_work(&self) -> bool {
+        !self.backlog.is_empty() || self.allocator.has_work()
+    }
+
+    /// A framework that has not been removed.
+    pub fn live_framework(&self, id: &FrameworkId) -> Option<&Framework> {
+        self.frameworks.get(id).filter(|framework| !framework.ending)
+    }
+
+    /// Whether this master alone gives such ids.
+    pub(super) fn is_of_our_making(&self, id: &str) -> bool {
+        id.strip_prefix(&self.config.master_id).is_some_and(|rest| rest.starts_with('-'))
     }
 
     /// Whether the framework has ended, as far as is remembered.
@@ -284,6 +358,8 @@ impl Agent {
             deadline: None,
             ping_seq: 0,
             unanswered_pings: 0,
+            newcomer: None,
+            has_lied: false,
         }
     }
 }
@@ -298,11 +374,13 @@ impl Framework {
             unregistered: None,
             disconnected: None,
             recovered: false,
+            ending: false,
             suppressed_roles: BTreeSet::new(),
             tasks: BTreeMap::new(),
             completed_tasks: VecDeque::new(),
             used: Resources::new(),
             offered: Resources::new(),
+            offers: BTreeSet::new(),
             clients: BTreeMap::new(),
             deadline: None,
         }

@@ -12,6 +12,9 @@ use bellows_model::{
 /// Statuses kept of one task. Consecutive ones of the same state count once.
 const MAX_STATUSES: usize = 16;
 
+/// Bytes kept of a status' message.
+const MAX_MESSAGE: usize = 1 << 10;
+
 /// Where a task came from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Origin {
@@ -23,11 +26,11 @@ pub(super) enum Origin {
 
 impl Step<'_> {
     /// Enters a task, and its executor where that is new, into the books.
-    pub(super) fn add_task(&mut self, task: Task, origin: Origin) {
+    pub(super) fn add_task(&mut self, task: Task, executor: Option<ExecutorInfo>, origin: Origin) {
         let (framework_id, role) = (task.framework_id.clone(), task.role.clone());
         let (agent_id, task_id) = (task.info.agent_id.clone(), task.info.task_id.clone());
         if task.holds_resources() {
-            if let Some(info) = task.info.executor.clone() {
+            if let Some(info) = executor {
                 self.add_executor(&framework_id, &role, &agent_id, info, origin);
             }
             self.occupy(&framework_id, &role, &agent_id, &task.info.resources, origin);
@@ -81,7 +84,10 @@ impl Step<'_> {
         latest_state: TaskState,
     ) {
         status.agent_id = Some(agent_id.clone());
-        let Some(framework) = self.state.frameworks.get(framework_id) else {
+        if let Err(why) = validate_status(&status, latest_state) {
+            return self.refuse_message(agent_id, &why);
+        }
+        let Some(framework) = self.state.live_framework(framework_id) else {
             return self
                 .tell(agent_id, AgentCommand::ShutdownFramework { framework_id: framework_id.clone() });
         };
@@ -128,8 +134,12 @@ impl Step<'_> {
     /// Records an update. Resources are freed when the task stops to hold any, and only then.
     pub(super) fn update_task(&mut self, framework_id: &FrameworkId, mut status: TaskStatus) {
         self.set_task_state(framework_id, &status.task_id, status.state);
-        // It may be large, and only the framework knows what it means.
+        // They may be large; the framework has them whole.
         status.data = None;
+        if let Some(message) = &mut status.message {
+            let end = (0..=MAX_MESSAGE.min(message.len())).rfind(|&end| message.is_char_boundary(end));
+            message.truncate(end.unwrap_or(0));
+        }
         let task = self.task_mut(framework_id, &status.task_id);
         let news = task.statuses.last().is_none_or(|last| last.state != status.state);
         if !news {
@@ -270,7 +280,48 @@ impl Step<'_> {
         }
     }
 
+    /// The message of a framework's executor, if the agent has anything of the framework.
+    pub(super) fn executor_message(
+        &mut self,
+        agent_id: &AgentId,
+        framework_id: &FrameworkId,
+        executor_id: ExecutorId,
+        data: Vec<u8>,
+    ) {
+        let agent = &self.state.agents[agent_id];
+        let first = (framework_id.clone(), TaskId::from(""));
+        if agent.tasks.range(&first..).next().is_none_or(|(of, _)| of != framework_id)
+            && !agent.executors.contains_key(&(framework_id.clone(), executor_id.clone()))
+        {
+            let why =
+                format!("a message of executor {executor_id} of {framework_id}, of which it has nothing");
+            return self.refuse_message(agent_id, &why);
+        }
+        let agent_id = agent_id.clone();
+        self.send(framework_id, SchedulerEvent::Message { agent_id, executor_id, data });
+    }
+
     fn task_mut(&mut self, framework_id: &FrameworkId, task_id: &TaskId) -> &mut Task {
         self.framework_mut(framework_id).tasks.get_mut(task_id).expect("invariant: a known task")
     }
+}
+
+/// What an agent may say of a task. Whatever it says changes a task of its own alone, and nothing follows an end.
+fn validate_status(status: &TaskStatus, latest_state: TaskState) -> Result<(), String> {
+    let task_id = &status.task_id;
+    if let Some(state) =
+        [status.state, latest_state].into_iter().find(|state| !state.is_an_agents_to_report())
+    {
+        return Err(format!(
+            "a status update of task {task_id} with {}, which only a master may say",
+            state.name()
+        ));
+    }
+    if status.source == Source::Master {
+        return Err(format!("a status update of task {task_id} in the master's name"));
+    }
+    if status.uuid.is_none() {
+        return Err(format!("a status update of task {task_id} without a uuid"));
+    }
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! A scheduler's call, from the wire to the kernel's terms; what lacks a part is refused in Mesos' words.
 use super::Refused;
 use bellows_kernel::master::Call;
-use bellows_model::{FrameworkInfo, Operation};
+use bellows_model::{FrameworkInfo, Operation, limits};
 use bellows_wire::{
     convert::{ConvertError, uuid_from_wire},
     v1::{
@@ -24,6 +24,15 @@ pub(super) fn invalid(what: impl std::fmt::Display) -> Refused {
 
 fn missing(field: &str) -> Refused {
     invalid(format_args!("Expecting '{field}' to be present"))
+}
+
+/// Refuses a list that is too long before anything is made of it.
+fn few<T>(field: &str, max: usize, list: &[T]) -> Result<(), Refused> {
+    at_most(&format!("entries in '{field}'"), max, list.len())
+}
+
+fn at_most(what: &str, max: usize, count: usize) -> Result<(), Refused> {
+    if count > max { Err(invalid(format_args!("{count} {what} are more than {max}"))) } else { Ok(()) }
 }
 
 impl TryFrom<scheduler::Call> for Known {
@@ -49,6 +58,14 @@ impl TryFrom<scheduler::Call> for Known {
             Type::Teardown => Call::Teardown,
             Type::Accept => {
                 let accept = call.accept.ok_or_else(|| missing(&name))?;
+                few("accept.offer_ids", limits::OFFERS, &accept.offer_ids)?;
+                few("accept.operations", limits::OPERATIONS, &accept.operations)?;
+                let tasks = accept.operations.iter().filter_map(|operation| operation.launch.as_ref());
+                at_most(
+                    "tasks in 'accept.operations'",
+                    limits::TASKS,
+                    tasks.map(|l| l.task_infos.len()).sum(),
+                )?;
                 Call::Accept {
                     offer_ids: each("offer_ids", accept.offer_ids).map_err(part)?,
                     operations: each::<_, Operation>("operations", accept.operations).map_err(part)?,
@@ -57,13 +74,22 @@ impl TryFrom<scheduler::Call> for Known {
             }
             Type::Decline => {
                 let decline = call.decline.ok_or_else(|| missing(&name))?;
+                few("decline.offer_ids", limits::OFFERS, &decline.offer_ids)?;
                 Call::Decline {
                     offer_ids: each("offer_ids", decline.offer_ids).map_err(part)?,
                     filters: decline.filters.map(Into::into).unwrap_or_default(),
                 }
             }
-            Type::Revive => Call::Revive { roles: call.revive.unwrap_or_default().roles },
-            Type::Suppress => Call::Suppress { roles: call.suppress.unwrap_or_default().roles },
+            Type::Revive => {
+                let revive = call.revive.unwrap_or_default();
+                few("revive.roles", limits::ROLES, &revive.roles)?;
+                Call::Revive { roles: revive.roles }
+            }
+            Type::Suppress => {
+                let suppress = call.suppress.unwrap_or_default();
+                few("suppress.roles", limits::ROLES, &suppress.roles)?;
+                Call::Suppress { roles: suppress.roles }
+            }
             Type::Kill => {
                 let kill = call.kill.ok_or_else(|| missing(&name))?;
                 Call::Kill {
@@ -87,19 +113,15 @@ impl TryFrom<scheduler::Call> for Known {
                     uuid: uuid_from_wire(&acknowledge.uuid).map_err(part)?,
                 }
             }
-            Type::Reconcile => Call::Reconcile {
-                tasks: call
-                    .reconcile
-                    .ok_or_else(|| missing(&name))?
-                    .tasks
-                    .into_iter()
-                    .map(|task| {
-                        let agent_id = task.agent_id.map(|id| one("agent_id", id)).transpose()?;
-                        Ok((one("task_id", task.task_id)?, agent_id))
-                    })
-                    .collect::<Result<_, _>>()
-                    .map_err(part)?,
-            },
+            Type::Reconcile => {
+                let reconcile = call.reconcile.ok_or_else(|| missing(&name))?;
+                few("reconcile.tasks", limits::RECONCILED_TASKS, &reconcile.tasks)?;
+                let tasks = reconcile.tasks.into_iter().map(|task| {
+                    let agent_id = task.agent_id.map(|id| one("agent_id", id)).transpose()?;
+                    Ok((one("task_id", task.task_id)?, agent_id))
+                });
+                Call::Reconcile { tasks: tasks.collect::<Result<_, _>>().map_err(part)? }
+            }
             Type::Message => {
                 let message = call.message.ok_or_else(|| missing(&name))?;
                 Call::Message {
@@ -110,6 +132,7 @@ impl TryFrom<scheduler::Call> for Known {
             }
             Type::UpdateFramework => {
                 let update = call.update_framework.ok_or_else(|| missing(&name))?;
+                few("update_framework.suppressed_roles", limits::ROLES, &update.suppressed_roles)?;
                 Call::UpdateFramework {
                     info: one("framework_info", update.framework_info).map_err(part)?,
                     suppressed_roles: update.suppressed_roles,
@@ -132,6 +155,7 @@ fn subscribed(
     subscribe: scheduler::call::Subscribe,
     outer: Option<v1::FrameworkId>,
 ) -> Result<Known, Refused> {
+    few("subscribe.suppressed_roles", limits::ROLES, &subscribe.suppressed_roles)?;
     let mut info = subscribe.framework_info;
     info.id = info.id.filter(|id| !id.value.is_empty());
     match (&info.id, outer) {

@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bellows_kernel::master::{AgentCommand, AgentMessage, AgentRegistration, AgentTask, Event, LinkId};
-use bellows_model::{FrameworkInfo, TaskInfo, TaskState, TaskStatus};
+use bellows_model::{FrameworkInfo, TaskInfo, TaskState, TaskStatus, limits};
 use bellows_runtime::Disconnect;
 use bellows_wire::{
     convert::{ConvertError, agent_from_wire},
@@ -39,8 +39,21 @@ enum LinkError {
     OutOfOrder,
     #[error("the agent has an unknown task state {0}")]
     TaskState(i32),
+    #[error(
+        "the agent has {tasks} tasks of {frameworks} frameworks; at most {} of {} are taken",
+        limits::REGISTERED_TASKS,
+        limits::REGISTERED_FRAMEWORKS
+    )]
+    TooMany { tasks: usize, frameworks: usize },
     #[error("the master is stopping")]
     Stopped,
+}
+
+impl LinkError {
+    /// Whether the agent said something that it must not.
+    fn is_the_agents_fault(&self) -> bool {
+        matches!(self, Self::Convert(_) | Self::TaskState(_) | Self::OutOfOrder | Self::TooMany { .. })
+    }
 }
 
 pub(super) async fn link(shared: &Arc<Shared>, request: Request) -> Result<Response, Refused> {
@@ -86,9 +99,14 @@ impl Reader {
             () = gone.cancelled() => {}
             outcome = self.read() => if let Err(error) = outcome {
                 tracing::warn!(%peer, %error, "an agent's connection ends");
-                if matches!(error, LinkError::Convert(_) | LinkError::TaskState(_) | LinkError::OutOfOrder) {
-                    // The agent would only say the same again.
-                    let refused = AgentCommand::Refused { reason: error.to_string() };
+                if error.is_the_agents_fault() {
+                    let reason = error.to_string();
+                    // The agent would only say the same again. But once it is registered, a refusal would end all that
+                    // it runs.
+                    let refused = match self.registered {
+                        false => AgentCommand::Refused { reason },
+                        true => AgentCommand::TryLater { reason },
+                    };
                     let _ = driver.read(move |_, effects| effects.tell_agent(link, refused)).await;
                 }
             }
@@ -117,8 +135,8 @@ impl Reader {
         let link = self.id;
         let message = match (message.message, self.registered) {
             (Some(Message::Register(register)), false) => {
-                self.registered = true;
                 let registration = registration(register, self.peer)?;
+                self.registered = true;
                 return Ok(Some(Event::AgentRegister { link, registration }));
             }
             (Some(Message::Register(_)), true) | (_, false) => return Err(LinkError::OutOfOrder),
@@ -157,6 +175,10 @@ fn registration(register: link::Register, peer: SocketAddr) -> Result<AgentRegis
     // Where the agent is reached: what it says, else where it called from.
     let ip = register.ip.unwrap_or_else(|| peer.ip().to_string());
     let info = agent_from_wire(register.agent_info, ip, register.version)?;
+    let (tasks, frameworks) = (register.tasks.len(), register.frameworks.len());
+    if tasks > limits::REGISTERED_TASKS || frameworks > limits::REGISTERED_FRAMEWORKS {
+        return Err(LinkError::TooMany { tasks, frameworks });
+    }
     let tasks = register.tasks.into_iter().map(agent_task).collect::<Result<_, _>>()?;
     let frameworks =
         register.frameworks.into_iter().map(FrameworkInfo::try_from).collect::<Result<_, _>>()?;

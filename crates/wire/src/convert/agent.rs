@@ -1,12 +1,13 @@
 //! Agents and their attributes.
 
 use super::{
-    ConvertError, ResourceFormat, optional, repeated,
+    ConvertError, ResourceFormat, at_most, bounded, few, optional, repeated,
     resources::{pairs, ranges_to_wire},
     resources_from_wire, resources_to_wire,
 };
 use crate::v1::{self, value};
-use bellows_model::{AgentInfo, Attribute, AttributeValue};
+use bellows_model::{AgentInfo, Attribute, AttributeValue, limits};
+use prost::Message as _;
 
 /// Reads an agent. Mesos' message has neither the address nor the version: they are told beside it.
 pub fn agent_from_wire(
@@ -18,14 +19,17 @@ pub fn agent_from_wire(
     if agent.hostname.is_empty() {
         return Err(ConvertError::invalid("hostname", "it is empty"));
     }
+    let attributes = few("attributes", limits::ATTRIBUTES, agent.attributes)?;
+    let bytes = attributes.iter().map(|attribute| attribute.encoded_len()).sum();
+    bounded("attributes", "bytes", limits::ATTRIBUTES_BYTES, bytes)?;
     Ok(AgentInfo {
         id: optional("id", agent.id)?,
-        hostname: agent.hostname,
-        ip: ip.into(),
+        hostname: at_most("hostname", limits::NAME, agent.hostname)?,
+        ip: at_most("ip", limits::NAME, ip.into())?,
         port,
         resources: resources_from_wire("resources", agent.resources)?,
-        attributes: repeated("attributes", agent.attributes)?,
-        version: version.into(),
+        attributes: repeated("attributes", attributes)?,
+        version: at_most("version", limits::NAME, version.into())?,
     })
 }
 

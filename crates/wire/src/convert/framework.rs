@@ -1,9 +1,9 @@
 //! Frameworks: one role or several, as their capabilities say.
 #![expect(deprecated, reason = "the single-role form is what frameworks without MULTI_ROLE speak")]
 
-use super::{ConvertError, labels_from_wire, labels_to_wire, optional, seconds_from_wire};
+use super::{ConvertError, at_most, few, labels_from_wire, labels_to_wire, optional, seconds_from_wire};
 use crate::v1::{self, framework_info::capability::Type};
-use bellows_model::{Capability, DEFAULT_ROLE, FrameworkInfo, validate_role};
+use bellows_model::{Capability, DEFAULT_ROLE, FrameworkInfo, limits, validate_role};
 use std::collections::BTreeSet;
 
 const CAPABILITIES: [(Type, Capability); 8] = [
@@ -20,7 +20,9 @@ const CAPABILITIES: [(Type, Capability); 8] = [
 impl TryFrom<v1::FrameworkInfo> for FrameworkInfo {
     type Error = ConvertError;
 
-    fn try_from(info: v1::FrameworkInfo) -> Result<Self, ConvertError> {
+    fn try_from(mut info: v1::FrameworkInfo) -> Result<Self, ConvertError> {
+        info.roles = few("roles", limits::ROLES, info.roles)?;
+        info.capabilities = few("capabilities", limits::CAPABILITIES, info.capabilities)?;
         let failover_timeout = seconds_from_wire(info.failover_timeout())
             .ok_or_else(|| ConvertError::invalid("failover_timeout", "it is not a duration in seconds"))?;
         let checkpoint = info.checkpoint();
@@ -35,15 +37,15 @@ impl TryFrom<v1::FrameworkInfo> for FrameworkInfo {
             roles: roles(&info, capabilities.contains(&Capability::MultiRole))?,
             // A first SUBSCRIBE may bear an empty id.
             id: optional("id", info.id.filter(|id| !id.value.is_empty()))?,
-            name: info.name,
-            user: super::no_nul("user", info.user)?,
-            principal: info.principal,
-            hostname: info.hostname.unwrap_or_default(),
-            webui_url: info.webui_url,
+            name: at_most("name", limits::FRAMEWORK_NAME, info.name)?,
+            user: super::no_nul("user", at_most("user", limits::NAME, info.user)?)?,
+            principal: info.principal.map(|text| at_most("principal", limits::NAME, text)).transpose()?,
+            hostname: at_most("hostname", limits::NAME, info.hostname.unwrap_or_default())?,
+            webui_url: info.webui_url.map(|text| at_most("webui_url", limits::URL, text)).transpose()?,
             failover_timeout,
             checkpoint,
             capabilities,
-            labels: labels_from_wire(info.labels),
+            labels: labels_from_wire(info.labels)?,
         })
     }
 }

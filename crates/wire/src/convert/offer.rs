@@ -1,8 +1,8 @@
 //! Offers, and what frameworks do with them.
 
-use super::{ConvertError, ResourceFormat, repeated, resources_to_wire, seconds_from_wire};
+use super::{ConvertError, ResourceFormat, few, repeated, resources_to_wire, seconds_from_wire};
 use crate::v1::{self, offer::operation::Type};
-use bellows_model::{Filters, Offer, Operation};
+use bellows_model::{Filters, Offer, Operation, limits};
 use std::time::Duration;
 
 /// The longest that an offer is refused; Mesos' bound.
@@ -49,7 +49,8 @@ impl TryFrom<v1::offer::Operation> for Operation {
             Type::Unknown => Err(ConvertError::missing("type")),
             Type::Launch => {
                 let launch = operation.launch.ok_or_else(|| ConvertError::missing("launch"))?;
-                let tasks = repeated("task_infos", launch.task_infos);
+                let tasks = few("task_infos", limits::TASKS, launch.task_infos)
+                    .and_then(|tasks| repeated("task_infos", tasks));
                 Ok(Self::Launch(tasks.map_err(|error| error.within("launch"))?))
             }
             _ => Ok(Self::Unsupported(operation_type_name(&operation).to_owned())),

@@ -3,7 +3,7 @@
 
 use super::ConvertError;
 use crate::v1::{self, resource::ReservationInfo, resource::reservation_info, value};
-use bellows_model::{DEFAULT_ROLE, Resource, ResourceError, Resources, Scalar, Value};
+use bellows_model::{DEFAULT_ROLE, Resource, ResourceError, Resources, Scalar, Value, limits};
 use std::sync::Arc;
 
 /// How a resource tells whom it is reserved for (Mesos `common/resources_utils.hpp`).
@@ -53,6 +53,7 @@ impl TryFrom<v1::Resource> for Resource {
         if resource.name.is_empty() {
             return Err(ConvertError::invalid("name", "it is empty"));
         }
+        super::bounded("name", "bytes", limits::NAME, resource.name.len())?;
         let kind = resource.r#type();
         let reserved_for = reserved_for(&resource)?;
         let value = match kind {
@@ -64,10 +65,13 @@ impl TryFrom<v1::Resource> for Resource {
             }
             value::Type::Ranges => {
                 let ranges = resource.ranges.ok_or_else(|| ConvertError::missing("ranges"))?;
+                super::bounded("ranges", "entries", limits::RESOURCE_PARTS, ranges.range.len())?;
                 Value::ranges(pairs(&ranges)).map_err(|error| ConvertError::invalid("ranges", error))?
             }
             value::Type::Set => {
                 let set = resource.set.ok_or_else(|| ConvertError::missing("set"))?;
+                super::bounded("set", "entries", limits::RESOURCE_PARTS, set.item.len())?;
+                super::bounded("set", "bytes", limits::LABELS_BYTES, set.item.iter().map(String::len).sum())?;
                 Value::Set(set.item.into_iter().collect())
             }
             value::Type::Text => return Err(ConvertError::invalid("type", "a resource cannot be a TEXT")),

@@ -1,12 +1,12 @@
 //! Task states and status updates.
 
-use super::{ConvertError, field, labels_from_wire, labels_to_wire, optional};
+use super::{ConvertError, at_most, field, labels_from_wire, labels_to_wire, optional};
 use crate::v1::{
     self,
     network_info::IpAddress,
     task_status::{Reason as WireReason, Source as WireSource},
 };
-use bellows_model::{ContainerStatus, Reason, Source, StatusUuid, TaskState, TaskStatus};
+use bellows_model::{ContainerStatus, Reason, Source, StatusUuid, TaskState, TaskStatus, limits};
 
 /// Both directions of two enums from one list, so that the compiler sees a variant of the model that is left out.
 macro_rules! enums {
@@ -100,7 +100,10 @@ impl TryFrom<v1::TaskStatus> for TaskStatus {
             state: state.into(),
             source: source.and_then(source_from_wire).unwrap_or(Source::Executor),
             reason: reason.and_then(reason_from_wire),
-            message: status.message,
+            message: status
+                .message
+                .map(|text| at_most("message", limits::STATUS_MESSAGE, text))
+                .transpose()?,
             agent_id: optional("agent_id", status.agent_id)?,
             executor_id: optional("executor_id", status.executor_id)?,
             timestamp,
@@ -112,7 +115,7 @@ impl TryFrom<v1::TaskStatus> for TaskStatus {
             container: container_from_wire(status.container_status)?,
             data: status.data.map(Into::into),
             healthy: status.healthy,
-            labels: labels_from_wire(status.labels),
+            labels: labels_from_wire(status.labels)?,
         })
     }
 }
@@ -135,7 +138,11 @@ fn container_from_wire(status: Option<v1::ContainerStatus>) -> Result<Option<Con
     Ok(Some(ContainerStatus {
         container_id: field("container_status.container_id", id)?,
         executor_pid: status.executor_pid,
-        ip_address: addresses.filter_map(|address| address.ip_address).next(),
+        ip_address: addresses
+            .filter_map(|address| address.ip_address)
+            .next()
+            .map(|address| at_most("container_status.network_infos", limits::NAME, address))
+            .transpose()?,
     }))
 }
 

@@ -2,11 +2,12 @@
 #![expect(deprecated, reason = "Mesos deprecates source; frameworks still set it")]
 
 use super::{
-    ConvertError, ResourceFormat, duration_from_wire, duration_to_wire, field, labels_from_wire,
-    labels_to_wire, no_nul, optional, repeated, resources_from_wire, resources_to_wire,
+    ConvertError, ResourceFormat, at_most, bounded, duration_from_wire, duration_to_wire, field,
+    labels_from_wire, labels_to_wire, no_nul, optional, repeated, resources_from_wire, resources_to_wire,
 };
 use crate::v1::{self, environment::variable, executor_info};
-use bellows_model::{CommandInfo, EnvironmentVariable, ExecutorInfo, FrameworkId, TaskInfo, Uri};
+use bellows_model::{CommandInfo, EnvironmentVariable, ExecutorInfo, FrameworkId, TaskInfo, Uri, limits};
+use prost::Message as _;
 
 /// The ids that a framework invents are taken as they are: the kernel checks them, as their refusal is a TASK_ERROR of
 /// that one task and not of the whole call.
@@ -16,14 +17,14 @@ impl TryFrom<v1::TaskInfo> for TaskInfo {
     fn try_from(task: v1::TaskInfo) -> Result<Self, ConvertError> {
         let kill_grace = task.kill_policy.and_then(|policy| policy.grace_period);
         Ok(Self {
-            name: task.name,
+            name: at_most("name", limits::TASK_NAME, task.name)?,
             task_id: task.task_id.value.into(),
             agent_id: field("agent_id", task.agent_id)?,
             resources: resources_from_wire("resources", task.resources)?,
             command: optional("command", task.command)?,
             executor: optional("executor", task.executor)?,
             data: task.data.map(Into::into),
-            labels: labels_from_wire(task.labels),
+            labels: labels_from_wire(task.labels)?,
             kill_grace: duration_from_wire("kill_policy.grace_period", kill_grace)?,
             container: task.container.map(|container| container.r#type().as_str_name().to_owned()),
         })
@@ -58,10 +59,14 @@ impl TryFrom<v1::ExecutorInfo> for ExecutorInfo {
     type Error = ConvertError;
 
     fn try_from(executor: v1::ExecutorInfo) -> Result<Self, ConvertError> {
+        bounded("", "bytes", limits::EXECUTOR_BYTES, executor.encoded_len())?;
+        let name = |field: &str, name: Option<String>| {
+            name.map(|name| at_most(field, limits::TASK_NAME, name)).transpose()
+        };
         Ok(Self {
             executor_id: executor.executor_id.value.into(),
-            name: executor.name,
-            source: executor.source,
+            name: name("name", executor.name)?,
+            source: name("source", executor.source)?,
             command: field("command", executor.command.ok_or_else(|| ConvertError::missing("command"))?)?,
             resources: resources_from_wire("resources", executor.resources)?,
             data: executor.data.map(Into::into),

@@ -339,6 +339,50 @@ fn roles_follow_the_capability() {
 }
 
 #[test]
+fn what_is_too_long_is_refused_by_name() {
+    let long = |bytes: usize| "x".repeat(bytes + 1);
+    let framework = |spoil: &dyn Fn(&mut v1::FrameworkInfo)| {
+        let mut info = v1::FrameworkInfo { user: "u".into(), name: "n".into(), ..Default::default() };
+        spoil(&mut info);
+        FrameworkInfo::try_from(info).expect_err("refused").path().to_owned()
+    };
+    let label = || v1::Label { key: String::new(), value: None };
+    assert_eq!(framework(&|info| info.name = long(limits::FRAMEWORK_NAME)), "name");
+    assert_eq!(framework(&|info| info.user = long(limits::NAME)), "user");
+    assert_eq!(framework(&|info| info.principal = Some(long(limits::NAME))), "principal");
+    assert_eq!(framework(&|info| info.hostname = Some(long(limits::NAME))), "hostname");
+    assert_eq!(framework(&|info| info.webui_url = Some(long(limits::URL))), "webui_url");
+    assert_eq!(framework(&|info| info.roles = vec!["r".into(); limits::ROLES + 1]), "roles");
+    let many = vec![Default::default(); limits::CAPABILITIES + 1];
+    assert_eq!(framework(&|info| info.capabilities = many.clone()), "capabilities");
+    let many = Some(v1::Labels { labels: vec![label(); limits::LABELS + 1] });
+    assert_eq!(framework(&|info| info.labels = many.clone()), "labels");
+    let large = Some(v1::Labels { labels: vec![v1::Label { key: long(limits::LABELS_BYTES), value: None }] });
+    assert_eq!(framework(&|info| info.labels = large.clone()), "labels");
+
+    let agent = v1::AgentInfo { hostname: long(limits::NAME), ..Default::default() };
+    assert_eq!(agent_from_wire(agent, "1.2.3.4", "0").expect_err("refused").path(), "hostname");
+    let agent = v1::AgentInfo { hostname: "h".into(), ..Default::default() };
+    let too_long = agent_from_wire(agent.clone(), "1.2.3.4", long(limits::NAME)).expect_err("refused");
+    assert_eq!(too_long.path(), "version");
+    let attributes = vec![v1::Attribute::default(); limits::ATTRIBUTES + 1];
+    let many = v1::AgentInfo { attributes, ..agent };
+    assert_eq!(agent_from_wire(many, "1.2.3.4", "0").expect_err("refused").path(), "attributes");
+
+    let status =
+        json!({"task_id": {"value": "t"}, "state": "TASK_RUNNING", "message": long(limits::STATUS_MESSAGE)});
+    let status = json::decode_value::<v1::TaskStatus>(&status).expect("shape");
+    assert_eq!(TaskStatus::try_from(status).expect_err("refused").path(), "message");
+    let tasks = vec![v1::TaskInfo::default(); limits::TASKS + 1];
+    let launch = v1::offer::Operation {
+        r#type: Some(v1::offer::operation::Type::Launch.into()),
+        launch: Some(v1::offer::operation::Launch { task_infos: tasks }),
+        ..Default::default()
+    };
+    assert_eq!(Operation::try_from(launch).expect_err("refused").path(), "launch.task_infos");
+}
+
+#[test]
 fn odd_filters_stand_for_the_default_or_a_year() {
     let read = |refuse_seconds| Filters::from(v1::Filters { refuse_seconds }).refuse.as_secs();
     assert_eq!(read(None), 5);

@@ -1,7 +1,8 @@
 //! Agents get lost and come back.
 use super::support::*;
 use crate::master::{
-    Action, AgentCommand, AgentRegistration, AgentTask, Call, Config, Event, LinkId, SchedulerEvent,
+    Action, AgentCommand, AgentMessage, AgentRegistration, AgentTask, Call, Config, Event, LinkId,
+    SchedulerEvent,
 };
 use bellows_model::{AgentId, AgentInfo, FrameworkInfo, Reason, Source, TaskInfo, TaskState};
 use std::time::Duration;
@@ -165,16 +166,93 @@ fn a_launch_that_never_arrived_was_dropped_and_what_ran_is_gone() {
     }
 }
 
+/// Somebody connects under the agent's id, with nothing of what it has.
+fn pretend(master: &mut Master, agent: &AgentId) -> (LinkId, Outcome) {
+    let link = LinkId(master.number() + 1_000);
+    let info = (*master.state.agents[agent].info).clone();
+    let registration = AgentRegistration { info, frameworks: vec![], tasks: vec![] };
+    (link, master.step(Event::AgentRegister { link, registration }))
+}
+
+fn pinged(outcome: &Outcome, link: LinkId) -> u64 {
+    let told = outcome.told();
+    let seq = told.iter().find_map(|(to, command)| match command {
+        AgentCommand::Ping { seq } if *to == link => Some(*seq),
+        _ => None,
+    });
+    seq.expect("a ping")
+}
+
+fn put_off(outcome: &Outcome) -> Vec<LinkId> {
+    let put_off = |(link, command): &(LinkId, &AgentCommand)| {
+        matches!(command, AgentCommand::TryLater { .. }).then_some(*link)
+    };
+    outcome.told().iter().filter_map(put_off).collect()
+}
+
 #[test]
-fn a_new_connection_replaces_the_old_one() {
+fn a_connection_that_lives_is_not_displaced() {
+    let (mut master, framework, agent, link) = Master::running(framework_info("f"));
+    let (other, outcome) = pretend(&mut master, &agent);
+    let seq = pinged(&outcome, link);
+    assert_eq!((outcome.registered(), outcome.updates().len()), (None, 0));
+    let (third, outcome) = pretend(&mut master, &agent);
+    assert_eq!(put_off(&outcome), [third], "one waits at a time");
+    let stale = Event::Agent { link, message: AgentMessage::Pong { seq: seq - 1 } };
+    assert_eq!(put_off(&master.step(stale)), [], "the answer to an older ping proves nothing");
+    let outcome = master.step(Event::Agent { link, message: AgentMessage::Pong { seq } });
+    assert_eq!(put_off(&outcome), [other]);
+    assert!(outcome.0.contains(&Action::CloseLink { link: other }));
+    assert_eq!(master.state.agents[&agent].link, Some(link));
+    assert_eq!(master.state.frameworks[&framework].tasks["t"].state, TaskState::Running);
+    let outcome = master.pass(Duration::from_secs(10));
+    assert!(outcome.updates().is_empty() && outcome.registered().is_none());
+}
+
+#[test]
+fn a_connection_that_does_not_answer_is_replaced() {
     let (mut master, framework, agent, old) = Master::running(framework_info("f"));
-    let info = back(&master, &framework);
-    let running = (&framework, task("t", &agent, "cpus:1;mem:512"), TaskState::Running);
-    let (_, outcome) = master.come_back(&agent, vec![info], vec![running]);
+    let (new, _) = pretend(&mut master, &agent);
+    assert!(master.pass(Duration::from_millis(4_999)).registered().is_none());
+    let outcome = master.pass(Duration::from_millis(1));
+    assert_eq!(outcome.registered(), Some(agent.clone()));
     assert!(outcome.0.contains(&Action::CloseLink { link: old }));
+    assert_eq!(master.state.agents[&agent].link, Some(new));
     let outcome = master.update(old, &framework, status("t", TaskState::Failed, 7));
     assert!(outcome.0.is_empty(), "the old connection has no voice");
     assert!(master.step(Event::LinkClosed { link: old }).0.is_empty());
+}
+
+#[test]
+fn a_connection_that_waits_takes_over_when_the_old_one_ends() {
+    let (mut master, _, agent, old) = Master::running(framework_info("f"));
+    pretend(&mut master, &agent);
+    assert_eq!(master.step(Event::LinkClosed { link: old }).registered(), Some(agent.clone()));
+    // And one that gives up while it waits leaves nothing behind.
+    let (other, _) = pretend(&mut master, &agent);
+    master.step(Event::LinkClosed { link: other });
+    assert!(put_off(&master.pass(Duration::from_secs(6))).is_empty());
+    assert!(master.state.newcomers.is_empty());
+}
+
+#[test]
+fn agents_are_bounded_and_the_longest_unreachable_makes_room() {
+    let mut config = Config::new("m");
+    config.max_agents = 2;
+    let mut master = Master::with(config);
+    let (first, ..) = master.agent("cpus:1");
+    let (second, ..) = master.agent("cpus:1");
+    let register = |master: &mut Master| {
+        let link = LinkId(master.number());
+        let info = agent_info(link.0 as u16, "cpus:1");
+        (link, master.register(link, AgentRegistration { info, frameworks: vec![], tasks: vec![] }))
+    };
+    let (link, outcome) = register(&mut master);
+    assert_eq!(put_off(&outcome), [link]);
+    master.pass(BUDGET * 2);
+    assert!(master.state.agents[&first].unreachable.is_some());
+    assert!(register(&mut master).1.registered().is_some());
+    assert!(!master.state.agents.contains_key(&first) && master.state.agents.contains_key(&second));
 }
 
 #[test]
@@ -254,7 +332,8 @@ fn refusal(outcome: &Outcome) -> Option<&str> {
 
 #[test]
 fn an_agent_that_shrank_below_its_tasks_is_refused_and_harms_nothing() {
-    let (mut master, framework, agent, _) = Master::running(framework_info("f"));
+    let (mut master, framework, agent, link) = Master::running(framework_info("f"));
+    master.step(Event::LinkClosed { link });
     let small =
         |text: &str| AgentInfo { resources: resources(text), ..(*master.state.agents[&agent].info).clone() };
     // It lies about the task's size as well: what the master knows counts.

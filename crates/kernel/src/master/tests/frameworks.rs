@@ -1,6 +1,6 @@
 //! Subscribing, failing over, ending: recordings 097, 098 and 080 of a real Mesos.
 use super::support::*;
-use crate::master::{Action, AgentCommand, Call, CallError, Config, Event, SchedulerEvent};
+use crate::master::{Action, AgentCommand, Call, CallError, Config, Event, Observation, SchedulerEvent};
 use bellows_model::{FrameworkId, FrameworkInfo, StreamId, TaskState};
 use std::time::Duration;
 
@@ -120,6 +120,96 @@ fn the_principal_cannot_change() {
     let (.., outcome) = master.framework(info);
     assert_eq!(error(&outcome), Some("Changing framework's principal is not allowed."));
     assert_eq!(master.state.frameworks[&framework].stream, old, "the connected one goes on");
+}
+
+#[test]
+fn the_user_cannot_change() {
+    let (mut master, framework, ..) = Master::ready();
+    let info = FrameworkInfo { user: "mallory".into(), ..back(&master, &framework) };
+    let (.., outcome) = master.framework(info.clone());
+    let refused = error(&outcome).expect("refused");
+    assert!(refused.contains("user 'root', not 'mallory'"), "{refused}");
+    assert_eq!(master.state.frameworks[&framework].info.user, "root");
+    // Nor when only an agent has said who the framework is: neither of the two is believed at the other's cost.
+    let mut master = Master::new();
+    let agent = bellows_model::AgentId::from("old-S1");
+    let known = FrameworkInfo { id: Some("old-0001".into()), ..framework_info("f") };
+    master.come_back(&agent, vec![known], vec![]);
+    let info = FrameworkInfo { id: Some("old-0001".into()), user: "mallory".into(), ..framework_info("f") };
+    assert!(error(&master.framework(info).2).is_some_and(|why| why.contains("user")));
+}
+
+#[test]
+fn ids_that_the_master_gives_cannot_be_chosen() {
+    let mut master = Master::new();
+    for id in ["m-0000", "m-0001", "m-S0", "m-x"] {
+        let info = FrameworkInfo { id: Some(id.into()), ..framework_info("chosen") };
+        assert_eq!(error(&master.framework(info).2), Some("Framework has been removed"), "{id}");
+    }
+    let (first, ..) = master.framework(framework_info("f"));
+    assert_eq!((first.as_str(), master.state.frameworks.len()), ("m-0000", 1));
+    // Nor can an agent report them.
+    let agent = bellows_model::AgentId::from("old-S1");
+    let info = FrameworkInfo { id: Some("m-0001".into()), user: "mallory".into(), ..framework_info("f") };
+    master.come_back(&agent, vec![info], vec![]);
+    assert!(!master.state.frameworks.contains_key("m-0001"));
+    let (second, ..) = master.framework(framework_info("g"));
+    assert_eq!((second.as_str(), &*master.state.frameworks[&second].info.user), ("m-0001", "root"));
+    for (id, registered) in
+        [("m-S0", false), ("m-S7", false), ("m-S18446744073709551616", false), ("n-S7", true)]
+    {
+        let (_, outcome) = master.come_back(&id.into(), vec![], vec![]);
+        assert_eq!(outcome.registered().is_some(), registered, "{id}");
+    }
+}
+
+#[test]
+fn the_longest_disconnected_framework_without_tasks_makes_room() {
+    let mut config = Config::new("m");
+    config.max_frameworks = 3;
+    let mut master = Master::with(config);
+    let patient =
+        FrameworkInfo { failover_timeout: Duration::from_secs(1_000_000_000_000), ..framework_info("f") };
+    let (agent, link, _) = master.agent("cpus:4;mem:4096");
+    let (busy, stream, outcome) = master.framework(patient.clone());
+    master.accept(&busy, &[&outcome.offers()[0].id], vec![task("t", &agent, "cpus:1")]);
+    master.update(link, &busy, status("t", TaskState::Running, 1));
+    master.step(Event::StreamClosed { stream });
+    let idle: Vec<_> = (0..2)
+        .map(|_| {
+            let (id, stream, _) = master.framework(patient.clone());
+            master.now = master.now + Duration::from_secs(1);
+            master.step(Event::StreamClosed { stream });
+            id
+        })
+        .collect();
+    let (new, _, outcome) = master.framework(patient.clone());
+    assert_eq!(error(&outcome), None);
+    assert!(outcome.0.contains(&Action::Observe(Observation::FrameworkRemoved(idle[0].clone()))));
+    let left: Vec<_> = master.state.frameworks.keys().cloned().collect();
+    assert_eq!(left, [busy, idle[1].clone(), new], "one with a task stays");
+    master.framework(patient.clone());
+    let (.., outcome) = master.framework(patient);
+    assert!(error(&outcome).is_some_and(|why| why.contains("each is connected or has tasks")), "{outcome:?}");
+}
+
+#[test]
+fn roles_are_bounded_over_all_frameworks() {
+    let mut config = Config::new("m");
+    config.max_roles = 3;
+    let mut master = Master::with(config);
+    let of = |roles: &[&str]| FrameworkInfo {
+        roles: roles.iter().map(|role| (*role).into()).collect(),
+        ..framework_info("f")
+    };
+    let (first, ..) = master.framework(of(&["a", "b"]));
+    assert!(error(&master.framework(of(&["a", "c"])).2).is_some_and(|why| why.contains("as many roles")));
+    let info = FrameworkInfo { id: Some(first.clone()), ..of(&["a", "b", "c"]) };
+    master.call(&first, Call::UpdateFramework { info, suppressed_roles: vec![] });
+    let info = FrameworkInfo { id: Some(first.clone()), ..of(&["a", "b", "c", "d"]) };
+    let stream = master.state.frameworks[&first].stream.clone().expect("connected");
+    let outcome = master.call_on(&first, &stream, Call::UpdateFramework { info, suppressed_roles: vec![] });
+    assert!(outcome.response().is_err());
 }
 
 #[test]

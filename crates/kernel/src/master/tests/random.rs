@@ -34,6 +34,8 @@ enum Op {
     ComeBack {
         agent: usize,
         forgets: bool,
+        /// The master has heard that the connection before is gone.
+        heard: bool,
     },
     Accept {
         offer: usize,
@@ -69,7 +71,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => index.clone().prop_map(Op::CloseStream),
         2 => (0..4usize).prop_map(Op::NewAgent),
         2 => index.clone().prop_map(Op::CloseLink),
-        3 => (index.clone(), any::<bool>()).prop_map(|(agent, forgets)| Op::ComeBack { agent, forgets }),
+        3 => (index.clone(), any::<bool>(), any::<bool>())
+            .prop_map(|(agent, forgets, heard)| Op::ComeBack { agent, forgets, heard }),
         9 => (index.clone(), 0..4usize, any::<bool>(), 0..20u64)
             .prop_map(|(offer, tasks, executor, refuse)| Op::Accept { offer, tasks, executor, refuse }),
         5 => (index.clone(), 0..200u64).prop_map(|(offer, refuse)| Op::Decline { offer, refuse }),
@@ -242,7 +245,7 @@ impl Run {
                     self.step(Event::LinkClosed { link });
                 }
             }
-            Op::ComeBack { agent, forgets } => self.come_back(agent, forgets),
+            Op::ComeBack { agent, forgets, heard } => self.come_back(agent, forgets, heard),
             Op::Accept { offer, tasks, executor, refuse } => self.accept(offer, tasks, executor, refuse),
             Op::Decline { offer, refuse } => {
                 if let Some(offer) = pick(self.master.state.offers.values().cloned(), offer) {
@@ -325,8 +328,11 @@ impl Run {
         self.master.now = end;
     }
 
-    fn come_back(&mut self, index: usize, forgets: bool) {
+    fn come_back(&mut self, index: usize, forgets: bool, heard: bool) {
         let Some(id) = pick(self.agents.keys().cloned(), index) else { return };
+        if let Some(link) = self.master.state.agents.get(&id).and_then(|agent| agent.link).filter(|_| heard) {
+            self.step(Event::LinkClosed { link });
+        }
         let world = self.agents.get_mut(&id).expect("picked");
         if forgets {
             let mut keep = false;

@@ -16,6 +16,8 @@ use std::time::Duration;
 pub(super) struct Master {
     pub(super) state: State,
     pub(super) now: Time,
+    /// Whether each step is checked; without, a large state is built in no time.
+    pub(super) checked: bool,
     last: u64,
 }
 
@@ -110,10 +112,13 @@ impl Master {
     }
 
     pub(super) fn of(state: State) -> Self {
-        Self { state, now: Time(1_000_000_000), last: 0 }
+        Self { state, now: Time(1_000_000_000), checked: true, last: 0 }
     }
 
     pub(super) fn step(&mut self, event: Event) -> Outcome {
+        if !self.checked {
+            return Outcome(step(&mut self.state, self.now, event));
+        }
         let text = format!("{event:?}");
         let actions = step(&mut self.state, self.now, event);
         if let Err(error) = invariants(&self.state) {
@@ -179,13 +184,16 @@ impl Master {
         outcome
     }
 
-    /// The agent comes back on a new link with these tasks.
+    /// The agent comes back on a new link with these tasks, after the old one has ended.
     pub(super) fn come_back(
         &mut self,
         agent: &AgentId,
         frameworks: Vec<FrameworkInfo>,
         tasks: Vec<(&FrameworkId, TaskInfo, TaskState)>,
     ) -> (LinkId, Outcome) {
+        if let Some(link) = self.state.agents.get(agent).and_then(|agent| agent.link) {
+            self.step(Event::LinkClosed { link });
+        }
         let link = LinkId(self.number());
         let info = self.state.agents.get(agent).map_or_else(
             || AgentInfo { id: Some(agent.clone()), ..agent_info(1, "cpus:4;mem:4096") },
@@ -297,6 +305,16 @@ impl Outcome {
 
     pub(super) fn events(&self) -> Vec<(&StreamId, &SchedulerEvent)> {
         self.0.iter().filter_map(event_of).collect()
+    }
+
+    pub(super) fn warnings(&self) -> Vec<&str> {
+        let actions = self.0.iter();
+        actions
+            .filter_map(|action| match action {
+                Action::Warn(text) => Some(text.as_str()),
+                _ => None,
+            })
+            .collect()
     }
 
     pub(super) fn told(&self) -> Vec<(LinkId, &AgentCommand)> {
