@@ -50,6 +50,14 @@ pub enum Command {
     Shuffle(ShuffleArgs),
 }
 
+/// Whom the HTTP ports answer beside those who use an IP address, the machine's name or its `--hostname`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AllowHostArgs {
+    /// Another name that clients reach this by, as that of a proxy or an alias; may be given several times
+    #[arg(long = "allow-host", value_name = "NAME", value_delimiter = ',', env = "BELLOWS_ALLOW_HOST")]
+    pub allow_hosts: Vec<String>,
+}
+
 #[derive(Debug, Args)]
 pub struct UpArgs {
     #[command(flatten)]
@@ -58,6 +66,8 @@ pub struct UpArgs {
     pub listen: ListenArgs,
     #[command(flatten)]
     pub clients: ShuffleClientArgs,
+    #[command(flatten)]
+    pub hosts: AllowHostArgs,
     /// Where everything is kept [default: $XDG_STATE_HOME/bellows, else ~/.local/state/bellows]
     #[arg(long, value_name = "DIR", env = "BELLOWS_WORK_DIR")]
     pub work_dir: Option<PathBuf>,
@@ -196,6 +206,8 @@ pub struct MasterArgs {
     /// The name that others reach this machine by [default: the machine's]
     #[arg(long, env = "BELLOWS_HOSTNAME")]
     pub hostname: Option<String>,
+    #[command(flatten)]
+    pub hosts: AllowHostArgs,
 }
 
 #[derive(Debug, Args)]
@@ -210,6 +222,8 @@ pub struct AgentArgs {
     /// The name that others reach this machine by; Spark finds the shuffle service there [default: the machine's]
     #[arg(long, env = "BELLOWS_HOSTNAME")]
     pub hostname: Option<String>,
+    #[command(flatten)]
+    pub hosts: AllowHostArgs,
     /// Where sandboxes and the checkpoint are kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/bellows/agent", env = "BELLOWS_WORK_DIR")]
     pub work_dir: PathBuf,
