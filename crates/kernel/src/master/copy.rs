@@ -135,9 +135,11 @@ impl StateCopy {
             // All of them again: they have moved.
             self.copied.completed_frameworks.clear();
             self.part = Part::Completed(0);
-        } else if let Some(newest) = state.completed_frameworks.back() {
-            let mut copy = newest.to_read();
-            copy.tasks.clone_from(&newest.tasks);
+        } else if let Some(removed) =
+            state.completed_frameworks.iter().rev().find(|it| it.info.id.as_ref() == Some(id))
+        {
+            let mut copy = removed.to_read();
+            copy.tasks.clone_from(&removed.tasks);
             self.copied.completed_frameworks.push_back(copy);
             while self.copied.completed_frameworks.len() > state.completed_frameworks.len() {
                 self.copied.completed_frameworks.pop_front();
