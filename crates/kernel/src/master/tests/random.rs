@@ -414,12 +414,11 @@ impl Run {
     }
 }
 
-/// All that readers are told by observations when it changes.
+/// What there is, by name.
 fn observable(state: &State) -> String {
     let framework = |framework: &crate::master::Framework| {
         let tasks = framework.tasks.values().chain(&framework.completed_tasks);
-        let tasks: BTreeMap<_, _> =
-            tasks.map(|task| (task.info.task_id.clone(), task.reported_state())).collect();
+        let tasks: BTreeSet<_> = tasks.map(|task| task.info.task_id.clone()).collect();
         (framework.info.id.clone(), tasks)
     };
     let all = (
