@@ -2,6 +2,22 @@
 
 use std::path::PathBuf;
 
+/// Large parts of what comes in great numbers, which are mostly absent: in a box they take no room then.
+const BOXED: [&str; 12] = [
+    "mesos.v1.Offer.Operation.launch_group",
+    "mesos.v1.Offer.Operation.grow_volume",
+    "mesos.v1.Offer.Operation.shrink_volume",
+    "mesos.v1.Offer.Operation.create_disk",
+    "mesos.v1.Offer.Operation.destroy_disk",
+    "mesos.v1.TaskInfo.executor",
+    "mesos.v1.TaskInfo.container",
+    "mesos.v1.TaskInfo.health_check",
+    "mesos.v1.TaskInfo.check",
+    "mesos.v1.TaskInfo.discovery",
+    "mesos.v1.ExecutorInfo.container",
+    "mesos.v1.Resource.disk",
+];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     let files = [
@@ -20,7 +36,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         file.source_code_info = None;
     }
     std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&bare))?;
-    prost_build::Config::new()
+    std::fs::write(out.join("boxed.rs"), format!("{BOXED:?}"))?;
+    let mut config = prost_build::Config::new();
+    for field in BOXED {
+        config.boxed(format!(".{field}"));
+    }
+    config
         .bytes(["."])
         .btree_map(["."])
         .enable_type_names()

@@ -1,6 +1,7 @@
 //! What an agent is told at its start. Resolved by the caller: no files are read here.
 use bellows_election::Leader;
 use bellows_model::EnvironmentVariable;
+use bellows_runtime::Limits;
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -22,6 +23,10 @@ pub struct Config {
     pub advertise_ip: Option<IpAddr>,
     /// The port that goes with it; default: that of `listen`.
     pub advertise_port: Option<u16>,
+    /// Names that this agent answers to beside its own: those of a proxy before it, aliases.
+    pub allow_hosts: Vec<String>,
+    /// Of its HTTP port.
+    pub limits: Limits,
     /// `cpus:4;mem:8192;…`: what is named here replaces what is detected, kind by kind.
     pub resources: String,
     /// `rack:r1;zone:a`.
@@ -61,6 +66,8 @@ impl Config {
             hostname: None,
             advertise_ip: None,
             advertise_port: None,
+            allow_hosts: Vec::new(),
+            limits: Limits::default(),
             resources: String::new(),
             attributes: String::new(),
             shuffle_dirs: Vec::new(),

@@ -4,15 +4,21 @@
 use crate::{Error, announced::Announced, clock::Clock, effects::Effects, link::Outgoing, store::Outcome};
 use bellows_containment::{ExitEvent, ExitStatus};
 use bellows_kernel::agent::{Event, Exit, LinkId, State, step};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// Events that wait for the driver; who sends more waits, and with it the connection that brought them.
 const QUEUE: usize = 1_024;
+
+/// How long a driver may take until it answers, which is a matter of milliseconds: longer, and it is not alive.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// The agent is stopping and answers no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +70,11 @@ impl Handle {
         answered.await.map_err(|_| Stopped)
     }
 
+    /// Whether the driver still takes and answers messages.
+    pub(crate) async fn is_alive(&self) -> bool {
+        tokio::time::timeout(HEARTBEAT, self.read(|_| ())).await.is_ok_and(|read| read.is_ok())
+    }
+
     async fn send(&self, message: Message) -> Result<(), Stopped> {
         self.sender.send(message).await.map_err(|_| Stopped)
     }
@@ -105,7 +116,11 @@ impl Driver {
                     }
                 }
                 () = tokio::time::sleep_until(deadline) => self.handle(Event::Tick)?,
-                Some(ExitEvent { container_id, exit }) = self.exits.recv() => {
+                exited = self.exits.recv() => {
+                    // Without them no task would ever end.
+                    let Some(ExitEvent { container_id, exit }) = exited else {
+                        return Err(Error::Ended("nobody watches containers any longer".into()));
+                    };
                     if let Some(reason) = &exit.reason {
                         tracing::info!(container = %container_id, reason, "a container ended");
                     }

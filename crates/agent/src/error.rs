@@ -18,6 +18,8 @@ pub enum Error {
     #[error("the checkpoint {}: {source}", path.display())]
     Checkpoint { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
     /// The agent ended by itself.
+    #[error("{0}")]
+    Ended(String),
     #[error("the master refused this agent: {0}")]
     Refused(String),
     #[error(

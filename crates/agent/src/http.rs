@@ -13,14 +13,17 @@ use crate::{
 use axum::{
     Json, Router,
     body::Body,
-    extract::{Request, State},
+    extract::{ConnectInfo, Request, State},
     response::{IntoResponse, Response},
 };
 use bellows_containment::Containerizer;
 use bellows_election::Leader;
+use bellows_runtime::{Disconnect, MemoryBudget, Share, shared_body};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use std::{
     collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -37,7 +40,14 @@ pub(crate) struct Shared {
     work_dir: PathBuf,
     announced: Arc<Announced>,
     flags: BTreeMap<&'static str, String>,
+    /// For calls, and for answers that are not read yet.
+    memory: MemoryBudget,
 }
+
+/// See [`Shared::memory`].
+const SHARED_MEMORY_BYTES: usize = 64 << 20;
+/// Longer queries are no client's: a path takes 4,096 bytes, escaped three times as many.
+const MAX_QUERY_BYTES: usize = 16 << 10;
 
 pub(crate) fn router(
     config: &Config,
@@ -54,8 +64,38 @@ pub(crate) fn router(
         work_dir: work_dir.to_owned(),
         flags: flags(config, announced.address().port(), work_dir),
         announced,
+        memory: MemoryBudget::new(SHARED_MEMORY_BYTES),
     };
     Ok(Router::new().fallback(serve).with_state(Arc::new(shared)))
+}
+
+impl Shared {
+    /// What the request's peer has of the memory.
+    fn share(&self, request: &Request) -> Share {
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+        let disconnect = request.extensions().get::<Disconnect>().cloned().unwrap_or_default();
+        self.memory.share(peer, disconnect)
+    }
+}
+
+/// An answer of that type, which takes its part of the memory until it has left.
+fn held(share: Share, content_type: &'static str, bytes: Bytes) -> Result<Response, Refused> {
+    if !share.grow(bytes.len()) {
+        return Err(Refused::no_room());
+    }
+    Ok(([(header::CONTENT_TYPE, content_type)], shared_body(bytes, share)).into_response())
+}
+
+/// Does what takes its time on a thread of its own.
+async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+async fn written(share: Share, value: serde_json::Value) -> Result<Response, Refused> {
+    let bytes = elsewhere(move || Bytes::from(value.to_string())).await?;
+    held(share, "application/json", bytes)
 }
 
 /// A refusal: a status, and a text for people.
@@ -64,6 +104,11 @@ struct Refused(StatusCode, String);
 impl Refused {
     fn bad_request(text: impl Into<String>) -> Self {
         Self(StatusCode::BAD_REQUEST, text.into())
+    }
+
+    fn no_room() -> Self {
+        let text = "There is no memory left for this: try again";
+        Self(StatusCode::SERVICE_UNAVAILABLE, text.into())
     }
 
     fn not_found() -> Self {
@@ -118,17 +163,31 @@ async fn dispatch(shared: &Arc<Shared>, request: Request) -> Result<Response, Re
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(Refused(StatusCode::METHOD_NOT_ALLOWED, "Expecting one of { 'GET' }".into()));
     }
-    get(shared, &path, &query(request.uri())).await
+    if request.uri().query().is_some_and(|query| query.len() > MAX_QUERY_BYTES) {
+        let text = format!("The query is longer than {MAX_QUERY_BYTES} bytes");
+        return Err(Refused(StatusCode::URI_TOO_LONG, text));
+    }
+    let share = shared.share(&request);
+    get(shared, &path, &query(request.uri()), share).await
 }
 
-async fn get(shared: &Arc<Shared>, path: &str, query: &HashMap<String, String>) -> Result<Response, Refused> {
+async fn get(
+    shared: &Arc<Shared>,
+    path: &str,
+    query: &HashMap<String, String>,
+    share: Share,
+) -> Result<Response, Refused> {
     Ok(match path {
-        "/health" => StatusCode::OK.into_response(),
+        "/health" if shared.driver.is_alive().await => StatusCode::OK.into_response(),
+        "/health" => {
+            let text = "The agent's driver does not answer";
+            return Err(Refused(StatusCode::SERVICE_UNAVAILABLE, text.into()));
+        }
         "/version" => Json(views::version()).into_response(),
         "/flags" => Json(serde_json::json!({ "flags": shared.flags })).into_response(),
-        "/state" => Json(views::state(shared).await?).into_response(),
-        "/containers" => Json(views::containers(shared, true).await?).into_response(),
-        "/monitor/statistics" => Json(views::containers(shared, false).await?).into_response(),
+        "/state" => written(share, views::state(shared).await?).await?,
+        "/containers" => written(share, views::containers(shared, true).await?.into()).await?,
+        "/monitor/statistics" => written(share, views::containers(shared, false).await?.into()).await?,
         "/metrics/snapshot" => Json(metrics::snapshot(shared).await?.json()).into_response(),
         "/metrics" => {
             let text = metrics::snapshot(shared).await?.prometheus();

@@ -6,7 +6,13 @@ mod speech;
 use crate::driver::{Handle, Stopped};
 use bellows_election::{Backoff, Leader};
 use bellows_kernel::agent::{AgentMessage, Event, LinkId, Registration};
-use bellows_wire::{convert::ConvertError, link, media, recordio};
+use bellows_runtime::outbox::{Inbox, Outbox, outbox};
+use bellows_wire::{
+    convert::ConvertError,
+    link,
+    media::{self, DecodeError, Encoding},
+    recordio,
+};
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, StreamBody};
@@ -15,27 +21,24 @@ use hyper::{
     client::conn::http2,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use prost::Message as _;
 use std::{convert::Infallible, io, net::IpAddr, time::Duration};
-use tokio::{
-    sync::{mpsc, watch},
-    time::timeout,
-};
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tokio::{sync::watch, time::timeout};
 
-/// Messages that wait for the connection: more than an agent has tasks, and each has one on its way.
-const QUEUE: usize = 1 << 16;
+/// Bytes of messages that wait for the connection: more than the updates of all an agent's tasks.
+const QUEUE_BYTES: u32 = 64 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the answer to the request and for that to the registration, until the master has said how often it pings.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(5);
+/// Longer messages are waited for.
+const LARGE: usize = 64 << 10;
 /// A follower names the leader, which may just have changed.
 const MAX_REDIRECTS: usize = 3;
 
 /// What the master is told goes in here; dropping it ends the connection.
 pub(crate) struct Outgoing {
-    records: mpsc::Sender<Bytes>,
+    records: Outbox<Bytes>,
     local_ip: IpAddr,
 }
 
@@ -55,7 +58,9 @@ impl Outgoing {
     }
 
     fn say(&self, message: &link::AgentMessage) -> bool {
-        self.records.try_send(recordio::encode_message(message)).is_ok()
+        let record = recordio::encode_message(message);
+        let bytes = record.len();
+        self.records.is_read() && self.records.push(record, bytes).is_ok()
     }
 }
 
@@ -73,7 +78,7 @@ enum LinkError {
     #[error(transparent)]
     Record(#[from] recordio::RecordError),
     #[error("not a message of a master: {0}")]
-    Decode(#[from] prost::DecodeError),
+    Decode(#[from] DecodeError),
     #[error(transparent)]
     Convert(#[from] ConvertError),
     #[error("the master has said nothing for {0:?}")]
@@ -103,8 +108,8 @@ pub(crate) async fn run(mut leader: watch::Receiver<Option<Leader>>, driver: Han
             .await
             .map(|known| known.as_ref().map(Leader::authority).unwrap_or_default())
         else {
-            // Nobody looks for a leader any more: the process is about to end.
-            return std::future::pending().await;
+            tracing::error!("nobody looks for the leading master any more");
+            return;
         };
         let mut talked = false;
         let ended = tokio::select! {
@@ -174,13 +179,16 @@ async fn open(authority: &str) -> Result<(http::Response<Incoming>, Outgoing), L
             tracing::debug!(%error, "the connection to the master broke");
         }
     });
-    let (outgoing, records) = mpsc::channel(QUEUE);
-    let frames = ReceiverStream::new(records).map(|record| Ok::<_, Infallible>(Frame::data(record)));
+    let (outgoing, records) = outbox(QUEUE_BYTES, None);
+    let frames = futures::stream::unfold(records, |mut records: Inbox<Bytes>| async move {
+        let record = records.next().await?;
+        Some((Ok::<_, Infallible>(Frame::data(record)), records))
+    });
     let request = Request::post(format!("http://{authority}/api/v1/link"))
         .header(header::CONTENT_TYPE, media::APPLICATION_RECORDIO)
         .header("message-content-type", media::APPLICATION_PROTOBUF)
         .header(header::ACCEPT, media::APPLICATION_RECORDIO)
-        .body(StreamBody::new(frames))
+        .body(StreamBody::new(Box::pin(frames)))
         .map_err(|_| LinkError::Redirect)?;
     let response = timeout(ANSWER_TIMEOUT, sender.send_request(request))
         .await
@@ -230,7 +238,8 @@ async fn listen(
         let Ok(chunk) = frame.into_data() else { continue };
         decoder.push(&chunk);
         while let Some(record) = decoder.next_record()? {
-            let message = link::MasterMessage::decode(record)?;
+            let is_large = record.len() > LARGE;
+            let message: link::MasterMessage = Encoding::Protobuf.decode(record)?;
             if let Some(link::master_message::Message::Registered(registered)) = &message.message {
                 *talked = true;
                 patience = ping_budget(registered);
@@ -241,6 +250,10 @@ async fn listen(
             // Nothing that this version knows.
             let Some(command) = speech::from_master(message)? else { continue };
             driver.tell(Event::Command { link, command: Box::new(command) }).await?;
+            if is_large {
+                // The driver's queue holds one such at a time.
+                driver.read(|_| ()).await?;
+            }
         }
     }
 }

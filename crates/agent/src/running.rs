@@ -18,7 +18,7 @@ use bellows_containment::{
 };
 use bellows_kernel::agent::{Config as KernelConfig, Event, RecoveredContainer, State, recover};
 use bellows_model::{AgentId, AgentInfo, ContainerId};
-use bellows_runtime::Server;
+use bellows_runtime::{Hosts, Server, Vital};
 use std::{
     collections::BTreeMap, collections::HashMap, net::SocketAddr, path::Path, sync::Arc, time::Duration,
 };
@@ -26,6 +26,7 @@ use tokio::{
     net::TcpListener,
     sync::watch,
     task::{JoinHandle, JoinSet},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +39,7 @@ pub struct Running {
     agent_id: watch::Receiver<Option<AgentId>>,
     driver: Handle,
     main: JoinHandle<Result<(), Error>>,
+    vital: Vital,
     stopping: CancellationToken,
     server: Server,
     helpers: JoinSet<()>,
@@ -54,7 +56,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let info = agent_info(&config, &announced, &work_dir.path)?;
     let shuffle_dirs = Arc::new(ShuffleDirs::open(&config.shuffle_dirs)?);
     let checkpoint_path = work_dir.meta.join("checkpoint.redb");
-    let (store, checkpoint) = Store::open(&checkpoint_path)?;
+    let vital = Vital::new();
+    let (store, checkpoint) = Store::open(&checkpoint_path, vital.guard("the checkpoint's thread"))?;
     let (containerizer, exits) = containers(&config, &work_dir)?;
     let found = recovered(&containerizer, &work_dir).await?;
     let sandboxes = Sandboxes::new(&work_dir.path);
@@ -82,7 +85,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         store,
         checkpoint_path,
         containment,
-        shuffle: Arc::new(Shuffle::start(client, shuffle_dirs)),
+        shuffle: Arc::new(Shuffle::start(client, shuffle_dirs, &vital)),
         driver: driver.clone(),
         link: None,
         fetches: HashMap::new(),
@@ -92,20 +95,34 @@ pub async fn start(config: Config) -> Result<Running, Error> {
 
     let stopping = CancellationToken::new();
     let mut helpers = JoinSet::new();
-    helpers.spawn(link::run(config.master.clone(), driver.clone()));
-    helpers.spawn(Collector::new(&config, sandboxes, work_dir.path.clone(), driver.clone()).run());
+    let guard = vital.guard("the connection to the master");
+    let linked = link::run(config.master.clone(), driver.clone());
+    helpers.spawn(async move {
+        let _guard = guard;
+        linked.await;
+    });
+    let guard = vital.guard("the collection of sandboxes");
+    let collector = Collector::new(&config, sandboxes, work_dir.path.clone(), driver.clone());
+    helpers.spawn(async move {
+        let _guard = guard;
+        collector.run().await;
+    });
     let router =
         http::router(&config, Arc::clone(&announced), &work_dir.path, driver.clone(), containerizer)?;
-    let server = Server::start(listener, router, bellows_runtime::Limits::default())
-        .map_err(Error::io("the listening socket"))?;
+    let own = config.hostname.as_deref();
+    let router = Hosts::new(own, config.allow_hosts.iter().map(String::as_str)).guard(router);
+    let server =
+        Server::start(listener, router, config.limits.clone()).map_err(Error::io("the listening socket"))?;
     let main = Driver { clock, announced, state, effects, messages, exits, stopping: stopping.clone() };
+    let guard = vital.guard("the agent's driver");
     let main = tokio::spawn(async move {
+        let _guard = guard;
         let outcome = main.run().await;
         // Until nothing is written there any more.
         drop(work_dir);
         outcome
     });
-    Ok(Running { local_addr, agent_id, driver, main, stopping, server, helpers })
+    Ok(Running { local_addr, agent_id, driver, main, vital, stopping, server, helpers })
 }
 
 impl Running {
@@ -124,13 +141,24 @@ impl Running {
         self.agent_id.wait_for(Option::is_some).await.ok().and_then(|id| id.clone())
     }
 
-    /// Returns when the agent ends by itself: always with an error.
+    /// Returns when the agent ends by itself, or can no longer do its work: always with an error.
     pub async fn ended(&mut self) -> Error {
-        match (&mut self.main).await {
-            Ok(Err(error)) => error,
-            Ok(Ok(())) => Error::Refused("the agent was stopped".into()),
-            Err(panicked) => Error::Io { path: "the agent's main task".into(), source: panicked.into() },
-        }
+        let ended = tokio::select! {
+            biased;
+            main = &mut self.main => match main {
+                Ok(Err(error)) => return error,
+                Ok(Ok(())) => return Error::Ended("the agent was stopped".into()),
+                // The guard knows more.
+                Err(_) => self.vital.ended().await,
+            },
+            // What ended the driver is the driver's to say.
+            ended = self.vital.ended() => match timeout(STOP_GRACE, &mut self.main).await {
+                Ok(Ok(Err(error))) => return error,
+                _ => ended,
+            },
+            ended = self.server.ended() => ended,
+        };
+        Error::Ended(ended.to_string())
     }
 
     /// Tasks go on; the next agent in the same work directory takes them over.
@@ -155,7 +183,7 @@ impl Running {
             }
             Ok::<_, crate::driver::Stopped>(())
         };
-        if tokio::time::timeout(patience, all_gone).await.is_err() {
+        if timeout(patience, all_gone).await.is_err() {
             tracing::warn!("some tasks are still there");
         }
         self.stop().await;

@@ -5,6 +5,7 @@ mod tables;
 
 use crate::Error;
 use bellows_kernel::agent::{Checkpoint, Record, WriteId};
+use bellows_runtime::Guard;
 use redb::{Database, backends::FileBackend};
 use rustix::fs::OFlags;
 use std::{
@@ -54,6 +55,9 @@ struct Queue {
     outcomes: VecDeque<Outcome>,
     failure: Option<String>,
     closed: bool,
+    /// The thread is to panic at its next turn.
+    #[cfg(test)]
+    panics: bool,
 }
 
 /// So much waits for a disk that does not take it that going on makes no sense; the last failure.
@@ -62,7 +66,7 @@ pub(crate) struct Overflow(pub(crate) String);
 
 impl Store {
     /// Opens or creates the checkpoint, and reads it.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Checkpoint), Error> {
+    pub(crate) fn open(path: &Path, guard: Guard) -> Result<(Self, Checkpoint), Error> {
         let failed = |source: redb::Error| Error::Checkpoint { path: path.to_owned(), source: source.into() };
         let judged = |source| Error::Checkpoint { path: path.to_owned(), source };
         let mut database = open(path).map_err(failed)?;
@@ -76,7 +80,10 @@ impl Store {
         let writer = Writer { path: path.to_owned(), database: Some(database), shared: Arc::clone(&shared) };
         let thread = std::thread::Builder::new()
             .name("checkpoint".into())
-            .spawn(move || writer.run())
+            .spawn(move || {
+                let _guard = guard;
+                writer.run();
+            })
             .map_err(Error::io(path))?;
         Ok((Self { shared, thread: Some(thread) }, checkpoint))
     }
@@ -231,6 +238,8 @@ impl Writer {
             let waited = self.shared.filled.wait_timeout_while(queue, RETRY, |queue| !queue.closed);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+        #[cfg(test)]
+        assert!(!queue.panics, "injected");
         // What could not be written counts against the bound as long as it is kept.
         let room = MAX_PENDING - batch.len().min(MAX_PENDING);
         let taken = queue.pending.len().min(room);

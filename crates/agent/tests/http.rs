@@ -157,3 +157,32 @@ async fn the_masters_page_may_read_and_no_other() {
     assert_eq!(allowed(&headers), None);
     agent.stop().await;
 }
+
+#[tokio::test]
+async fn requests_that_name_another_host_are_refused() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let master = Master::start().await;
+    let mut config = config(&master, dir.path());
+    config.allow_hosts = vec!["proxy.example".to_owned()];
+    let agent = bellows_agent::start(config).await.expect("started");
+    for (host, expected) in
+        [("evil.example", 403), ("", 403), ("proxy.example", 200), ("localhost:1", 200), ("[::1]", 200)]
+    {
+        for path in ["/state", "/files/browse?path=/slaves", "/health"] {
+            let (status, _, text) = get_as(agent.local_addr(), host, path).await;
+            assert_eq!(status == 403, expected == 403, "{host} {path}: {status} {text}");
+            assert_eq!(text.contains("--allow-host"), expected == 403, "{text}");
+        }
+    }
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_query_without_end_is_refused() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let master = Master::start().await;
+    let agent = bellows_agent::start(config(&master, dir.path())).await.expect("started");
+    let path = format!("/files/browse?{}", "a&".repeat(20_000));
+    assert_eq!(get(agent.local_addr(), &path, None).await.0, 414);
+    agent.stop().await;
+}

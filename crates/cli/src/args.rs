@@ -50,6 +50,14 @@ pub enum Command {
     Shuffle(ShuffleArgs),
 }
 
+/// Whom the HTTP ports answer beside those who use an IP address, the machine's name or its `--hostname`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AllowHostArgs {
+    /// Another name that clients reach this by, as that of a proxy or an alias; may be given several times
+    #[arg(long = "allow-host", value_name = "NAME", value_delimiter = ',', env = "BELLOWS_ALLOW_HOST")]
+    pub allow_hosts: Vec<String>,
+}
+
 #[derive(Debug, Args)]
 pub struct UpArgs {
     #[command(flatten)]
@@ -58,6 +66,8 @@ pub struct UpArgs {
     pub listen: ListenArgs,
     #[command(flatten)]
     pub clients: ShuffleClientArgs,
+    #[command(flatten)]
+    pub hosts: AllowHostArgs,
     /// Where everything is kept [default: $XDG_STATE_HOME/bellows, else ~/.local/state/bellows]
     #[arg(long, value_name = "DIR", env = "BELLOWS_WORK_DIR")]
     pub work_dir: Option<PathBuf>,
@@ -198,6 +208,8 @@ pub struct MasterArgs {
     pub hostname: Option<String>,
     #[command(flatten)]
     pub advertise: AdvertiseArgs,
+    #[command(flatten)]
+    pub hosts: AllowHostArgs,
 }
 
 /// What others are told, where they do not reach what is listened on: behind NAT, or with several networks.
@@ -227,6 +239,8 @@ pub struct AgentArgs {
     pub hostname: Option<String>,
     #[command(flatten)]
     pub advertise: AdvertiseArgs,
+    #[command(flatten)]
+    pub hosts: AllowHostArgs,
     /// Where sandboxes and the checkpoint are kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/bellows/agent", env = "BELLOWS_WORK_DIR")]
     pub work_dir: PathBuf,
@@ -299,6 +313,8 @@ pub struct ShuffleServeArgs {
     /// Serve /metrics and /v1/status on this port
     #[arg(long, value_name = "PORT", env = "BELLOWS_METRICS_PORT")]
     pub metrics_port: Option<u16>,
+    #[command(flatten)]
+    pub hosts: AllowHostArgs,
     /// Delete an application's files when its driver falls silent: for Mesos clusters without Bellows' agents
     #[arg(long, env = "BELLOWS_HEARTBEAT_CLEANUP")]
     pub heartbeat_cleanup: bool,

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use bellows_client::OperatorClient;
 use bellows_election::{MasterAddress, detect};
+use bellows_runtime::Limits;
 use bellows_wire::v1::FrameworkId;
 use futures::future::{join_all, select_all};
 
-use crate::args::{ListenArgs, ShuffleClientArgs, SizeArgs};
+use crate::args::{AllowHostArgs, ListenArgs, ShuffleClientArgs, SizeArgs};
 use crate::error::Error;
 use crate::{rows, serve, shuffle, spark, submit};
 
@@ -23,6 +24,7 @@ pub struct Options {
     pub size: SizeArgs,
     pub listen: ListenArgs,
     pub clients: ShuffleClientArgs,
+    pub hosts: AllowHostArgs,
     /// Absolute, and there.
     pub work_dir: PathBuf,
 }
@@ -36,7 +38,7 @@ pub struct Embedded {
 
 impl Embedded {
     pub async fn start(options: &Options) -> Result<Self, Error> {
-        let Options { size, listen, clients, work_dir } = options;
+        let Options { size, listen, clients, hosts, work_dir } = options;
         let shuffle_root = work_dir.join("shuffle-files");
         let socket = work_dir.join("shuffle.sock");
 
@@ -51,8 +53,12 @@ impl Embedded {
 
         // All parts are on this machine, so their connections to each other tell nothing.
         let advertise_ip = listen.ip.is_unspecified().then(|| bellows_names::advertised_address(&[]));
+        // The master and the agents share what this process may open.
+        let limits = Limits::of_servers(1 + usize::from(size.agents));
         let mut config = bellows_master::Config::new(SocketAddr::new(listen.ip, listen.port));
         config.advertise_ip = advertise_ip;
+        config.limits = limits.clone();
+        config.allow_hosts.clone_from(&hosts.allow_hosts);
         let master = serve::start_master(config).await?;
 
         let address = serve::reachable(master.local_addr());
@@ -74,6 +80,8 @@ impl Embedded {
                 work_dir.join(format!("agent-{}", i + 1)),
             );
             config.advertise_ip = advertise_ip;
+            config.limits = limits.clone();
+            config.allow_hosts.clone_from(&hosts.allow_hosts);
             config.resources = format!("cpus:{};mem:{}", size.cpus, size.mem);
             // Each owns its directory; the service of their host serves them all.
             config.shuffle_dirs = vec![shuffle_root.join(format!("agent-{}", i + 1))];
@@ -114,14 +122,14 @@ impl Embedded {
         }
     }
 
-    /// Waits until a part ends by itself, which it does only when it cannot go on.
+    /// Waits until a part of the cluster ends by itself, which it does only when it cannot go on.
     pub async fn ended(&mut self) -> Error {
-        let agents = self.agents.iter_mut().map(|agent| Box::pin(agent.ended()));
-        let reason = tokio::select! {
-            (error, index, _) = select_all(agents) => format!("agent {} has ended: {error}", index + 1),
-            reason = self.shuffle.ended() => format!("the shuffle service has ended: {reason}"),
-        };
-        Error::failed(reason, "")
+        let agents = select_all(self.agents.iter_mut().map(|agent| Box::pin(agent.ended())));
+        tokio::select! {
+            (error, index, _) = agents => serve::fatal(format!("agent {}", index + 1), error),
+            ended = self.master.ended() => serve::fatal("the master", ended),
+            ended = self.shuffle.ended() => serve::fatal("the shuffle service", ended),
+        }
     }
 
     /// Ends every framework with its tasks and files, then the cluster.

@@ -1,5 +1,6 @@
 //! Master and agent as processes of their own: flags to configuration, until SIGTERM or Ctrl-C.
 
+use std::fmt::Display;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -11,6 +12,12 @@ use crate::args::{AgentArgs, MasterArgs};
 use crate::error::Error;
 use crate::operator::parse_address;
 
+/// Why the process ends though nobody asked for it; also in the log, where there is one.
+pub fn fatal(what: impl Display, error: impl Display) -> Error {
+    tracing::error!(%error, "{what} cannot go on");
+    Error::failed(format!("{what} has ended: {error}"), "")
+}
+
 pub async fn master(args: MasterArgs) -> Result<(), Error> {
     init_logging("info", LogFormat::Text);
     let mut config = bellows_master::Config::new(SocketAddr::new(args.ip, args.port));
@@ -21,10 +28,14 @@ pub async fn master(args: MasterArgs) -> Result<(), Error> {
         args.ip.is_unspecified().then(|| bellows_names::advertised_address(addresses))
     });
     config.hostname = name.map(|name| name.name);
+    config.allow_hosts = args.hosts.allow_hosts;
     let master = start_master(config).await?;
-    until_told().await?;
+    let outcome = tokio::select! {
+        told = until_told() => told,
+        ended = master.ended() => Err(fatal("the master", ended)),
+    };
     master.stop().await;
-    Ok(())
+    outcome
 }
 
 /// At its end the tasks go on: the next agent with this work directory finds them.
@@ -35,6 +46,7 @@ pub async fn agent(args: AgentArgs) -> Result<(), Error> {
     config.hostname = own_name(args.hostname, args.ip).await.map(|name| name.name);
     config.advertise_ip = args.advertise.advertise_ip;
     config.advertise_port = args.advertise.advertise_port;
+    config.allow_hosts = args.hosts.allow_hosts;
     config.resources = args.resources.unwrap_or_default();
     config.attributes = args.attributes.unwrap_or_default();
     config.shuffle_dirs = args.shuffle_dirs;
@@ -43,7 +55,7 @@ pub async fn agent(args: AgentArgs) -> Result<(), Error> {
     let mut agent = start_agent(config, "--port").await?;
     tokio::select! {
         told = until_told() => told?,
-        error = agent.ended() => return Err(Error::failed(format!("the agent has ended: {error}"), "")),
+        error = agent.ended() => return Err(fatal("the agent", error)),
     }
     agent.stop().await;
     Ok(())

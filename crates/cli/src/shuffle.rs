@@ -12,7 +12,7 @@ use crate::args::{
 };
 use crate::error::Error;
 use crate::output::{Table, bytes, out};
-use crate::serve::until_told;
+use crate::serve::{fatal, until_told};
 
 const SOCKET: &str = "admin.sock";
 const SECRETS_HINT: &str = "\
@@ -28,12 +28,15 @@ openssl pkcs12 -in k.p12 -nokeys -out certificate.pem; openssl pkcs12 -in k.p12 
 
 pub async fn run(args: ShuffleServeArgs) -> Result<(), Error> {
     init_logging("info", LogFormat::Text);
-    let shuffle = start(configure(args)?).await?;
+    let mut config = configure(args)?;
+    if config.metrics_listen.is_some() {
+        // Whoever collects metrics may know this machine by its full name.
+        config.allow_hosts.extend(bellows_names::host_name().await.map(|own| own.name));
+    }
+    let shuffle = start(config).await?;
     tokio::select! {
         told = until_told() => told?,
-        reason = shuffle.ended() => {
-            return Err(Error::failed(format!("the shuffle service has ended: {reason}"), ""));
-        }
+        ended = shuffle.ended() => return Err(fatal("the shuffle service", ended)),
     }
     shuffle.stop().await;
     Ok(())
@@ -45,6 +48,7 @@ fn configure(args: ShuffleServeArgs) -> Result<Config, Error> {
     config.listen = SocketAddr::new(args.ip, args.port);
     config.admin_socket = Some(socket);
     config.metrics_listen = args.metrics_port.map(|port| SocketAddr::new(args.ip, port));
+    config.allow_hosts = args.hosts.allow_hosts;
     config.allowed_roots = args.shuffle_dirs;
     config.heartbeat_cleanup = args.heartbeat_cleanup;
     config.orphan_age = args.orphan_age.0;

@@ -24,7 +24,8 @@ pub fn run(args: UpArgs) -> Result<(), Error> {
     };
     make_dirs(&work_dir, PASSAGE_DIR).map_err(|source| Error::io("creating", &work_dir, source))?;
     let work_dir = work_dir.canonicalize().map_err(|source| Error::io("finding", &work_dir, source))?;
-    let options = Options { size: args.size, listen: args.listen, clients: args.clients, work_dir };
+    let UpArgs { size, listen, clients, hosts, .. } = args;
+    let options = Options { size, listen, clients, hosts, work_dir };
     crate::serve(until_told(options))
 }
 

@@ -3,12 +3,13 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use bellows_wire::media::Encoding;
 use bellows_wire::recordio::{DEFAULT_MAX_RECORD_BYTES, Decoder};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use prost::Message;
+use prost::{Message, Name};
 
 use crate::error::{CallError, Refusal};
 use crate::http::{Connection, PROTOBUF, redirect_authority, refusal};
@@ -51,7 +52,7 @@ pub(crate) fn call_headers(authorization: Option<&HeaderValue>) -> HeaderMap {
 }
 
 /// Subscribes at `authority`, or where it redirects to.
-pub(crate) async fn subscribe<E: Message + Default>(
+pub(crate) async fn subscribe<E: Message + Name + Default>(
     authority: String,
     path: &str,
     headers: &HeaderMap,
@@ -87,7 +88,7 @@ pub(crate) async fn subscribe<E: Message + Default>(
     Err(SubscribeError::Unavailable("the masters redirect to each other: none leads yet".to_owned()))
 }
 
-impl<E: Message + Default> EventStream<E> {
+impl<E: Message + Name + Default> EventStream<E> {
     /// Sets how long the stream may be silent, from the server's heartbeat interval.
     pub(crate) fn expect_heartbeats(&mut self, interval: Duration) {
         self.silence_limit = interval.max(Duration::from_millis(1)) * MISSED_HEARTBEATS;
@@ -103,7 +104,7 @@ impl<E: Message + Default> EventStream<E> {
         loop {
             let record = self.decoder.next_record().map_err(|error| self.protocol(error.to_string()))?;
             if let Some(record) = record {
-                return E::decode(record).map_err(|error| self.protocol(error.to_string()));
+                return Encoding::Protobuf.decode(record).map_err(|error| self.protocol(error.to_string()));
             }
             let frame = tokio::time::timeout(self.silence_limit, self.body.frame())
                 .await

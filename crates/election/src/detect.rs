@@ -19,12 +19,24 @@ pub fn detect(address: &MasterAddress) -> watch::Receiver<Option<Leader>> {
             let (sender, receiver) = watch::channel(None);
             let address = address.clone();
             tokio::spawn(async move {
+                let sender = Detecting(sender);
                 tokio::select! {
-                    () = follow(&address, &sender) => {}
-                    () = sender.closed() => {}
+                    () = follow(&address, &sender.0) => {}
+                    () = sender.0.closed() => {}
                 }
             });
             receiver
+        }
+    }
+}
+
+/// After a panic nobody leads and nobody will, so that those who wait for a leader notice.
+struct Detecting(watch::Sender<Option<Leader>>);
+
+impl Drop for Detecting {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.send_replace(None);
         }
     }
 }
@@ -114,6 +126,17 @@ fn publish(leader: &watch::Sender<Option<Leader>>, now: Option<Leader>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_detection_that_panics_is_noticed() {
+        let (sender, mut receiver) = watch::channel(Some(Leader::at("m", 5050)));
+        let detection = tokio::spawn(async move {
+            let _sender = Detecting(sender);
+            panic!("injected");
+        });
+        assert!(detection.await.expect_err("panicked").is_panic());
+        assert!(receiver.wait_for(Option::is_some).await.is_err());
+    }
 
     #[tokio::test]
     async fn a_fixed_address_leads_always() {

@@ -1,11 +1,18 @@
 //! The one task that owns the master's state: events in, one at a time; actions out, through `effects`.
 //!
 //! Decides nothing itself: what an event means is `bellows_kernel::master::step`'s to say.
-use crate::{clock::Clock, effects::Effects};
-use bellows_kernel::master::{CallError, Event, RequestId, Response, State, step};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use crate::{
+    clock::Clock,
+    effects::{Effects, Watcher},
+    snapshot::{Snapshot, Snapshots, TooManyWatchers},
+};
+use bellows_kernel::master::{Action, CallError, Event, RequestId, Response, State, step};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -14,6 +21,9 @@ use tokio_util::sync::CancellationToken;
 const QUEUE: usize = 1_024;
 
 pub(crate) type Answer = Result<Response, CallError>;
+
+/// How long a driver may take until it answers, which is a matter of milliseconds: longer, and it is not alive.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// The master is stopping and answers no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +39,13 @@ pub(crate) enum Message {
         event: Event,
         answer: oneshot::Sender<Answer>,
     },
-    /// Anything else that needs both the state and the connections: reads, new connections.
+    /// Anything else that needs both the state and the connections and is done at once: new connections.
     Run(Run),
+    /// A copy of the whole state; who watches is told all that happens after it.
+    Snapshot {
+        watcher: Option<Watcher>,
+        answer: oneshot::Sender<Result<Arc<Snapshot>, TooManyWatchers>>,
+    },
 }
 
 /// How everything else reaches the driver.
@@ -57,6 +72,26 @@ impl Handle {
         let message = Message::Request { request, event: event(request), answer };
         self.sender.send(message).await.map_err(|_| Stopped)?;
         answered.await.map_err(|_| Stopped)
+    }
+
+    /// The state as it is after this was asked for, or later, shared by all who ask at about the same time.
+    pub(crate) async fn snapshot(&self) -> Result<Arc<Snapshot>, Stopped> {
+        self.snapshot_and_watch(None).await.and_then(|snapshot| snapshot.map_err(|_| Stopped))
+    }
+
+    /// As [`Handle::snapshot`]; `watcher` is told all that happens after it, and nothing that is in it.
+    pub(crate) async fn snapshot_and_watch(
+        &self,
+        watcher: Option<Watcher>,
+    ) -> Result<Result<Arc<Snapshot>, TooManyWatchers>, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        self.sender.send(Message::Snapshot { watcher, answer }).await.map_err(|_| Stopped)?;
+        answered.await.map_err(|_| Stopped)
+    }
+
+    /// Whether the driver still takes and answers messages.
+    pub(crate) async fn is_alive(&self) -> bool {
+        tokio::time::timeout(HEARTBEAT, self.read(|_, _| ())).await.is_ok_and(|read| read.is_ok())
     }
 
     /// Runs `read` between two events. What it does not hand out at once keeps everybody waiting.
@@ -87,6 +122,7 @@ pub(crate) struct Driver {
     state: State,
     effects: Effects,
     messages: mpsc::Receiver<Message>,
+    snapshots: Snapshots,
     stopping: CancellationToken,
 }
 
@@ -99,12 +135,14 @@ impl Driver {
     ) -> (Self, Handle) {
         let (sender, messages) = mpsc::channel(QUEUE);
         let handle = Handle { sender, next_number: Arc::new(AtomicU64::new(1)) };
-        (Self { clock, state, effects, messages, stopping }, handle)
+        (Self { clock, state, effects, messages, snapshots: Snapshots::default(), stopping }, handle)
     }
 
     /// Ends when asked to; every stream and link ends with it.
     pub(crate) async fn run(mut self) {
         loop {
+            // One slice between two events, whatever waits.
+            let copying = self.snapshots.go_on(&self.state, &mut self.effects);
             let deadline = self.clock.instant(self.state.next_deadline());
             tokio::select! {
                 biased;
@@ -114,6 +152,8 @@ impl Driver {
                     Some(message) => self.receive(message),
                     None => return,
                 },
+                () = self.snapshots.room() => {}
+                () = tokio::task::yield_now(), if copying => {}
             }
             // What is left over of somebody's wish is due at once, but others have their turn in between.
             if self.state.has_work()
@@ -134,6 +174,7 @@ impl Driver {
                 self.handle(event);
             }
             Message::Run(run) => run(&self.state, &mut self.effects),
+            Message::Snapshot { watcher, answer } => self.snapshots.ask(watcher, answer),
         }
     }
 
@@ -143,9 +184,40 @@ impl Driver {
             tracing::trace!(?event);
             let now = self.clock.now();
             let actions = step(&mut self.state, now, event);
+            for action in &actions {
+                if let Action::Observe(observation) = action {
+                    self.snapshots.observe(&self.state, observation);
+                }
+            }
             self.effects.perform(&self.state, actions);
             // Each lost connection is forgotten as it is told, so this ends.
             next = self.effects.take_loss();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+    use bellows_kernel::master::Config;
+    use bellows_runtime::Vital;
+
+    #[tokio::test]
+    async fn a_driver_that_panics_is_told_and_no_longer_alive() {
+        let clock = Clock::start();
+        let config = Config::new("m");
+        let bound = ([127, 0, 0, 1], 5050).into();
+        let identity = Arc::new(Identity::new(&config, bound, None, clock.now()));
+        let state = State::new(config, clock.now());
+        let (driver, handle) = Driver::new(clock, state, Effects::new(identity), CancellationToken::new());
+        let vital = Vital::new();
+        vital.spawn("the master's driver", driver.run());
+        assert!(handle.is_alive().await);
+        assert_eq!(handle.read(|_, _| panic!("injected")).await, Err::<(), _>(Stopped));
+        let ended = vital.ended().await;
+        assert_eq!(ended.what, "the master's driver");
+        assert!(ended.reason.contains("injected") && ended.reason.contains("driver.rs:"), "{ended}");
+        assert!(!handle.is_alive().await);
     }
 }

@@ -1,10 +1,10 @@
 //! Carries out what the kernel decided: answers requests, writes to frameworks, agents and watching operators.
 //!
 //! Nothing here waits. A peer that leaves too much unread is cut off, and the kernel is told.
-use crate::{driver::Answer, identity::Identity, operator::observed, outbox::Outbox};
+use crate::{driver::Answer, identity::Identity, operator::observed};
 use bellows_kernel::master::{Action, AgentCommand, Event, LinkId, RequestId, SchedulerEvent, State};
 use bellows_model::StreamId;
-use bellows_runtime::Disconnect;
+use bellows_runtime::{Disconnect, outbox::Outbox};
 use bellows_wire::{recordio, v1};
 use bytes::Bytes;
 use prost::Message as _;
@@ -21,6 +21,9 @@ pub(crate) struct Stream<T> {
     pub(crate) disconnect: Disconnect,
 }
 
+/// An operator that is told what happens.
+pub(crate) type Watcher = Stream<Arc<v1::master::Event>>;
+
 /// The connections of one master, by the names that the kernel knows them by.
 #[derive(Debug)]
 pub(crate) struct Effects {
@@ -28,7 +31,7 @@ pub(crate) struct Effects {
     requests: HashMap<RequestId, oneshot::Sender<Answer>>,
     streams: HashMap<StreamId, Stream<SchedulerEvent>>,
     links: HashMap<LinkId, Stream<Bytes>>,
-    watchers: Vec<Stream<Arc<v1::master::Event>>>,
+    watchers: Vec<Watcher>,
     lost: VecDeque<Event>,
 }
 
@@ -52,7 +55,7 @@ impl Effects {
         self.links.insert(id, link);
     }
 
-    pub(crate) fn watch(&mut self, watcher: Stream<Arc<v1::master::Event>>) {
+    pub(crate) fn watch(&mut self, watcher: Watcher) {
         self.watchers.push(watcher);
     }
 

@@ -12,7 +12,7 @@ mod index;
 mod ingress;
 mod names;
 mod operator;
-mod outbox;
+mod snapshot;
 mod speech;
 mod views;
 
@@ -20,13 +20,14 @@ pub use bellows_kernel::master::Config as KernelConfig;
 pub use bellows_runtime::Limits;
 
 use bellows_kernel::master::State;
+use bellows_runtime::{Ended, Hosts, MemoryBudget, Vital};
 use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 /// What an operator sets.
@@ -40,14 +41,21 @@ pub struct Config {
     pub advertise_ip: Option<IpAddr>,
     /// The port that goes with it; the bound one when `None`.
     pub advertise_port: Option<u16>,
+    /// Names that this master answers to beside its own: those of a proxy before it, aliases.
+    pub allow_hosts: Vec<String>,
     pub kernel: KernelConfig,
     pub limits: Limits,
     /// How often a stream says that it lives.
     pub heartbeat: Duration,
+    /// How long an agent that has connected may take to register.
+    pub registration_timeout: Duration,
     /// Longer calls are refused.
     pub max_body_bytes: usize,
     /// A peer that leaves more unread is disconnected.
     pub max_unread_bytes: u32,
+    /// For all peers' calls as they arrive and as they are decoded, and for answers and events that are not read yet.
+    /// Where it is used up, who moves least of what it has is disconnected.
+    pub shared_memory_bytes: usize,
 }
 
 impl Config {
@@ -58,11 +66,14 @@ impl Config {
             hostname: None,
             advertise_ip: None,
             advertise_port: None,
+            allow_hosts: Vec::new(),
             kernel: KernelConfig::new(uuid::Uuid::new_v4().to_string()),
             limits: Limits::default(),
             heartbeat: Duration::from_secs(15),
+            registration_timeout: Duration::from_secs(10),
             max_body_bytes: 16 << 20,
             max_unread_bytes: 64 << 20,
+            shared_memory_bytes: 512 << 20,
         }
     }
 }
@@ -81,8 +92,12 @@ pub enum Error {
 pub struct Running {
     server: bellows_runtime::Server,
     driver: JoinHandle<()>,
+    vital: Vital,
     stopping: CancellationToken,
 }
+
+/// Answers that are made of copies of the state at the same time: each takes a few times the answer's size.
+const WRITERS: usize = 2;
 
 /// How long requests may take to end when the master stops.
 const GRACE: Duration = Duration::from_secs(5);
@@ -100,6 +115,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         config.hostname,
         clock.now(),
     ));
+    let allowed = config.allow_hosts.iter().map(String::as_str);
+    let hosts = Hosts::new([identity.hostname.as_str()], allowed);
     let flags = flags(&config.kernel, &identity);
     let state = State::new(config.kernel, clock.now());
     let stopping = CancellationToken::new();
@@ -111,20 +128,33 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         identity,
         flags,
         heartbeat: config.heartbeat,
+        registration_timeout: config.registration_timeout,
         max_body_bytes: config.max_body_bytes,
         max_unread_bytes: config.max_unread_bytes,
+        memory: MemoryBudget::new(config.shared_memory_bytes),
+        writers: Arc::new(Semaphore::new(WRITERS)),
     };
-    let router = ingress::router(shared);
+    let router = hosts.guard(ingress::router(shared));
     let server = bellows_runtime::Server::start(listener, router, config.limits)
         .map_err(|source| Error::Listen { address: bound, source })?;
     tracing::info!(address = %bound, "the master listens");
-    Ok(Running { server, driver: tokio::spawn(driver.run()), stopping })
+    let vital = Vital::new();
+    let driver = vital.spawn("the master's driver", driver.run());
+    Ok(Running { server, driver, vital, stopping })
 }
 
 impl Running {
     /// Where it listens; the port is the real one.
     pub fn local_addr(&self) -> SocketAddr {
         self.server.local_addr()
+    }
+
+    /// Returns when the master can no longer do its work: it is to be stopped.
+    pub async fn ended(&self) -> Ended {
+        tokio::select! {
+            ended = self.vital.ended() => ended,
+            ended = self.server.ended() => ended,
+        }
     }
 
     /// Ends all streams, lets running requests end, and is done.

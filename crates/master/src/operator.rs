@@ -150,7 +150,7 @@ fn task_to_operator(task: &Task) -> v1::Task {
         status_update_state: latest.map(|status| v1::TaskState::from(status.state).into()),
         status_update_uuid: latest.and_then(|status| status.uuid).map(|uuid| uuid.0.to_vec().into()),
         labels: info.labels,
-        container: info.container,
+        container: info.container.map(|container| *container),
         kill_policy: info.kill_policy,
         ..Default::default()
     }

@@ -247,7 +247,7 @@ async fn bad_operator_calls() {
     assert_eq!(post(address, "/api/v1", &[JSON], "").await.status, 400);
     let mut connection = Connection::open(address).await;
     let head = format!(
-        "POST /api/v1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "POST /api/v1 HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         too_long.len()
     );
     connection.write(head.as_bytes()).await;

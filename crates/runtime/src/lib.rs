@@ -2,13 +2,25 @@
 //!
 //! Knows nothing of Mesos, Spark or this cluster's state; what only one process needs stays there.
 
+mod body;
+mod budget;
+mod descriptors;
+mod hosts;
 mod logging;
 mod memory;
 pub mod metrics;
+pub mod outbox;
+mod places;
 mod server;
 mod signal;
+mod vital;
 
+pub use body::{BodyError, read_body, shared_body};
+pub use budget::{MemoryBudget, Share};
+pub use descriptors::raise_descriptor_limit;
+pub use hosts::Hosts;
 pub use logging::{LogFormat, init_logging, init_logging_to_file};
 pub use memory::{few_arenas, forget_startup};
 pub use server::{Disconnect, Limits, Server};
 pub use signal::shutdown_signal;
+pub use vital::{Ended, Guard, Vital};

@@ -23,6 +23,8 @@ pub struct Config {
     pub admin_socket: Option<PathBuf>,
     /// Read-only HTTP: `/metrics` and `/v1/status`.
     pub metrics_listen: Option<SocketAddr>,
+    /// Names that the metrics' port answers to, beside IP addresses, `localhost` and the machine's own name.
+    pub allow_hosts: Vec<String>,
     /// Executors may register only directories below one of these. May be empty only where `listen` is a loopback address.
     pub allowed_roots: Vec<PathBuf>,
     /// Whether an application whose driver registered, is no longer connected and fell silent is removed. Switch it
@@ -66,6 +68,7 @@ impl Config {
             work_dir: work_dir.into(),
             admin_socket: None,
             metrics_listen: None,
+            allow_hosts: Vec::new(),
             allowed_roots: Vec::new(),
             heartbeat_cleanup: true,
             keep_rdd_blocks: false,

@@ -33,8 +33,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bellows_runtime::{Ended, Hosts, Vital};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -51,31 +51,9 @@ const METRICS_LIMITS: bellows_runtime::Limits = bellows_runtime::Limits {
     max_connections: 64,
     header_timeout: Duration::from_secs(10),
     ping_timeout: Duration::from_secs(20),
+    idle_timeout: Duration::from_secs(120),
+    answer_timeout: Duration::from_secs(60),
 };
-
-/// What the service cannot do without: where a part of it ends unasked, in a panic or otherwise, the service has ended.
-#[derive(Default)]
-struct Vital {
-    stop: CancellationToken,
-    tasks: TaskTracker,
-    ended: watch::Sender<Option<String>>,
-}
-
-impl Vital {
-    fn spawn(&self, what: &'static str, part: impl Future<Output = ()> + Send + 'static) {
-        let (stop, ended) = (self.stop.clone(), self.ended.clone());
-        // Spawned on its own, so that a panic is an error to look at.
-        let part = self.tasks.spawn(part);
-        self.tasks.spawn(async move {
-            let outcome = part.await;
-            if !stop.is_cancelled() {
-                let reason = outcome.err().map_or_else(|| "it stopped".to_owned(), |error| error.to_string());
-                tracing::error!(what, reason, "a part without which the service cannot go on has ended");
-                ended.send_replace(Some(format!("{what}: {reason}")));
-            }
-        });
-    }
-}
 
 /// A service that is running; dropping it does not stop it, [`Running::stop`] does.
 pub struct Running {
@@ -84,6 +62,8 @@ pub struct Running {
     admin_socket: Option<SocketFile>,
     metrics: Option<bellows_runtime::Server>,
     vital: Vital,
+    stop: CancellationToken,
+    tasks: TaskTracker,
     store_thread: std::thread::JoinHandle<()>,
 }
 
@@ -114,22 +94,25 @@ pub async fn start(mut config: Config) -> Result<Running, Error> {
     tracing::info!(%local_addr, executors = registry.executor_count(), "shuffle service starts");
     let service = Arc::new(Service::new(config, security, registry, (store, recovered)));
 
-    let vital = Vital::default();
-    let (stop, tasks) = (&vital.stop, &vital.tasks);
-    vital.spawn("accepting connections", server::run(listener, service.clone(), stop.clone(), tasks.clone()));
-    vital.spawn("upkeep", upkeep::run(service.clone(), stop.clone()));
-    vital.spawn("the store of registrations", store_ended(service.clone(), stop.clone()));
+    let vital = Vital::new();
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let accepting = server::run(listener, service.clone(), stop.clone(), tasks.clone());
+    tasks.spawn(guarded(&vital, "accepting connections", accepting));
+    tasks.spawn(guarded(&vital, "upkeep", upkeep::run(service.clone(), stop.clone())));
+    tasks.spawn(guarded(&vital, "the store of registrations", store_ended(service.clone(), stop.clone())));
     if let Some(listener) = admin_listener {
-        vital.spawn("the admin socket", serve_admin(listener, service.clone(), stop.clone()));
+        let serving = serve_admin(listener, service.clone(), stop.clone());
+        tasks.spawn(guarded(&vital, "the admin socket", serving));
     }
     let metrics = metrics_listener
         .map(|listener| {
-            let routes = admin::server::metrics_routes(service.clone());
+            let allowed = service.config.allow_hosts.iter().map(String::as_str);
+            let routes = Hosts::new([], allowed).guard(admin::server::metrics_routes(service.clone()));
             bellows_runtime::Server::start(listener, routes, METRICS_LIMITS)
         })
         .transpose()
         .map_err(|source| Error::Io { what: "metrics listener".into(), source })?;
-    Ok(Running { local_addr, service, admin_socket, metrics, vital, store_thread })
+    Ok(Running { local_addr, service, admin_socket, metrics, vital, stop, tasks, store_thread })
 }
 
 impl Running {
@@ -149,21 +132,25 @@ impl Running {
     }
 
     /// Waits until a part without which the service cannot go on has ended; returns which, and why.
-    pub async fn ended(&self) -> String {
-        let mut ended = self.vital.ended.subscribe();
-        let reason = ended.wait_for(Option::is_some).await.expect("invariant: the sender is in self");
-        reason.clone().expect("invariant: it was waited for")
+    pub async fn ended(&self) -> Ended {
+        match &self.metrics {
+            Some(metrics) => tokio::select! {
+                ended = self.vital.ended() => ended,
+                ended = metrics.ended() => ended,
+            },
+            None => self.vital.ended().await,
+        }
     }
 
     /// Stops accepting, lets answers under way finish for a moment, closes. When this returns, the registrations'
     /// file is closed too, unless a connection outlived the grace.
     pub async fn stop(self) {
-        self.vital.stop.cancel();
-        self.vital.tasks.close();
+        self.stop.cancel();
+        self.tasks.close();
         if let Some(metrics) = self.metrics {
             metrics.stop(STOP_GRACE).await;
         }
-        let ended = tokio::time::timeout(STOP_GRACE, self.vital.tasks.wait()).await.is_ok();
+        let ended = tokio::time::timeout(STOP_GRACE, self.tasks.wait()).await.is_ok();
         if let Some(socket) = self.admin_socket {
             socket.remove();
         }
@@ -173,6 +160,19 @@ impl Running {
         } else {
             tracing::warn!("connections outlived the grace period");
         }
+    }
+}
+
+/// Runs `part`; when it ends, the process is to end.
+fn guarded(
+    vital: &Vital,
+    what: &'static str,
+    part: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static {
+    let guard = vital.guard(what);
+    async move {
+        let _guard = guard;
+        part.await;
     }
 }
 
@@ -230,18 +230,6 @@ mod tests {
         // Of an application that is not known nothing is asked.
         running.service.register_driver("app".into(), 1000).await.expect("registered");
         removed.await.expect_err("the store is gone");
-        assert_eq!(running.ended().await, "the store of registrations: it stopped");
-    }
-
-    #[tokio::test]
-    async fn a_service_of_which_a_part_panics_has_ended_and_one_that_is_stopped_has_not() {
-        let (_dir, running) = running().await;
-        let ended = running.vital.ended.subscribe();
-        running.vital.spawn("a part", async { panic!("on purpose") });
-        let reason = running.ended().await;
-        assert!(reason.starts_with("a part: ") && reason.contains("panic"), "{reason}");
-        running.vital.ended.send_replace(None);
-        running.stop().await;
-        assert_eq!(*ended.borrow(), None);
+        assert_eq!(running.ended().await.what, "the store of registrations");
     }
 }

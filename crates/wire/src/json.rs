@@ -4,10 +4,16 @@
 mod read;
 mod write;
 
-use crate::descriptors::descriptor;
+use crate::{
+    bounds::{self, Problem},
+    descriptors::descriptor,
+    schema,
+};
 use bytes::Bytes;
 use prost::{Message, Name};
 use prost_reflect::DynamicMessage;
+use read::Failure;
+use serde::{Deserializer, de::IgnoredAny};
 use serde_json::Value;
 
 /// Why a JSON body is not the message that was expected. Its text is what Mesos answers with status 400.
@@ -43,21 +49,57 @@ pub enum ShapeError {
     BadValue { path: String, reason: String },
     #[error("Nested too deeply at '{path}'")]
     TooDeep { path: String },
+    /// So many items that they would take more memory than a body of this length is given.
+    #[error("Too many items: they would take more than {allowed} bytes of memory; send fewer in one call")]
+    TooLarge { allowed: usize },
 }
 
 /// Reads a message of JSON text. Unknown fields, nulls and unknown values of optional enums are passed over;
-/// v0's `slave_id` and the like stand for `agent_id`; numbers may be strings.
+/// v0's `slave_id` and the like stand for `agent_id`; numbers may be strings. Takes at most [`bounds::allowed`] of the
+/// text's length, and as much as the text twice.
 pub fn decode<T: Message + Name + Default>(body: &[u8]) -> Result<T, JsonError> {
-    let value = serde_json::from_slice(body).map_err(|error| syntax_error(body, &error))?;
-    decode_value(&value)
+    decode_if(body, |_| true).map(|message| message.expect("invariant: nobody said no"))
+}
+
+/// As [`decode`], if `admit` takes the memory that the message needs; else `None`.
+pub(crate) fn decode_if<T: Message + Name + Default>(
+    body: &[u8],
+    admit: impl FnOnce(usize) -> bool,
+) -> Result<Option<T>, JsonError> {
+    // First of all, and without keeping any of it: what is no JSON is said to be none, whatever it looks like.
+    serde_json::from_slice::<IgnoredAny>(body).map_err(|error| syntax_error(body, &error))?;
+    let mut text = serde_json::Deserializer::from_slice(body);
+    read_message(&mut text, body.len(), admit, |error| syntax_error(body, &error))
 }
 
 /// [`decode`] for JSON that is parsed already.
 pub fn decode_value<T: Message + Name + Default>(value: &Value) -> Result<T, JsonError> {
+    let unreadable = |error: serde_json::Error| JsonError::Syntax { line: 1, near: error.to_string() };
+    let message = read_message(value, usize::MAX, |_| true, unreadable)?;
+    Ok(message.expect("invariant: nobody said no"))
+}
+
+fn read_message<'de, T: Message + Name + Default, D: Deserializer<'de>>(
+    value: D,
+    received_bytes: usize,
+    admit: impl FnOnce(usize) -> bool,
+    unreadable: impl FnOnce(D::Error) -> JsonError,
+) -> Result<Option<T>, JsonError> {
     let shape = |problem| JsonError::Shape { message: T::NAME, problem };
-    let message = read::message(descriptor::<T>(), value).map_err(shape)?;
-    read::check(&message).map_err(shape)?;
-    Ok(message.transcode_to().expect("invariant: generated type and descriptor are of one .proto"))
+    let protobuf = match read::message(schema::of::<T>(), value) {
+        Ok(protobuf) => Bytes::from(protobuf),
+        Err(Failure::Shape(problem)) => return Err(shape(problem)),
+        Err(Failure::Text(error)) => return Err(unreadable(error)),
+    };
+    let memory = match bounds::check(schema::of::<T>(), &protobuf, bounds::allowed(received_bytes)) {
+        Ok(memory) => memory,
+        Err(Problem::Shape(problem)) => return Err(shape(problem)),
+        Err(Problem::Malformed(what)) => unreachable!("own bytes are well formed: {what}"),
+    };
+    if !admit(memory) {
+        return Ok(None);
+    }
+    Ok(Some(T::decode(protobuf).expect("invariant: own bytes are well formed")))
 }
 
 /// Writes a message as one line of JSON, fields in the order of the `.proto` file. As in Mesos, unset fields are
@@ -66,13 +108,6 @@ pub fn encode<T: Message + Name>(message: &T) -> Bytes {
     let mut text = Vec::with_capacity(4 * message.encoded_len());
     write::message(&mut text, &reflect(message));
     text.into()
-}
-
-/// What the generated types pass over in protobuf bytes: required fields that are absent, nesting without bound.
-pub(crate) fn check_protobuf<T: Message + Name>(
-    body: Bytes,
-) -> Result<Result<(), ShapeError>, prost::DecodeError> {
-    DynamicMessage::decode(descriptor::<T>(), body).map(|message| read::check(&message))
 }
 
 fn reflect<T: Message + Name>(message: &T) -> DynamicMessage {

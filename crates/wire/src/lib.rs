@@ -1,11 +1,13 @@
 //! The Mesos v1 protocol and Bellows' own master-agent stream: messages, JSON, framing.
 //! Bytes in, values out; nothing here opens a socket, reads a clock or decides anything.
 
+pub mod bounds;
 pub mod convert;
 mod descriptors;
 pub mod json;
 pub mod media;
 pub mod recordio;
+mod schema;
 pub mod v0;
 
 mod protocol {

@@ -1,6 +1,6 @@
 //! Media types: which encoding a request bears and which one its answer takes, refused in Mesos' words.
 
-use crate::{json, recordio};
+use crate::{bounds, json, recordio, schema};
 use bytes::Bytes;
 use prost::{Message, Name};
 
@@ -50,6 +50,9 @@ pub enum DecodeError {
         message: &'static str,
         reason: String,
     },
+    /// Others take the memory that it needs.
+    #[error("There is no memory left for this call: try again")]
+    NoRoom,
 }
 
 /// Reads a request's `Content-Type`; case and parameters (`; charset=utf-8`) do not matter.
@@ -114,15 +117,27 @@ impl Encoding {
     }
 
     /// Reads one message from someone who need not be trusted: when it succeeds, required fields are there and
-    /// nesting is bounded. A body of tiny messages may take hundreds of times its size; bound the body first.
+    /// nesting is bounded. Takes at most [`crate::bounds::allowed`] of the body's length, found out before anything is
+    /// built.
     pub fn decode<T: Message + Name + Default>(self, body: Bytes) -> Result<T, DecodeError> {
+        self.decode_if(body, |_| true)
+    }
+
+    /// As [`Encoding::decode`], if `admit` takes the memory that the message needs beyond its body.
+    pub fn decode_if<T: Message + Name + Default>(
+        self,
+        body: Bytes,
+        admit: impl FnOnce(usize) -> bool,
+    ) -> Result<T, DecodeError> {
         if self == Self::Json {
-            return Ok(json::decode(&body)?);
+            return json::decode_if(&body, admit)?.ok_or(DecodeError::NoRoom);
         }
         let error = |reason: String| DecodeError::Protobuf { message: T::NAME, reason };
-        json::check_protobuf::<T>(body.clone())
-            .map_err(|problem| error(problem.to_string()))?
+        let memory = bounds::check(schema::of::<T>(), &body, bounds::allowed(body.len()))
             .map_err(|problem| error(problem.to_string()))?;
+        if !admit(memory) {
+            return Err(DecodeError::NoRoom);
+        }
         T::decode(body).map_err(|problem| error(problem.to_string()))
     }
 }

@@ -56,6 +56,16 @@ impl Decoder {
         })
     }
 
+    /// How many bytes it holds: those of a record that is not whole yet, once all whole ones were taken.
+    pub fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Whether a record has begun and is not whole.
+    pub fn is_within_record(&self) -> bool {
+        !self.buffer.is_empty() || self.pending.is_some()
+    }
+
     /// To be asked at the stream's end: an error unless it ended between two records.
     pub fn finish(&self) -> Result<(), RecordError> {
         match &self.failed {
@@ -77,7 +87,12 @@ impl Decoder {
             return Ok(None);
         }
         self.pending = None;
-        Ok(Some(self.buffer.split_to(length).freeze()))
+        let record = self.buffer.split_to(length).freeze();
+        if self.buffer.is_empty() {
+            // What a long record took is not kept for the next.
+            self.buffer = BytesMut::new();
+        }
+        Ok(Some(record))
     }
 
     fn header(&mut self) -> Result<Option<usize>, RecordError> {

@@ -4,14 +4,17 @@ use crate::{driver::Handle, environment::Place};
 use bellows_containment::{LaunchSpec, Owner, Run};
 use bellows_kernel::agent::{Event, Job};
 use bellows_model::{ContainerId, ExecutorId};
+use futures::FutureExt as _;
 use rustix::fs::OFlags;
-use std::{fs::File, io, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::SystemTime};
+use std::{
+    fs::File, io, os::unix::fs::OpenOptionsExt, panic::AssertUnwindSafe, path::Path, sync::Arc, time::SystemTime,
+};
 
 impl Containment {
     /// Reports to `driver` how it went; when that is gone, nobody needs to know.
     pub(super) async fn fetch(self: Arc<Self>, job: Job, driver: Handle) {
         let container_id = job.container_id.clone();
-        let event = match self.prepare(job).await {
+        let event = match caught(self.prepare(job)).await {
             Ok(()) => Event::Fetched { container_id },
             Err(message) => Event::FetchFailed { container_id, message },
         };
@@ -41,15 +44,15 @@ impl Containment {
 
     pub(super) async fn launch(self: Arc<Self>, job: Job, driver: Handle) {
         let container_id = job.container_id.clone();
-        let containerizer = self.containerizer.clone();
-        let owner = match self.other_user(&job).map(str::to_owned) {
-            Some(user) => blocking(move || Owner::resolve(&user).map_err(text)).await,
-            None => Ok(None),
-        };
-        let launched = match owner.and_then(|owner| self.spec(job, owner)) {
-            Ok(spec) => containerizer.launch(spec).await.map_err(text),
-            Err(message) => Err(message),
-        };
+        let launched = caught(async {
+            let containerizer = self.containerizer.clone();
+            let owner = match self.other_user(&job).map(str::to_owned) {
+                Some(user) => blocking(move || Owner::resolve(&user).map_err(text)).await?,
+                None => None,
+            };
+            containerizer.launch(self.spec(job, owner)?).await.map_err(text)
+        })
+        .await;
         let event = match launched {
             Ok(launched) => Event::Launched { container_id, pid: launched.pid },
             Err(message) => Event::LaunchFailed { container_id, message },
@@ -123,6 +126,12 @@ pub(crate) fn run_of(job: &Job) -> Run {
 fn open_dir(path: &Path) -> io::Result<File> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
     File::options().read(true).custom_flags(flags.bits() as i32).open(path)
+}
+
+/// A panic is the failure of one task, which its framework is told of.
+async fn caught<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let panicked = |_| Err("The agent failed at this; its log says more".to_owned());
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(panicked)
 }
 
 fn text(error: impl std::fmt::Display) -> String {

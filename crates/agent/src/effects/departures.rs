@@ -2,6 +2,7 @@
 use crate::shuffle::ShuffleDirs;
 use bellows_kernel::agent::Event;
 use bellows_model::{ExecutorId, FrameworkId};
+use bellows_runtime::Vital;
 use bellows_shuffle::admin::Client;
 use futures::StreamExt;
 use std::{sync::Arc, time::Duration};
@@ -24,10 +25,10 @@ pub(crate) struct Shuffle {
 
 impl Shuffle {
     /// Must be called within a Tokio runtime.
-    pub(crate) fn start(client: Option<Client>, dirs: Arc<ShuffleDirs>) -> Self {
+    pub(crate) fn start(client: Option<Client>, dirs: Arc<ShuffleDirs>, vital: &Vital) -> Self {
         let (departures, queue) = mpsc::channel(QUEUE);
         if let Some(client) = client.clone() {
-            tokio::spawn(tell_departures(client, queue));
+            vital.spawn("telling the shuffle service who has gone", tell_departures(client, queue));
         }
         Self { client, dirs, departures }
     }

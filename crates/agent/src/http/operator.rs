@@ -1,12 +1,9 @@
 //! `POST /api/v1`: the operator API's reads, in JSON or protobuf.
-use super::{API_VERSION, Refused, Shared, metrics, views};
-use axum::{
-    body::to_bytes,
-    extract::Request,
-    response::{IntoResponse, Response},
-};
+use super::{API_VERSION, Refused, Shared, elsewhere, held, metrics, views};
+use axum::{extract::Request, response::Response};
 use bellows_kernel::agent::{Phase, State, Task};
 use bellows_model::{DEFAULT_ROLE, FrameworkInfo};
+use bellows_runtime::{BodyError, read_body};
 use bellows_wire::{
     convert::{ResourceFormat, agent_to_wire, resources_to_wire},
     media, v1,
@@ -24,12 +21,26 @@ pub(super) async fn call(shared: &Arc<Shared>, request: Request) -> Result<Respo
     let given = text(request.headers(), header::CONTENT_TYPE);
     let accepted = text(request.headers(), header::ACCEPT);
     let given = media::content_type(given.as_deref()).map_err(refused)?;
-    let body = to_bytes(request.into_body(), MAX_CALL_BYTES).await;
-    let body = body.map_err(|error| Refused::bad_request(format!("Failed to read the body: {error}")))?;
-    let call: Call = given.decode(body).map_err(|error| Refused::bad_request(error.to_string()))?;
+    let (share, of_answer) = (shared.share(&request), shared.share(&request));
+    let body = read_body(request.into_body(), MAX_CALL_BYTES, &share).await.map_err(unread)?;
+    let call: Call = given.decode_if(body, |memory| share.grow(memory)).map_err(|error| match error {
+        media::DecodeError::NoRoom => Refused::no_room(),
+        error => Refused::bad_request(error.to_string()),
+    })?;
     let accepted = media::accept(accepted.as_deref()).map_err(refused)?;
     let answer = answer(shared, call).await?;
-    Ok(([(header::CONTENT_TYPE, accepted.media_type())], accepted.encode(&answer)).into_response())
+    let encoded = elsewhere(move || accepted.encode(&answer)).await?;
+    held(of_answer, accepted.media_type(), encoded)
+}
+
+fn unread(error: BodyError) -> Refused {
+    let status = match error {
+        BodyError::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        BodyError::TooSlow => StatusCode::REQUEST_TIMEOUT,
+        BodyError::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
+        BodyError::Broken(_) => StatusCode::BAD_REQUEST,
+    };
+    Refused(status, error.to_string())
 }
 
 fn refused(refusal: media::Refusal) -> Refused {
@@ -46,7 +57,8 @@ async fn answer(shared: &Arc<Shared>, call: Call) -> Result<Answer, Refused> {
     let kind = match call.r#type() {
         Type::Unknown => return Err(missing("type")),
         Type::GetHealth => {
-            answer.get_health = Some(response::GetHealth { healthy: true });
+            let healthy = shared.driver.is_alive().await;
+            answer.get_health = Some(response::GetHealth { healthy });
             T::GetHealth
         }
         Type::GetFlags => {
@@ -88,7 +100,7 @@ async fn answer(shared: &Arc<Shared>, call: Call) -> Result<Answer, Refused> {
             T::ReadFile
         }
         Type::GetState => {
-            answer.get_state = Some(shared.driver.read(state).await?);
+            answer.get_state = Some(whole(shared).await?);
             T::GetState
         }
         Type::GetContainers => {
@@ -96,15 +108,15 @@ async fn answer(shared: &Arc<Shared>, call: Call) -> Result<Answer, Refused> {
             T::GetContainers
         }
         Type::GetFrameworks => {
-            answer.get_frameworks = shared.driver.read(state).await?.get_frameworks;
+            answer.get_frameworks = whole(shared).await?.get_frameworks;
             T::GetFrameworks
         }
         Type::GetExecutors => {
-            answer.get_executors = shared.driver.read(state).await?.get_executors;
+            answer.get_executors = whole(shared).await?.get_executors;
             T::GetExecutors
         }
         Type::GetTasks => {
-            answer.get_tasks = shared.driver.read(state).await?.get_tasks;
+            answer.get_tasks = whole(shared).await?.get_tasks;
             T::GetTasks
         }
         Type::GetOperations => {
@@ -143,6 +155,11 @@ async fn list_files(shared: &Shared, path: &str) -> Result<response::ListFiles, 
         gid: Some(entry.gid),
     };
     Ok(response::ListFiles { file_infos: entries.into_iter().map(info).collect() })
+}
+
+async fn whole(shared: &Shared) -> Result<response::GetState, Refused> {
+    let copy = shared.driver.read(State::to_read).await?;
+    elsewhere(move || state(&copy)).await
 }
 
 fn state(state: &State) -> response::GetState {

@@ -1,5 +1,5 @@
 //! The legacy JSON of an agent: `/state`, `/containers`, `/monitor/statistics`.
-use super::{API_VERSION, Refused, Shared};
+use super::{API_VERSION, Refused, Shared, elsewhere};
 use bellows_containment::{Run, Sandboxes, Usage};
 use bellows_kernel::agent::{Framework, Master, Phase, State, Task};
 use bellows_model::{
@@ -18,8 +18,8 @@ pub(super) fn version() -> Value {
 }
 
 pub(super) async fn state(shared: &Arc<Shared>) -> Result<Value, Refused> {
-    let view = Arc::clone(shared);
-    Ok(shared.driver.read(move |state| whole(&view, state)).await?)
+    let (view, state) = (Arc::clone(shared), shared.driver.read(State::to_read).await?);
+    elsewhere(move || whole(&view, &state)).await
 }
 
 fn whole(shared: &Shared, state: &State) -> Value {

@@ -78,11 +78,15 @@ fn key(task_id: &str) -> (FrameworkId, TaskId) {
     ("F".into(), task_id.into())
 }
 
+fn open(path: &Path) -> Result<(Store, Checkpoint), Error> {
+    Store::open(path, bellows_runtime::Vital::new().guard("the checkpoint's thread"))
+}
+
 #[test]
 fn what_was_pushed_is_read_again() {
     let dir = tempfile::tempdir().expect("temporary");
     let path = dir.path().join("checkpoint");
-    let (store, empty) = Store::open(&path).expect("created");
+    let (store, empty) = open(&path).expect("created");
     assert_eq!(empty, Checkpoint::default());
     let launch = |task_id: &str| Record::Task {
         framework_id: "F".into(),
@@ -116,7 +120,7 @@ fn what_was_pushed_is_read_again() {
         ],
     );
     drop(store);
-    let (_store, read) = Store::open(&path).expect("opened");
+    let (_store, read) = open(&path).expect("opened");
     assert_eq!(read.agent_id, Some("S0".into()));
     assert_eq!(read.frameworks, [framework("F")]);
     assert_eq!(read.removals, [FrameworkId::from("old")]);
@@ -129,7 +133,7 @@ fn what_was_pushed_is_read_again() {
 #[tokio::test]
 async fn outcomes_come_in_order_and_cover_all() {
     let dir = tempfile::tempdir().expect("temporary");
-    let (store, _) = Store::open(&dir.path().join("checkpoint")).expect("created");
+    let (store, _) = open(&dir.path().join("checkpoint")).expect("created");
     write(&store, (0..500).map(|n| Record::Removal(format!("F{n}").into())).collect());
     let mut last = WriteId(0);
     while last < WriteId(500) {
@@ -147,7 +151,7 @@ fn a_file_that_is_no_checkpoint_is_named() {
     let dir = tempfile::tempdir().expect("temporary");
     let path = dir.path().join("checkpoint");
     std::fs::write(&path, vec![7; 10_000]).expect("written");
-    let error = Store::open(&path).err().expect("refused");
+    let error = open(&path).err().expect("refused");
     assert!(error.to_string().contains(&path.display().to_string()), "{error}");
     assert_eq!(std::fs::read(&path).expect("still there").len(), 10_000, "nothing is thrown away");
 }
@@ -161,7 +165,7 @@ fn secrets_that_an_earlier_release_has_written_are_gone_after_a_start() {
     let command = kept_whole.command.as_mut().expect("there");
     command.environment =
         vec![EnvironmentVariable { name: "_SPARK_AUTH_SECRET".into(), value: secret.into() }];
-    let (store, _) = Store::open(&path).expect("created");
+    let (store, _) = open(&path).expect("created");
     let launch =
         Record::Task { framework_id: "F".into(), info: Arc::new(kept_whole), container_id: "c".into() };
     let (framework_id, task_id) = key("t");
@@ -184,14 +188,29 @@ fn secrets_that_an_earlier_release_has_written_are_gone_after_a_start() {
     };
     assert!(holds_it(), "otherwise this proves nothing");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("chmod");
-    let (store, read) = Store::open(&path).expect("opened");
+    let (store, read) = open(&path).expect("opened");
     assert!(!holds_it());
     assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
     drop(store);
-    let (_store, again) = Store::open(&path).expect("opened");
+    let (_store, again) = open(&path).expect("opened");
     assert_eq!(read, again);
     assert_eq!((read.agent_id, read.removals), (Some("S0".into()), vec!["old".into()]));
     let [stored] = &read.tasks[..] else { panic!("{:?}", read.tasks) };
     assert_eq!((stored.killed, stored.acknowledged, stored.statuses.len()), (true, 1, 1));
     assert_eq!(stored.info, task("t").without_secrets());
+}
+
+#[tokio::test]
+async fn a_thread_that_panics_is_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let vital = bellows_runtime::Vital::new();
+    let (store, _) =
+        Store::open(&dir.path().join("checkpoint"), vital.guard("the checkpoint's thread")).expect("created");
+    // Who panics while it holds the lock does not hide it.
+    store.shared.lock().pending.push_back((WriteId(0), Record::ForgetFramework("f".into())));
+    store.shared.lock().panics = true;
+    store.shared.filled.notify_one();
+    let ended = vital.ended().await;
+    assert_eq!(ended.what, "the checkpoint's thread");
+    assert!(ended.reason.contains("injected"), "{ended}");
 }

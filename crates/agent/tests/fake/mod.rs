@@ -234,6 +234,12 @@ pub(crate) async fn get(
     send(addr, request.body(Body::empty()).expect("valid")).await
 }
 
+/// As a page of another site would ask, whose name resolves to `addr`.
+pub(crate) async fn get_as(addr: SocketAddr, host: &str, path: &str) -> (u16, http::HeaderMap, String) {
+    let request = http::Request::get(path).header("host", host);
+    send(addr, request.body(Body::empty()).expect("valid")).await
+}
+
 pub(crate) async fn call(addr: SocketAddr, json: &str) -> (u16, String) {
     let request = http::Request::post("/api/v1")
         .header("host", addr.to_string())

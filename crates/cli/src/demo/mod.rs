@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::args::{DemoArgs, ShuffleClientArgs};
+use crate::args::{AllowHostArgs, DemoArgs, ShuffleClientArgs};
 use crate::embedded::{Embedded, Options};
 use crate::error::Error;
 use crate::fetch::{self, Fetched};
@@ -85,6 +85,7 @@ async fn serve(args: DemoArgs, fetched: Fetched, library: PathBuf, work_dir: Pat
         size: args.size.clone(),
         listen: args.listen.clone(),
         clients: ShuffleClientArgs::default(),
+        hosts: AllowHostArgs::default(),
         work_dir: work_dir.clone(),
     };
     let cluster = Embedded::start(&options).await?;

@@ -1,6 +1,7 @@
 //! What an agent decides: when a task may start, when it ends, what the master still has to be told of it,
 //! and when a framework's files may go.
 mod action;
+mod copy;
 mod event;
 mod frameworks;
 mod launch;

@@ -1,5 +1,5 @@
 //! The GETs: Mesos' legacy endpoints, Prometheus' `/metrics`, and the page.
-use super::{Refused, Shared, page};
+use super::{Refused, Shared, answer, page};
 use crate::{
     identity::{API_VERSION, Identity, authority},
     views::{
@@ -15,7 +15,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bellows_kernel::master::State;
-use bellows_runtime::metrics::PROMETHEUS_TYPE;
+use bellows_runtime::{Share, metrics::PROMETHEUS_TYPE};
+use bytes::Bytes;
 use serde::Serialize;
 use std::{collections::HashMap, sync::Arc};
 
@@ -74,6 +75,7 @@ pub(super) async fn get(
     shared: &Arc<Shared>,
     path: Path,
     query: &HashMap<String, String>,
+    share: Share,
 ) -> Result<Response, Refused> {
     let only = |name: &str| query.get(name).cloned();
     match path {
@@ -81,7 +83,11 @@ pub(super) async fn get(
         Path::PageStyle => Ok(page::style()),
         Path::PageScript => Ok(page::script()),
         Path::Version => Ok(json(&Version::new(&shared.identity))),
-        Path::Health => Ok(StatusCode::OK.into_response()),
+        Path::Health if shared.driver.is_alive().await => Ok(StatusCode::OK.into_response()),
+        Path::Health => {
+            let text = "The master's driver does not answer";
+            Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, text))
+        }
         Path::Flags => {
             #[derive(Serialize)]
             struct Body<'a> {
@@ -95,31 +101,34 @@ pub(super) async fn get(
             Ok((StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]).into_response())
         }
         Path::State => {
-            let shared_too = Arc::clone(shared);
-            of_state(shared, move |state| {
-                let Shared { identity, leadership, flags, .. } = &*shared_too;
-                to_vec(&StateView::new(state, identity, leadership.leader(), flags))
-            })
-            .await
+            let own = Arc::clone(shared);
+            let state = move |state: &State| {
+                to_vec(&StateView::new(state, &own.identity, own.leadership.leader(), &own.flags))
+            };
+            of_state(shared, share, Some("state"), state).await
         }
         Path::StateSummary => {
             let identity = Arc::clone(&shared.identity);
-            of_state(shared, move |state| to_vec(&SummaryView::new(state, &identity))).await
+            let summary = move |state: &State| to_vec(&SummaryView::new(state, &identity));
+            of_state(shared, share, Some("state-summary"), summary).await
         }
         Path::Agents => {
             let only = only("slave_id").or_else(|| only("agent_id"));
-            of_state(shared, move |state| to_vec(&AgentsView::new(state, only.as_deref()))).await
+            let name = only.is_none().then_some("slaves");
+            of_state(shared, share, name, move |state| to_vec(&AgentsView::new(state, only.as_deref()))).await
         }
         Path::Frameworks => {
             let only = only("framework_id");
-            of_state(shared, move |state| to_vec(&FrameworksView::new(state, only.as_deref()))).await
+            let name = only.is_none().then_some("frameworks");
+            let view = move |state: &State| to_vec(&FrameworksView::new(state, only.as_deref()));
+            of_state(shared, share, name, view).await
         }
         Path::Tasks => {
             let query = task_query(query)?;
-            of_state(shared, move |state| to_vec(&TasksView::new(state, &query))).await
+            of_state(shared, share, None, move |state| to_vec(&TasksView::new(state, &query))).await
         }
-        Path::Roles => of_state(shared, |state| to_vec(&RolesView::new(state))).await,
-        Path::Weights => of_state(shared, |state| to_vec(&WeightsView(state))).await,
+        Path::Roles => of_state(shared, share, Some("roles"), |state| to_vec(&RolesView::new(state))).await,
+        Path::Weights => of_state(shared, share, Some("weights"), |state| to_vec(&WeightsView(state))).await,
         Path::EmptyObject => Ok(json(&serde_json::Map::new())),
         Path::MetricsSnapshot => Ok(json(&metrics(shared).await?.json())),
         Path::Metrics => {
@@ -191,15 +200,26 @@ fn task_query(query: &HashMap<String, String>) -> Result<TaskQuery, Refused> {
 }
 
 async fn metrics(shared: &Shared) -> Result<bellows_runtime::metrics::Snapshot, Refused> {
-    let started = shared.identity.started;
-    Ok(shared.driver.read(move |state, effects| snapshot(state, effects, started)).await?)
+    let (copied, started) = (shared.driver.snapshot().await?, shared.identity.started);
+    shared.write(move || snapshot(&copied, started)).await
 }
 
+/// Who asks for what has a name shares it with others.
 async fn of_state(
     shared: &Shared,
+    share: Share,
+    name: Option<&'static str>,
     view: impl FnOnce(&State) -> Result<Vec<u8>, serde_json::Error> + Send + 'static,
 ) -> Result<Response, Refused> {
-    Ok(written(shared.driver.read(move |state, _| view(state)).await?))
+    let copied = shared.driver.snapshot().await?;
+    let written = shared.write(move || match name {
+        Some(name) => copied.answer(name, view),
+        None => view(&copied.state).map(Bytes::from),
+    });
+    match written.await? {
+        Ok(body) => answer(share, "application/json", body),
+        Err(error) => Ok(written_badly(&error)),
+    }
 }
 
 fn to_vec(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
@@ -213,11 +233,13 @@ fn json(value: &impl Serialize) -> Response {
 fn written(body: Result<Vec<u8>, serde_json::Error>) -> Response {
     match body {
         Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "cannot write an answer");
-            Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "Cannot write the answer").into_response()
-        }
+        Err(error) => written_badly(&error),
     }
+}
+
+fn written_badly(error: &serde_json::Error) -> Response {
+    tracing::error!(%error, "cannot write an answer");
+    Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "Cannot write the answer").into_response()
 }
 
 #[cfg(test)]

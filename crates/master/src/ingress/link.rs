@@ -1,10 +1,6 @@
 //! `POST /api/v1/link`: an agent's connection, records both ways over one request.
 use super::{Refused, Shared, header};
-use crate::{
-    driver::Handle,
-    effects::Stream,
-    outbox::{Inbox, outbox},
-};
+use crate::{driver::Handle, effects::Stream};
 use axum::{
     body::Body,
     extract::{ConnectInfo, Request},
@@ -12,17 +8,26 @@ use axum::{
 };
 use bellows_kernel::master::{AgentCommand, AgentMessage, AgentRegistration, AgentTask, Event, LinkId};
 use bellows_model::{FrameworkInfo, TaskInfo, TaskState, TaskStatus, limits};
-use bellows_runtime::Disconnect;
+use bellows_runtime::{
+    Disconnect, Share,
+    outbox::{Inbox, outbox},
+};
 use bellows_wire::{
     convert::{ConvertError, agent_from_wire},
     link::{self, agent_message::Message},
-    media, recordio,
+    media::{self, DecodeError, Encoding},
+    recordio,
 };
 use bytes::Bytes;
 use futures::StreamExt as _;
-use prost::Message as _;
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Messages that take more memory are waited for: the driver's queue holds few of them.
+const LARGE: usize = 64 << 10;
+/// How many times as long as for its registration an agent has from a record's first byte to its last.
+const RECORD_PATIENCE: u32 = 6;
 
 /// Why an agent is not listened to any longer.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +37,7 @@ enum LinkError {
     #[error(transparent)]
     Record(#[from] recordio::RecordError),
     #[error("a record is no agent's message: {0}")]
-    Decode(#[from] prost::DecodeError),
+    Decode(#[from] DecodeError),
     #[error("{0}")]
     Convert(#[from] ConvertError),
     #[error("the first message must be register, and only the first")]
@@ -45,6 +50,12 @@ enum LinkError {
         limits::REGISTERED_FRAMEWORKS
     )]
     TooMany { tasks: usize, frameworks: usize },
+    #[error("it did not register in time")]
+    NotRegistered,
+    #[error("a record did not arrive in time")]
+    TooSlow,
+    #[error("no memory is left for what it says")]
+    NoRoom,
     #[error("the master is stopping")]
     Stopped,
 }
@@ -65,12 +76,20 @@ pub(super) async fn link(shared: &Arc<Shared>, request: Request) -> Result<Respo
         return Err(Refused::bad_request("A link needs a connection"));
     };
     let id = LinkId(shared.driver.number());
-    let (outbox, inbox) = outbox(shared.max_unread_bytes);
+    let (outbox, inbox) = outbox(shared.max_unread_bytes, Some(shared.share(&request)));
+    let share = shared.share(&request);
     shared.driver.read(move |_, effects| effects.open_link(id, Stream { outbox, disconnect })).await?;
 
     let gone = CancellationToken::new();
-    let reader =
-        Reader { id, peer, driver: shared.driver.clone(), body: request.into_body(), registered: false };
+    let reader = Reader {
+        id,
+        peer,
+        driver: shared.driver.clone(),
+        body: request.into_body(),
+        share,
+        registration_timeout: shared.registration_timeout,
+        registered: false,
+    };
     tokio::spawn(reader.run(gone.clone()));
     let body = Body::from_stream(futures::stream::unfold(
         (inbox, gone.drop_guard()),
@@ -87,6 +106,8 @@ struct Reader {
     peer: SocketAddr,
     driver: Handle,
     body: Body,
+    share: Share,
+    registration_timeout: Duration,
     registered: bool,
 }
 
@@ -119,16 +140,49 @@ impl Reader {
         let body = std::mem::replace(&mut self.body, Body::empty());
         let mut chunks = body.into_data_stream();
         let mut decoder = recordio::Decoder::new(recordio::DEFAULT_MAX_RECORD_BYTES);
-        while let Some(chunk) = chunks.next().await {
-            decoder.push(&chunk?);
+        let mut deadline = Some(Instant::now() + self.registration_timeout);
+        loop {
+            let chunk = match deadline {
+                Some(deadline) => timeout_at(deadline, chunks.next()).await.map_err(|_| self.late())?,
+                None => chunks.next().await,
+            };
+            let Some(chunk) = chunk.transpose()? else { return Ok(decoder.finish()?) };
+            let was_within_record = decoder.is_within_record();
+            decoder.push(&chunk);
+            let mut records = 0;
             while let Some(record) = decoder.next_record()? {
-                let message = link::AgentMessage::decode(record)?;
-                if let Some(event) = self.event(message)? {
-                    self.driver.tell(event).await.map_err(|_| LinkError::Stopped)?;
-                }
+                records += 1;
+                self.record(record).await?;
+            }
+            if !self.share.resize(decoder.buffered()) {
+                return Err(LinkError::NoRoom);
+            }
+            if !decoder.is_within_record() {
+                deadline = (!self.registered).then_some(deadline).flatten();
+            } else if records > 0 || !was_within_record {
+                deadline = Some(Instant::now() + self.registration_timeout * RECORD_PATIENCE);
             }
         }
-        Ok(decoder.finish()?)
+    }
+
+    async fn record(&mut self, record: Bytes) -> Result<(), LinkError> {
+        let (share, mut memory) = (&self.share, 0);
+        let message: link::AgentMessage = Encoding::Protobuf.decode_if(record, |needed| {
+            memory = needed;
+            share.grow(needed)
+        })?;
+        if let Some(event) = self.event(message)? {
+            self.driver.tell(event).await.map_err(|_| LinkError::Stopped)?;
+        }
+        if memory > LARGE {
+            // Its memory is given back when the driver has it no more.
+            self.driver.read(|_, _| ()).await.map_err(|_| LinkError::Stopped)?;
+        }
+        Ok(())
+    }
+
+    fn late(&self) -> LinkError {
+        if self.registered { LinkError::TooSlow } else { LinkError::NotRegistered }
     }
 
     fn event(&mut self, message: link::AgentMessage) -> Result<Option<Event>, LinkError> {

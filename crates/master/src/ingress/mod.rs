@@ -14,19 +14,24 @@ mod teardown;
 use crate::{driver::Handle, identity::Identity};
 use axum::{
     Router,
-    body::to_bytes,
-    extract::{Request, State},
-    http::{HeaderMap, Method, StatusCode, Uri},
+    extract::{ConnectInfo, Request, State},
+    http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
+use bellows_runtime::{BodyError, Disconnect, MemoryBudget, Share, read_body, shared_body};
 use bytes::Bytes;
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::Semaphore;
 
 pub(crate) use legacy::Version;
 pub(crate) use refused::Refused;
 
-/// How long a request's body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longer queries are no client's: a task's and a framework's id and a page of `/tasks` take a few hundred bytes.
+const MAX_QUERY_BYTES: usize = 4_096;
 
 /// What every request may need.
 pub(crate) struct Shared {
@@ -35,8 +40,44 @@ pub(crate) struct Shared {
     pub(crate) leadership: Leadership,
     pub(crate) flags: Vec<(&'static str, String)>,
     pub(crate) heartbeat: Duration,
+    pub(crate) registration_timeout: Duration,
     pub(crate) max_body_bytes: usize,
     pub(crate) max_unread_bytes: u32,
+    /// For bodies, what they are decoded to, answers and events, of all peers.
+    pub(crate) memory: MemoryBudget,
+    /// Who makes an answer of a copy of the state; others wait.
+    pub(crate) writers: Arc<Semaphore>,
+}
+
+impl Shared {
+    /// What the request's peer has of the memory.
+    fn share(&self, request: &Request) -> Share {
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+        let disconnect = request.extensions().get::<Disconnect>().cloned().unwrap_or_default();
+        self.memory.share(peer, disconnect)
+    }
+
+    /// Does what takes its time and memory on another thread, for few at a time.
+    async fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refused> {
+        let stopped = |_| Refused::from(crate::driver::Stopped);
+        let _turn = self.writers.acquire().await.map_err(stopped)?;
+        tokio::task::spawn_blocking(write).await.map_err(|error| {
+            tracing::error!(%error, "cannot make an answer");
+            Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "Cannot write the answer")
+        })
+    }
+}
+
+/// An answer of that type, which takes its part of the memory until it has left.
+fn answer(share: Share, content_type: &'static str, bytes: Bytes) -> Result<Response, Refused> {
+    if !share.grow(bytes.len()) {
+        return Err(Refused::no_room());
+    }
+    Ok(([("content-type", content_type)], shared_body(bytes, share)).into_response())
 }
 
 /// Who leads the cluster; everything that names or redirects to the leader asks here.
@@ -77,12 +118,16 @@ async fn dispatch(shared: &Arc<Shared>, request: Request) -> Result<Response, Re
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Err(Refused::method("GET", request.method()));
         }
-        return legacy::get(shared, answer, &query(request.uri())).await;
+        if request.uri().query().is_some_and(|query| query.len() > MAX_QUERY_BYTES) {
+            let text = format!("The query is longer than {MAX_QUERY_BYTES} bytes");
+            return Err(Refused::new(StatusCode::URI_TOO_LONG, text));
+        }
+        let share = shared.share(&request);
+        return legacy::get(shared, answer, &query(request.uri()), share).await;
     }
     if request.method() != Method::POST {
         return Err(Refused::method("POST", request.method()));
     }
-    same_site(request.headers(), request.uri())?;
     match path.as_str() {
         "/api/v1/scheduler" => scheduler::call(shared, request).await,
         "/api/v1/link" => link::link(shared, request).await,
@@ -107,44 +152,16 @@ fn header<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
     request.headers().get(name).map(|value| value.to_str().unwrap_or_default())
 }
 
-async fn body(request: Request, max_bytes: usize) -> Result<Bytes, Refused> {
-    let too_long =
-        || Refused::new(StatusCode::PAYLOAD_TOO_LARGE, format!("The body is longer than {max_bytes} bytes"));
-    let announced = header(&request, "content-length").and_then(|length| length.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > max_bytes as u64) {
-        return Err(too_long());
-    }
-    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(request.into_body(), max_bytes)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if is_too_long(&error) => Err(too_long()),
-        Ok(Err(error)) => Err(Refused::bad_request(format!("Failed to read the body: {error}"))),
-        Err(_) => Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time")),
-    }
-}
-
-fn is_too_long(error: &axum::Error) -> bool {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        if error.is::<http_body_util::LengthLimitError>() {
-            return true;
-        }
-        source = error.source();
-    }
-    false
-}
-
-/// Browsers say where a POST comes from; one that another site caused is not its user's will. Programs say nothing.
-fn same_site(headers: &HeaderMap, uri: &Uri) -> Result<(), Refused> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let foreign = || Refused::new(StatusCode::FORBIDDEN, "Requests that another site makes are refused");
-    if text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none")) {
-        return Err(foreign());
-    }
-    let host = text("host").or_else(|| uri.authority().map(|authority| authority.as_str()));
-    match headers.get("origin").map(|origin| origin.to_str().unwrap_or_default()) {
-        Some(origin) if origin.split_once("://").map(|(_, host)| host) != host => Err(foreign()),
-        _ => Ok(()),
-    }
+async fn body(request: Request, max_bytes: usize, share: &Share) -> Result<Bytes, Refused> {
+    read_body(request.into_body(), max_bytes, share).await.map_err(|error| {
+        let status = match error {
+            BodyError::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            BodyError::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            BodyError::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
+            BodyError::Broken(_) => StatusCode::BAD_REQUEST,
+        };
+        Refused::new(status, error.to_string())
+    })
 }
 
 #[cfg(test)]
@@ -164,22 +181,5 @@ mod tests {
         ] {
             assert_eq!(plain_path(given), plain);
         }
-    }
-
-    #[test]
-    fn posts_of_other_sites_are_refused() {
-        let check = |pairs: &[(&'static str, &'static str)]| {
-            let headers = pairs.iter().map(|&(name, value)| {
-                (name.parse().expect("a name"), axum::http::HeaderValue::from_static(value))
-            });
-            same_site(&headers.collect(), &Uri::from_static("/teardown")).is_ok()
-        };
-        assert!(check(&[("host", "a:5050")]), "curl");
-        assert!(check(&[("host", "a:5050"), ("origin", "http://a:5050"), ("sec-fetch-site", "same-origin")]));
-        assert!(!check(&[("host", "a:5050"), ("origin", "http://b:5050")]));
-        assert!(!check(&[("host", "a:5050"), ("origin", "http://a:8080")]), "another port is another origin");
-        assert!(!check(&[("host", "a:5050"), ("origin", "null")]));
-        assert!(!check(&[("host", "a:5050"), ("sec-fetch-site", "cross-site")]));
-        assert!(!check(&[("host", "a:5050"), ("sec-fetch-site", "same-site")]));
     }
 }

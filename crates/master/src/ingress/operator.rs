@@ -1,9 +1,11 @@
 //! `POST /api/v1`: the operator API's reads, TEARDOWN, and the stream of events that SUBSCRIBE opens.
-use super::{Refused, Shared, body, header, heartbeat::Heartbeat, legacy::Version, teardown::tear_down};
+use super::{
+    Refused, Shared, answer, body, header, heartbeat::Heartbeat, legacy::Version, teardown::tear_down,
+};
 use crate::{
     effects::Stream,
     operator::{self, get_state},
-    outbox::{Inbox, outbox},
+    snapshot::MAX_WATCHERS,
     views::metrics::snapshot,
 };
 use axum::{
@@ -14,7 +16,10 @@ use axum::{
 };
 use bellows_kernel::master::State;
 use bellows_model::FrameworkId;
-use bellows_runtime::Disconnect;
+use bellows_runtime::{
+    Disconnect, Share,
+    outbox::{Inbox, outbox},
+};
 use bellows_wire::{
     media::{self, Encoding},
     v1::{
@@ -30,18 +35,18 @@ use bellows_wire::{
 use bytes::Bytes;
 use std::{convert::Infallible, sync::Arc};
 
-/// As many operators may watch at once; Mesos' default.
-const MAX_WATCHERS: usize = 1_000;
-
 pub(super) async fn call(shared: &Arc<Shared>, request: Request) -> Result<Response, Refused> {
     let encoding = media::content_type(header(&request, "content-type"))?;
     let answer_in = media::accept(header(&request, "accept"))?;
     let disconnect = request.extensions().get::<Disconnect>().cloned();
-    let call: Call = encoding.decode(body(request, shared.max_body_bytes).await?)?;
+    let (share, of_answer) = (shared.share(&request), shared.share(&request));
+    let unread = shared.share(&request);
+    let body = body(request, shared.max_body_bytes, &share).await?;
+    let call: Call = encoding.decode_if(body, |memory| share.grow(memory))?;
     let kind = call.r#type();
     match kind {
         call::Type::Unknown => Err(missing("type")),
-        call::Type::Subscribe => watch(shared, answer_in, disconnect).await,
+        call::Type::Subscribe => watch(shared, answer_in, disconnect, of_answer, unread).await,
         call::Type::Teardown => {
             let teardown = call.teardown.ok_or_else(|| missing("teardown"))?;
             tear_down(shared, FrameworkId::from(teardown.framework_id.value)).await
@@ -49,8 +54,9 @@ pub(super) async fn call(shared: &Arc<Shared>, request: Request) -> Result<Respo
         // This master has no files to show.
         call::Type::ListFiles | call::Type::ReadFile => Err(Refused::new(StatusCode::NOT_FOUND, "")),
         _ => {
-            let answer = read(shared, kind).await?;
-            Ok(([("content-type", answer_in.media_type())], answer_in.encode(&answer)).into_response())
+            let read = read(shared, kind).await?;
+            let body = shared.write(move || answer_in.encode(&read)).await?;
+            answer(of_answer, answer_in.media_type(), body)
         }
     }
 }
@@ -64,7 +70,8 @@ async fn read(shared: &Shared, kind: call::Type) -> Result<bellows_wire::v1::mas
     let mut answer = Response::default();
     let kind = match kind {
         call::Type::GetHealth => {
-            answer.get_health = Some(response::GetHealth { healthy: true });
+            let healthy = shared.driver.is_alive().await;
+            answer.get_health = Some(response::GetHealth { healthy });
             Answer::GetHealth
         }
         call::Type::GetFlags => {
@@ -89,9 +96,8 @@ async fn read(shared: &Shared, kind: call::Type) -> Result<bellows_wire::v1::mas
             Answer::GetVersion
         }
         call::Type::GetMetrics => {
-            let started = shared.identity.started;
-            let snapshot =
-                shared.driver.read(move |state, effects| snapshot(state, effects, started)).await?;
+            let (copied, started) = (shared.driver.snapshot().await?, shared.identity.started);
+            let snapshot = shared.write(move || snapshot(&copied, started)).await?;
             let metric = |(name, value): (&str, f64)| Metric { name: name.to_owned(), value: Some(value) };
             let metrics = snapshot.values().into_iter().map(metric).collect();
             answer.get_metrics = Some(response::GetMetrics { metrics });
@@ -166,36 +172,41 @@ async fn read(shared: &Shared, kind: call::Type) -> Result<bellows_wire::v1::mas
 }
 
 async fn of_state<T: Send + 'static>(shared: &Shared, read: fn(&State) -> T) -> Result<T, Refused> {
-    Ok(shared.driver.read(move |state, _| read(state)).await?)
+    let copied = shared.driver.snapshot().await?;
+    shared.write(move || read(&copied.state)).await
 }
 
 async fn watch(
     shared: &Shared,
     encoding: Encoding,
     disconnect: Option<Disconnect>,
+    of_state: Share,
+    unread: Share,
 ) -> Result<Response, Refused> {
     let disconnect = disconnect.ok_or_else(|| Refused::bad_request("Not on a connection"))?;
-    let (outbox, inbox) = outbox(shared.max_unread_bytes);
+    let (outbox, inbox) = outbox(shared.max_unread_bytes, Some(unread));
     let watcher = Stream { outbox, disconnect };
-    // In one go, so that what happens next is told as an event and nothing is told twice.
-    let state = shared.driver.read(move |state, effects| {
-        (effects.watching() < MAX_WATCHERS).then(|| {
-            effects.watch(watcher);
-            get_state(state)
-        })
-    });
-    let state = state.await?.ok_or_else(|| {
+    let copied = shared.driver.snapshot_and_watch(Some(watcher)).await?.map_err(|_| {
         Refused::new(StatusCode::SERVICE_UNAVAILABLE, format!("{MAX_WATCHERS} operators watch already"))
     })?;
-    let events = Events {
-        subscribed: Some(Event {
+    let interval = shared.heartbeat.as_secs_f64();
+    let subscribed = move || {
+        encoding.encode_record(&Event {
             r#type: Some(event::Type::Subscribed.into()),
             subscribed: Some(Subscribed {
-                get_state: Some(state),
-                heartbeat_interval_seconds: Some(shared.heartbeat.as_secs_f64()),
+                get_state: Some(get_state(&copied.state)),
+                heartbeat_interval_seconds: Some(interval),
             }),
             ..Default::default()
-        }),
+        })
+    };
+    let subscribed = shared.write(subscribed).await?;
+    if !of_state.grow(subscribed.len()) {
+        return Err(Refused::no_room());
+    }
+    let events = Events {
+        subscribed: Some(subscribed),
+        of_state: Some(of_state),
         heartbeat: Heartbeat::every(shared.heartbeat),
         inbox,
         encoding,
@@ -209,7 +220,9 @@ async fn watch(
 
 struct Events {
     /// Until it is told.
-    subscribed: Option<Event>,
+    subscribed: Option<Bytes>,
+    /// The memory of that, until the next event is asked for.
+    of_state: Option<Share>,
     heartbeat: Heartbeat,
     inbox: Inbox<Arc<Event>>,
     encoding: Encoding,
@@ -218,8 +231,9 @@ struct Events {
 impl Events {
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(subscribed) = self.subscribed.take() {
-            return Some(self.encoding.encode_record(&subscribed));
+            return Some(subscribed);
         }
+        self.of_state = None;
         tokio::select! {
             biased;
             () = self.heartbeat.beat() => {

@@ -34,6 +34,10 @@ impl Refused {
         Self { status: StatusCode::METHOD_NOT_ALLOWED, text, allow: Some(allowed) }
     }
 
+    pub(crate) fn no_room() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "There is no memory left for this: try again")
+    }
+
     /// A call that Mesos knows and this master does not carry out.
     pub(crate) fn not_supported(call: &str) -> Self {
         Self::new(StatusCode::NOT_IMPLEMENTED, format!("{call} is not supported by this master"))
@@ -59,7 +63,10 @@ impl From<Refusal> for Refused {
 
 impl From<DecodeError> for Refused {
     fn from(error: DecodeError) -> Self {
-        Self::bad_request(error.to_string())
+        match error {
+            DecodeError::NoRoom => Self::no_room(),
+            error => Self::bad_request(error.to_string()),
+        }
     }
 }
 

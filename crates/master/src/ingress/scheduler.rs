@@ -5,12 +5,7 @@ use super::{
     header,
     heartbeat::Heartbeat,
 };
-use crate::{
-    driver::Handle,
-    effects::Stream,
-    outbox::{Inbox, outbox},
-    speech::scheduler_event,
-};
+use crate::{driver::Handle, effects::Stream, speech::scheduler_event};
 use axum::{
     body::Body,
     extract::Request,
@@ -19,7 +14,10 @@ use axum::{
 };
 use bellows_kernel::master::{Call, Event, SchedulerEvent};
 use bellows_model::{Capability, FrameworkId, FrameworkInfo, StreamId};
-use bellows_runtime::Disconnect;
+use bellows_runtime::{
+    Disconnect, Share,
+    outbox::{Inbox, outbox},
+};
 use bellows_wire::{
     convert::ResourceFormat,
     media::{self, Encoding},
@@ -35,7 +33,9 @@ pub(super) async fn call(shared: &Arc<Shared>, request: Request) -> Result<Respo
     let accept = header(&request, "accept").map(str::to_owned);
     let stream = header(&request, STREAM_ID).map(str::to_owned);
     let disconnect = request.extensions().get::<Disconnect>().cloned();
-    let call: scheduler::Call = encoding.decode(body(request, shared.max_body_bytes).await?)?;
+    let (share, of_stream) = (shared.share(&request), shared.share(&request));
+    let body = body(request, shared.max_body_bytes, &share).await?;
+    let call: scheduler::Call = encoding.decode_if(body, |memory| share.grow(memory))?;
     let framework_id = call.framework_id.clone();
     match Known::try_from(call)? {
         Known::Subscribe { info, suppressed_roles } => {
@@ -46,7 +46,8 @@ pub(super) async fn call(shared: &Arc<Shared>, request: Request) -> Result<Respo
                 ));
             }
             let disconnect = disconnect.ok_or_else(|| invalid("not on a connection"))?;
-            subscribe(shared, info, suppressed_roles, encoding, disconnect).await
+            let stream = Unread { disconnect, share: of_stream };
+            subscribe(shared, info, suppressed_roles, encoding, stream).await
         }
         Known::Other(call) => {
             let framework_id = framework_id.map(FrameworkId::try_from).transpose().map_err(invalid)?;
@@ -75,15 +76,21 @@ async fn other(
     Ok(status.into_response())
 }
 
+/// What becomes of a peer that does not read its events.
+struct Unread {
+    disconnect: Disconnect,
+    share: Share,
+}
+
 async fn subscribe(
     shared: &Shared,
     info: FrameworkInfo,
     suppressed_roles: Vec<String>,
     encoding: Encoding,
-    disconnect: Disconnect,
+    Unread { disconnect, share }: Unread,
 ) -> Result<Response, Refused> {
     let id = StreamId::new(uuid::Uuid::new_v4().to_string());
-    let (outbox, inbox) = outbox(shared.max_unread_bytes);
+    let (outbox, inbox) = outbox(shared.max_unread_bytes, Some(share));
     let resources = if info.has(Capability::ReservationRefinement) {
         ResourceFormat::Refined
     } else {

@@ -21,7 +21,8 @@ struct Form {
 
 /// The content type does not matter: clients leave it out, or send what their tool puts there.
 pub(super) async fn form(shared: &Arc<Shared>, request: Request) -> Result<Response, Refused> {
-    let body = body(request, MAX_FORM_BYTES).await?;
+    let share = shared.share(&request);
+    let body = body(request, MAX_FORM_BYTES, &share).await?;
     let uri = format!("/?{}", String::from_utf8_lossy(&body).trim());
     let form = uri.parse().ok().and_then(|uri| axum::extract::Query::<Form>::try_from_uri(&uri).ok());
     let Some(form) = form else {

@@ -1,14 +1,15 @@
 //! The master's figures under Mesos' names, counted when somebody asks.
 use super::agent::is_active;
-use crate::effects::Effects;
+use crate::snapshot::Snapshot as Copied;
 use bellows_kernel::{Time, master::State};
 use bellows_model::{Resources, TaskState};
 use bellows_runtime::metrics::Snapshot;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub(crate) fn snapshot(state: &State, effects: &mut Effects, started: Time) -> Snapshot {
+pub(crate) fn snapshot(copied: &Copied, started: Time) -> Snapshot {
+    let state = &copied.state;
     let mut out = Snapshot::default();
-    process(&mut out, effects, started);
+    process(&mut out, copied.watching, started);
     resources(&mut out, state);
     agents(&mut out, state);
     frameworks(&mut out, state);
@@ -16,11 +17,11 @@ pub(crate) fn snapshot(state: &State, effects: &mut Effects, started: Time) -> S
     out
 }
 
-fn process(out: &mut Snapshot, effects: &mut Effects, started: Time) {
+fn process(out: &mut Snapshot, watching: usize, started: Time) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     out.gauge("master/elected", "Whether this master leads", 1.0);
     out.gauge("master/uptime_secs", "Seconds since the start", now.as_secs_f64() - started.as_secs_f64());
-    let watching = effects.watching() as f64;
+    let watching = watching as f64;
     out.gauge("master/operator_event_stream_subscribers", "Operators that watch events", watching);
 }
 

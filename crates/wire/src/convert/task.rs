@@ -22,7 +22,7 @@ impl TryFrom<v1::TaskInfo> for TaskInfo {
             agent_id: field("agent_id", task.agent_id)?,
             resources: resources_from_wire("resources", task.resources)?,
             command: optional("command", task.command)?,
-            executor: optional("executor", task.executor)?,
+            executor: optional("executor", task.executor.map(|executor| *executor))?,
             data: task.data.map(Into::into),
             labels: labels_from_wire(task.labels)?,
             kill_grace: duration_from_wire("kill_policy.grace_period", kill_grace)?,
@@ -42,9 +42,12 @@ pub fn task_to_wire(task: &TaskInfo, framework_id: &FrameworkId, role: &str) -> 
         task_id: (&task.task_id).into(),
         agent_id: (&task.agent_id).into(),
         resources: resources_to_wire(&task.resources, Some(role), ResourceFormat::Refined),
-        executor: task.executor.as_ref().map(|executor| executor_to_wire(executor, framework_id, role)),
+        executor: task
+            .executor
+            .as_ref()
+            .map(|executor| Box::new(executor_to_wire(executor, framework_id, role))),
         command: task.command.as_ref().map(Into::into),
-        container: task.container.as_ref().and_then(container),
+        container: task.container.as_ref().and_then(container).map(Box::new),
         kill_policy: task
             .kill_grace
             .map(|grace| v1::KillPolicy { grace_period: Some(duration_to_wire(grace)) }),

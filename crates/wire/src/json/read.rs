@@ -1,102 +1,45 @@
-//! From parsed JSON to a reflected message, as tolerant as Mesos' own reader and a little more.
+//! From JSON text to a message's protobuf bytes, as tolerant as Mesos' own reader and a little more. Nothing is built
+//! of the text but those bytes: they are about as long as the text, whatever it says.
 
 use super::ShapeError;
+use crate::{
+    bounds::MAX_DEPTH,
+    schema::{self, Field, Kind, Message},
+};
 use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use prost_reflect::{
-    Cardinality, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor,
-    ReflectMessage, Value as Field,
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
 };
-use serde_json::{Map, Value};
-use std::{collections::HashMap, fmt};
-
-/// Deeper than any call nests. The protobuf decoder allows 100: what passes here may be put into other messages.
-const MAX_DEPTH: usize = 64;
-const MAX_MISSING: usize = 20;
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-pub(super) fn message(descriptor: MessageDescriptor, value: &Value) -> Result<DynamicMessage, ShapeError> {
-    let object = value.as_object().ok_or(ShapeError::NotAnObject)?;
-    Reader { path: Vec::new() }.message(descriptor, object)
+/// Why JSON is not the message.
+pub(super) enum Failure<E> {
+    Shape(ShapeError),
+    /// The text itself cannot be read.
+    Text(E),
 }
 
-/// Checks a whole message: nested within bounds, and every required field set. The fields that are not are named
-/// as in Mesos: first a message's own, then those of what it holds.
-pub(super) fn check(message: &DynamicMessage) -> Result<(), ShapeError> {
-    let mut missing = Vec::new();
-    collect_missing(message, &Place::Whole, 0, &mut missing)?;
-    if missing.is_empty() { Ok(()) } else { Err(ShapeError::MissingRequired(missing)) }
-}
-
-/// Where a message lies within the whole; becomes text only when something is wrong there.
-enum Place<'a> {
-    Whole,
-    Field(&'a Place<'a>, &'a str),
-    Item(&'a Place<'a>, &'a str, usize),
-}
-
-impl fmt::Display for Place<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Whole => Ok(()),
-            Self::Field(outer, name) => write!(f, "{outer}{name}."),
-            Self::Item(outer, name, index) => write!(f, "{outer}{name}[{index}]."),
-        }
+pub(super) fn message<'de, D: Deserializer<'de>>(
+    message: &'static Message,
+    value: D,
+) -> Result<Vec<u8>, Failure<D::Error>> {
+    let mut reader = Reader { path: Vec::new(), problem: None };
+    let mut bytes = Vec::new();
+    let whole = Whole { reader: &mut reader, message, out: &mut bytes };
+    match value.deserialize_any(whole) {
+        Ok(()) => Ok(bytes),
+        Err(error) => Err(reader.problem.map_or(Failure::Text(error), Failure::Shape)),
     }
-}
-
-fn collect_missing(
-    message: &DynamicMessage,
-    place: &Place<'_>,
-    depth: usize,
-    missing: &mut Vec<String>,
-) -> Result<(), ShapeError> {
-    if depth > MAX_DEPTH {
-        return Err(ShapeError::TooDeep { path: place.to_string().trim_end_matches('.').to_owned() });
-    }
-    for field in message.descriptor().fields() {
-        if field.cardinality() == Cardinality::Required && !is_known(message, &field) {
-            missing.push(format!("{place}{}", field.name()));
-        }
-    }
-    for (field, value) in message.fields() {
-        let name = field.name();
-        match value {
-            Field::Message(inner) => collect_missing(inner, &Place::Field(place, name), depth + 1, missing)?,
-            Field::List(items) => {
-                for (index, item) in items.iter().enumerate() {
-                    let Field::Message(inner) = item else { break };
-                    collect_missing(inner, &Place::Item(place, name, index), depth + 1, missing)?;
-                    missing.truncate(MAX_MISSING);
-                }
-            }
-            Field::Map(entries) => {
-                for item in entries.values() {
-                    let Field::Message(inner) = item else { break };
-                    collect_missing(inner, &Place::Field(place, name), depth + 1, missing)?;
-                    missing.truncate(MAX_MISSING);
-                }
-            }
-            _ => {}
-        }
-    }
-    missing.truncate(MAX_MISSING);
-    Ok(())
-}
-
-/// As Mesos' own decoder has it, an enum's number that nobody knows is no value at all.
-fn is_known(message: &DynamicMessage, field: &FieldDescriptor) -> bool {
-    message.has_field(field)
-        && match (field.kind(), &*message.get_field(field)) {
-            (Kind::Enum(kind), Field::EnumNumber(number)) => kind.get_value(*number).is_some(),
-            _ => true,
-        }
 }
 
 /// v0's names of what v1 calls agents.
@@ -111,171 +54,340 @@ fn v1_name(name: &str) -> Option<String> {
 }
 
 struct Reader {
-    path: Vec<String>,
+    /// Names of fields, and where they are lists the item.
+    path: Vec<(Cow<'static, str>, Option<usize>)>,
+    /// What the deserializer's error stands for.
+    problem: Option<ShapeError>,
+}
+
+/// A field's bytes, tags and all, and whether v1's name gave them.
+struct Given {
+    by_v1_name: bool,
+    bytes: Vec<u8>,
 }
 
 impl Reader {
-    fn message(
+    fn fields<'de, A: MapAccess<'de>>(
         &mut self,
-        descriptor: MessageDescriptor,
-        object: &Map<String, Value>,
-    ) -> Result<DynamicMessage, ShapeError> {
+        message: &'static Message,
+        mut object: A,
+        out: &mut Vec<u8>,
+    ) -> Result<(), A::Error> {
         if self.path.len() > MAX_DEPTH {
-            return Err(ShapeError::TooDeep { path: self.path() });
+            return Err(self.fail(|path| ShapeError::TooDeep { path }));
         }
-        let mut message = DynamicMessage::new(descriptor.clone());
-        for (name, value) in object {
-            let field = descriptor.get_field_by_name(name).or_else(|| {
-                // The v1 name wins where both are given.
-                let alias = v1_name(name)?;
-                let given = object.get(&alias).is_some_and(|value| !value.is_null());
-                descriptor.get_field_by_name(&alias).filter(|_| !given)
-            });
-            let Some(field) = field else { continue };
-            self.path.push(name.clone());
-            if let Some(value) = self.field(&field, value)? {
-                message.set_field(&field, value);
-            }
-            self.path.pop();
-        }
-        Ok(message)
-    }
-
-    fn field(&mut self, field: &FieldDescriptor, value: &Value) -> Result<Option<Field>, ShapeError> {
-        if value.is_null() {
-            return Ok(None);
-        }
-        if field.is_map() {
-            return self.map(field, value).map(Some);
-        }
-        if !field.is_list() {
-            return self.single(field, value);
-        }
-        // A list of one may stand without its brackets.
-        let items = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-        let mut list = Vec::with_capacity(items.len());
-        for (index, item) in items.iter().enumerate() {
-            if item.is_null() {
+        let mut given: BTreeMap<u32, Given> = BTreeMap::new();
+        while let Some(name) = object.next_key::<Cow<'de, str>>()? {
+            let (field, by_v1_name) = match message.field_named(&name) {
+                Some(field) => (Some(field), true),
+                None => (v1_name(&name).and_then(|alias| message.field_named(&alias)), false),
+            };
+            let Some(field) = field else {
+                object.next_value::<IgnoredAny>()?;
                 continue;
-            }
-            let plain = self.path.pop().expect("invariant: the field's own name was pushed");
-            self.path.push(format!("{plain}[{index}]"));
-            list.extend(self.single(field, item)?);
+            };
+            let shown = if by_v1_name { field.name.as_str().into() } else { Cow::Owned(name.into_owned()) };
+            self.path.push((shown, None));
+            let mut bytes = Vec::new();
+            let is_given = object.next_value_seed(Slot {
+                reader: self,
+                field,
+                list: field.repeated,
+                out: &mut bytes,
+            })?;
             self.path.pop();
-            self.path.push(plain);
+            if is_given {
+                keep(&mut given, field.number, Given { by_v1_name, bytes });
+            }
         }
-        Ok(Some(Field::List(list)))
+        out.reserve_exact(given.values().map(|one| one.bytes.len()).sum());
+        given.values().for_each(|one| out.extend_from_slice(&one.bytes));
+        Ok(())
     }
 
-    fn map(&mut self, field: &FieldDescriptor, value: &Value) -> Result<Field, ShapeError> {
-        let Kind::Message(entry) = field.kind() else { return Err(self.unexpected(value)) };
-        let object = value.as_object().ok_or_else(|| self.unexpected(value))?;
-        let value_field = entry.map_entry_value_field();
-        let mut map = HashMap::with_capacity(object.len());
-        for (key, value) in object {
-            self.path.push(key.clone());
-            if entry.map_entry_key_field().kind() != Kind::String {
-                return Err(self.bad("only texts are keys of a map here"));
-            }
-            if let Some(value) = self.field(&value_field, value)? {
-                map.insert(MapKey::String(key.clone()), value);
-            }
+    fn map_entries<'de, A: MapAccess<'de>>(
+        &mut self,
+        field: &'static Field,
+        mut object: A,
+        out: &mut Vec<u8>,
+    ) -> Result<(), A::Error> {
+        let Kind::Message(entry) = field.kind else { return Err(self.unexpected("object")) };
+        let entry = schema::message(entry);
+        let (Some((_, key)), Some((_, value))) = (entry.field(1), entry.field(2)) else {
+            return Err(self.unexpected("object"));
+        };
+        if key.kind != Kind::String {
+            return Err(self.bad("only texts are keys of a map here"));
+        }
+        while let Some(name) = object.next_key::<Cow<'de, str>>()? {
+            let mut bytes = Vec::new();
+            put_bytes(&mut bytes, key.number, name.as_bytes());
+            self.path.push((name.into_owned().into(), None));
+            let is_given =
+                object.next_value_seed(Slot { reader: self, field: value, list: false, out: &mut bytes })?;
             self.path.pop();
+            if is_given {
+                put_bytes(out, field.number, &bytes);
+            }
         }
-        Ok(Field::Map(map))
-    }
-
-    /// `None`: a value to be passed over.
-    fn single(&mut self, field: &FieldDescriptor, value: &Value) -> Result<Option<Field>, ShapeError> {
-        let found = match field.kind() {
-            Kind::Message(descriptor) => {
-                let object = value.as_object().ok_or_else(|| self.unexpected(value))?;
-                Field::Message(self.message(descriptor, object)?)
-            }
-            Kind::Enum(descriptor) => return self.enumerator(field, &descriptor, value),
-            Kind::String => Field::String(value.as_str().ok_or_else(|| self.unexpected(value))?.to_owned()),
-            Kind::Bytes => {
-                let text = value.as_str().ok_or_else(|| self.unexpected(value))?;
-                Field::Bytes(BASE64.decode(text).map_err(|error| self.bad(error))?.into())
-            }
-            Kind::Bool => Field::Bool(match value {
-                Value::Bool(value) => *value,
-                Value::String(text) => text.parse().map_err(|error| self.bad(error))?,
-                _ => return Err(self.unexpected(value)),
-            }),
-            Kind::Double => Field::F64(self.double(value)?),
-            Kind::Float => Field::F32(self.double(value)? as f32),
-            Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => Field::I32(self.integer(value)?),
-            Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => Field::I64(self.integer(value)?),
-            Kind::Uint32 | Kind::Fixed32 => Field::U32(self.integer(value)?),
-            Kind::Uint64 | Kind::Fixed64 => Field::U64(self.integer(value)?),
-        };
-        Ok(Some(found))
-    }
-
-    fn enumerator(
-        &self,
-        field: &FieldDescriptor,
-        descriptor: &EnumDescriptor,
-        value: &Value,
-    ) -> Result<Option<Field>, ShapeError> {
-        let name = value.as_str().ok_or_else(|| self.unexpected(value))?;
-        let known =
-            descriptor.get_value_by_name(name).or_else(|| descriptor.get_value_by_name(&v1_name(name)?));
-        match known {
-            Some(known) => Ok(Some(Field::EnumNumber(known.number()))),
-            None if field.cardinality() == Cardinality::Required => {
-                Err(self.bad(format!("Failed to find enum for '{}'", name.escape_debug())))
-            }
-            None => Ok(None),
-        }
-    }
-
-    fn double(&self, value: &Value) -> Result<f64, ShapeError> {
-        match value {
-            Value::Number(number) => number.as_f64().ok_or_else(|| self.unexpected(value)),
-            Value::String(text) => text.trim().parse().map_err(|error| self.bad(error)),
-            _ => Err(self.unexpected(value)),
-        }
-    }
-
-    /// Whole numbers, also written as `5.0`, `5e3` or `"5"`; a fraction is cut off, as Mesos does.
-    fn integer<T: TryFrom<i128>>(&self, value: &Value) -> Result<T, ShapeError> {
-        let wide = match value {
-            Value::Number(number) => whole(number),
-            Value::String(text) => {
-                let number: serde_json::Number =
-                    serde_json::from_str(text.trim()).map_err(|_| self.bad("not a number"))?;
-                whole(&number)
-            }
-            _ => return Err(self.unexpected(value)),
-        };
-        T::try_from(wide).map_err(|_| self.bad("the number is out of range"))
+        Ok(())
     }
 
     fn path(&self) -> String {
-        self.path.join(".")
+        let mut text = String::new();
+        for (name, index) in &self.path {
+            if !text.is_empty() {
+                text.push('.');
+            }
+            text.push_str(name);
+            if let Some(index) = index {
+                text.push_str(&format!("[{index}]"));
+            }
+        }
+        text
     }
 
-    fn unexpected(&self, value: &Value) -> ShapeError {
-        let found = match value {
-            Value::Null => "null",
-            Value::Bool(_) => "boolean",
-            Value::Number(_) => "number",
-            Value::String(_) => "string",
-            Value::Array(_) => "array",
-            Value::Object(_) => "object",
+    fn fail<E: serde::de::Error>(&mut self, problem: impl FnOnce(String) -> ShapeError) -> E {
+        self.problem = Some(problem(self.path()));
+        E::custom("not the expected message")
+    }
+
+    fn unexpected<E: serde::de::Error>(&mut self, found: &'static str) -> E {
+        self.fail(|path| ShapeError::Unexpected { path, found })
+    }
+
+    fn bad<E: serde::de::Error>(&mut self, reason: impl ToString) -> E {
+        self.fail(|path| ShapeError::BadValue { path, reason: reason.to_string() })
+    }
+}
+
+/// The v1 name wins where both are given, else the last.
+fn keep(given: &mut BTreeMap<u32, Given>, number: u32, new: Given) {
+    match given.entry(number) {
+        Entry::Vacant(entry) => {
+            entry.insert(new);
+        }
+        Entry::Occupied(mut entry) => {
+            if new.by_v1_name || !entry.get().by_v1_name {
+                entry.insert(new);
+            }
+        }
+    }
+}
+
+/// The outermost value.
+struct Whole<'r> {
+    reader: &'r mut Reader,
+    message: &'static Message,
+    out: &'r mut Vec<u8>,
+}
+
+macro_rules! not_an_object {
+    ($($visit:ident($($kind:ty)?)),*) => {$(
+        fn $visit<E: serde::de::Error>(self $(, _: $kind)?) -> Result<(), E> {
+            Err(self.reader.fail(|_| ShapeError::NotAnObject))
+        }
+    )*};
+}
+
+impl<'de> Visitor<'de> for Whole<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    not_an_object!(
+        visit_bool(bool),
+        visit_i64(i64),
+        visit_u64(u64),
+        visit_f64(f64),
+        visit_str(&str),
+        visit_unit()
+    );
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<(), A::Error> {
+        Err(self.reader.fail(|_| ShapeError::NotAnObject))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<(), A::Error> {
+        self.reader.fields(self.message, object, self.out)
+    }
+}
+
+/// Where a field's value goes. Says whether there was one: null, and an optional enum's unknown name, are none.
+struct Slot<'r> {
+    reader: &'r mut Reader,
+    field: &'static Field,
+    /// Whether a list of values may stand here.
+    list: bool,
+    out: &'r mut Vec<u8>,
+}
+
+impl Slot<'_> {
+    fn tag(&mut self, wire_type: u32) {
+        put_varint(self.out, u64::from(self.field.number << 3 | wire_type));
+    }
+
+    fn varint(mut self, value: u64) -> bool {
+        self.tag(0);
+        put_varint(self.out, value);
+        true
+    }
+
+    /// Whole numbers, also written as `5.0` or `5e3`; a fraction is cut off, as Mesos does.
+    fn number<E: serde::de::Error>(mut self, wide: i128, double: f64) -> Result<bool, E> {
+        let narrow = match self.field.kind {
+            Kind::Double => {
+                self.tag(1);
+                self.out.extend_from_slice(&double.to_le_bytes());
+                return Ok(true);
+            }
+            Kind::Float => {
+                self.tag(5);
+                self.out.extend_from_slice(&(double as f32).to_le_bytes());
+                return Ok(true);
+            }
+            // Negative numbers take ten bytes, also narrow ones.
+            Kind::Int32 => i32::try_from(wide).map(|number| i64::from(number) as u64),
+            Kind::Int64 => i64::try_from(wide).map(|number| number as u64),
+            Kind::Uint32 => u32::try_from(wide).map(u64::from),
+            Kind::Uint64 => u64::try_from(wide),
+            _ => return Err(self.reader.unexpected("number")),
         };
-        ShapeError::Unexpected { path: self.path(), found }
+        match narrow {
+            Ok(number) => Ok(self.varint(number)),
+            Err(_) => Err(self.reader.bad("the number is out of range")),
+        }
     }
 
-    fn bad(&self, reason: impl ToString) -> ShapeError {
-        ShapeError::BadValue { path: self.path(), reason: reason.to_string() }
+    fn enumerator<E: serde::de::Error>(self, kind: usize, name: &str) -> Result<bool, E> {
+        let kind = schema::enumeration(kind);
+        match kind.number(name).or_else(|| kind.number(&v1_name(name)?)) {
+            Some(number) => Ok(self.varint(i64::from(number) as u64)),
+            None if self.field.required.is_some() => {
+                Err(self.reader.bad(format!("Failed to find enum for '{}'", name.escape_debug())))
+            }
+            None => Ok(false),
+        }
     }
+}
+
+impl<'de> DeserializeSeed<'de> for Slot<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, value: D) -> Result<bool, D::Error> {
+        value.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Slot<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field's value")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<bool, E> {
+        match self.field.kind {
+            Kind::Bool => Ok(self.varint(value.into())),
+            _ => Err(self.reader.unexpected("boolean")),
+        }
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<bool, E> {
+        self.number(value.into(), value as f64)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<bool, E> {
+        self.number(value.into(), value as f64)
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<bool, E> {
+        // Saturates; what lies outside of 64 bits is refused.
+        self.number(value as i128, value)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<bool, E> {
+        match self.field.kind {
+            Kind::String => put_bytes(self.out, self.field.number, text.as_bytes()),
+            Kind::Bytes => {
+                let bytes = BASE64.decode(text).map_err(|error| self.reader.bad(error))?;
+                put_bytes(self.out, self.field.number, &bytes);
+            }
+            Kind::Enum(kind) => return self.enumerator(kind, text),
+            Kind::Bool => {
+                let value: bool = text.parse().map_err(|error| self.reader.bad(error))?;
+                return Ok(self.varint(value.into()));
+            }
+            Kind::Double | Kind::Float => {
+                let double: f64 = text.trim().parse().map_err(|error| self.reader.bad(error))?;
+                return self.number(0, double);
+            }
+            Kind::Message(_) => return Err(self.reader.unexpected("string")),
+            Kind::Int32 | Kind::Int64 | Kind::Uint32 | Kind::Uint64 => {
+                let number: Result<serde_json::Number, _> = serde_json::from_str(text.trim());
+                let number = number.map_err(|_| self.reader.bad("not a number"))?;
+                return self.number(whole(&number), 0.0);
+            }
+        }
+        Ok(true)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<bool, A::Error> {
+        if !self.list || self.field.map {
+            return Err(self.reader.unexpected("array"));
+        }
+        let at = self.reader.path.len() - 1;
+        for index in 0.. {
+            self.reader.path[at].1 = Some(index);
+            let slot =
+                Slot { reader: &mut *self.reader, field: self.field, list: false, out: &mut *self.out };
+            if items.next_element_seed(slot)?.is_none() {
+                break;
+            }
+        }
+        self.reader.path[at].1 = None;
+        Ok(true)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<bool, A::Error> {
+        if self.field.map {
+            self.reader.map_entries(self.field, object, self.out)?;
+            return Ok(true);
+        }
+        let Kind::Message(message) = self.field.kind else { return Err(self.reader.unexpected("object")) };
+        // A list of one may stand without its brackets.
+        if self.field.repeated && self.list {
+            let at = self.reader.path.len() - 1;
+            self.reader.path[at].1 = Some(0);
+        }
+        let mut bytes = Vec::new();
+        self.reader.fields(schema::message(message), object, &mut bytes)?;
+        put_bytes(self.out, self.field.number, &bytes);
+        Ok(true)
+    }
+}
+
+fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+    put_varint(out, u64::from(number << 3 | 2));
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
 }
 
 fn whole(number: &serde_json::Number) -> i128 {
     let exact = number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from));
-    // `as` saturates; what lies outside of 64 bits is refused by the caller.
     exact.unwrap_or_else(|| number.as_f64().map_or(i128::MAX, |double| double as i128))
 }

@@ -5,7 +5,7 @@ use crate::{
     Time,
     master::{
         Action, AgentCommand, AgentMessage, AgentRegistration, AgentTask, Call, Config, Event, LinkId,
-        SchedulerEvent,
+        SchedulerEvent, State, StateCopy,
     },
 };
 use bellows_model::{
@@ -115,6 +115,8 @@ struct Run {
     unacknowledged: Vec<(FrameworkId, AgentId, TaskId, StatusUuid)>,
     streams: BTreeMap<StreamId, FrameworkId>,
     ever_disconnected: BTreeSet<FrameworkId>,
+    /// Of the state, made an item at a time while things go on.
+    copy: Option<StateCopy>,
 }
 
 fn pick<T: Clone>(all: impl IntoIterator<Item = T>, index: usize) -> Option<T> {
@@ -136,10 +138,19 @@ impl Run {
             unacknowledged: Vec::new(),
             streams: BTreeMap::new(),
             ever_disconnected: BTreeSet::new(),
+            copy: None,
         }
     }
 
     fn watch(&mut self, outcome: &Outcome) {
+        if let Some(copy) = &mut self.copy {
+            for action in &outcome.0 {
+                if let Action::Observe(observation) = action {
+                    copy.observe(&self.master.state, observation);
+                }
+            }
+            copy.go_on(&self.master.state, 1);
+        }
         for action in &outcome.0 {
             match action {
                 Action::Send { stream, event: SchedulerEvent::Subscribed { framework_id } } => {
@@ -409,7 +420,45 @@ impl Run {
     }
 }
 
+/// What there is, by name.
+fn observable(state: &State) -> String {
+    let framework = |framework: &crate::master::Framework| {
+        let tasks = framework.tasks.values().chain(&framework.completed_tasks);
+        let tasks: BTreeSet<_> = tasks.map(|task| task.info.task_id.clone()).collect();
+        (framework.info.id.clone(), tasks)
+    };
+    let all = (
+        state
+            .agents
+            .iter()
+            .filter(|(_, agent)| agent.unreachable.is_none())
+            .map(|(id, _)| id.clone())
+            .collect::<Vec<_>>(),
+        state.frameworks.values().map(framework).collect::<Vec<_>>(),
+        state.completed_frameworks.iter().map(framework).collect::<Vec<_>>(),
+    );
+    format!("{all:#?}")
+}
+
 proptest! {
+    #[test]
+    fn a_copy_that_is_made_meanwhile_is_the_state(
+        ops in proptest::collection::vec(op(), 1..120),
+        begin in 0..80usize,
+    ) {
+        let mut run = Run::new();
+        for (at, op) in ops.into_iter().enumerate() {
+            if at == begin {
+                run.copy = Some(StateCopy::begin(&run.master.state));
+            }
+            run.run(op);
+        }
+        if let Some(mut copy) = run.copy {
+            while !copy.go_on(&run.master.state, 1) {}
+            prop_assert_eq!(observable(&copy.finish()), observable(&run.master.state));
+        }
+    }
+
     #[test]
     fn whatever_happens(ops in proptest::collection::vec(op(), 1..120)) {
         let mut run = Run::new();
