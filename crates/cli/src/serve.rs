@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use bellows_election::detect;
 use bellows_runtime::{LogFormat, forget_startup, init_logging, shutdown_signal};
@@ -24,11 +25,15 @@ pub async fn master(args: MasterArgs) -> Result<(), Error> {
 pub async fn agent(args: AgentArgs) -> Result<(), Error> {
     init_logging("info", LogFormat::Text);
     let master = detect(&parse_address(&args.address.master)?);
+    let shuffle_dirs = match args.shuffle_dirs.is_empty() {
+        true => vec![default_shuffle_dir(&args.work_dir)?],
+        false => args.shuffle_dirs,
+    };
     let mut config = bellows_agent::Config::new(SocketAddr::new(args.ip, args.port), master, args.work_dir);
     config.hostname = args.hostname.or_else(machine_name);
     config.resources = args.resources.unwrap_or_default();
     config.attributes = args.attributes.unwrap_or_default();
-    config.shuffle_dirs = args.shuffle_dirs;
+    config.shuffle_dirs = shuffle_dirs;
     config.shuffle_socket = args.shuffle_socket;
     config.native_library = crate::spark::find_libmesos().ok();
     let mut agent = start_agent(config, "--port").await?;
@@ -38,6 +43,12 @@ pub async fn agent(args: AgentArgs) -> Result<(), Error> {
     }
     agent.stop().await;
     Ok(())
+}
+
+/// Executors are told its whole path.
+fn default_shuffle_dir(work_dir: &Path) -> Result<PathBuf, Error> {
+    let work_dir = std::path::absolute(work_dir).map_err(|source| Error::io("finding", work_dir, source))?;
+    Ok(work_dir.join("shuffle"))
 }
 
 pub async fn start_master(config: bellows_master::Config) -> Result<bellows_master::Running, Error> {
@@ -81,4 +92,16 @@ pub async fn until_told() -> Result<(), Error> {
 fn machine_name() -> Option<String> {
     let name = rustix::system::uname().nodename().to_str().ok()?.to_owned();
     (!name.is_empty() && name != "localhost" && name != "(none)").then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shuffle_files_lie_below_the_work_directory_where_nothing_else_is_said() {
+        let of = |work_dir: &str| default_shuffle_dir(Path::new(work_dir)).expect("there is a directory");
+        assert_eq!(of("/var/lib/bellows/agent"), Path::new("/var/lib/bellows/agent/shuffle"));
+        assert!(of("state").is_absolute() && of("state").ends_with("state/shuffle"));
+    }
 }
