@@ -6,6 +6,7 @@ mod descriptors;
 pub mod json;
 pub mod media;
 pub mod recordio;
+pub mod text;
 pub mod v0;
 
 mod protocol {
