@@ -131,6 +131,17 @@ pub enum Observation {
     FrameworkAdded(FrameworkId),
     FrameworkUpdated(FrameworkId),
     FrameworkRemoved(FrameworkId),
-    TaskAdded { framework_id: FrameworkId, task_id: TaskId },
-    TaskUpdated { framework_id: FrameworkId, status: TaskStatus },
+    TaskAdded {
+        framework_id: FrameworkId,
+        task_id: TaskId,
+    },
+    TaskUpdated {
+        framework_id: FrameworkId,
+        status: TaskStatus,
+    },
+    /// It was never launched, and is among the framework's completed tasks.
+    TaskRefused {
+        framework_id: FrameworkId,
+        status: TaskStatus,
+    },
 }

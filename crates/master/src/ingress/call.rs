@@ -1,9 +1,9 @@
 //! A scheduler's call, from the wire to the kernel's terms; what lacks a part is refused in Mesos' words.
 use super::Refused;
 use bellows_kernel::master::Call;
-use bellows_model::{FrameworkInfo, Operation};
+use bellows_model::FrameworkInfo;
 use bellows_wire::{
-    convert::{ConvertError, uuid_from_wire},
+    convert::{ConvertError, offer_ids_from_wire, operations_from_wire, uuid_from_wire},
     v1::{
         self,
         scheduler::{self, call::Type},
@@ -50,8 +50,8 @@ impl TryFrom<scheduler::Call> for Known {
             Type::Accept => {
                 let accept = call.accept.ok_or_else(|| missing(&name))?;
                 Call::Accept {
-                    offer_ids: each("offer_ids", accept.offer_ids).map_err(part)?,
-                    operations: each::<_, Operation>("operations", accept.operations).map_err(part)?,
+                    offer_ids: offer_ids_from_wire(accept.offer_ids),
+                    operations: operations_from_wire(accept.operations),
                     filters: accept.filters.map(Into::into).unwrap_or_default(),
                 }
             }
