@@ -126,7 +126,7 @@ fn thrown(env: &mut Env<'_>) -> Result<String, NativeError> {
         .and_then(|text| text.l());
     // A `toString` that throws.
     env.exception_clear();
-    string_from_java(env, &*text?.auto())
+    string_from_java(env, &text?.auto())
 }
 
 pub(super) fn message<M: JavaMessage>(message: &M) -> Argument {

@@ -55,8 +55,7 @@ impl SchedulerDriver {
             runtime.spawn(tell_of(local, tasks, (lost, Reason::MasterDisconnected), error));
             return self.status();
         }
-        let accept =
-            call::Accept { offer_ids: offer_ids.clone(), operations, filters: Some(filters.clone()) };
+        let accept = call::Accept { offer_ids: offer_ids.clone(), operations, filters: Some(filters) };
         let answer = master.submit(Call {
             r#type: Some(call::Type::Accept.into()),
             accept: Some(accept),
