@@ -201,8 +201,25 @@ async fn an_executor_killed_in_mid_job_costs_no_wrong_result() -> Result<()> {
 async fn teardown_ends_the_tasks_and_deletes_the_shuffle_files() -> Result<()> {
     let (spark, cluster) = (Spark::find(), Cluster::start(ClusterOptions::default())?);
     let app = app("elastic.py");
-    let mut application = Application::submit(&spark, &cluster, &[&app], &THREE_EXECUTORS, &[])?;
+    let secret = [
+        ("spark.mesos.executor.secret.values", "S3cret-of-an-executor"),
+        ("spark.mesos.executor.secret.envkeys", "THE_SECRET"),
+    ];
+    let settings = [&secret[..], &THREE_EXECUTORS].concat();
+    let mut application = Application::submit(&spark, &cluster, &[&app], &settings, &[])?;
     let framework = started(&mut application).await?;
+    let running = executors(&cluster, &framework, "three executors", |count| count == 3).await?;
+    eventually("the executors' variable", LONG, || async {
+        let environment = |pid: i32| std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let variable = b"THE_SECRET=S3cret-of-an-executor";
+        let has = |pid: &i32| environment(*pid).split(|byte| *byte == 0).any(|given| given == variable);
+        let given = processes_of(&framework).into_iter().filter(has).count();
+        ensure!(given >= 3, "{given} processes have it, of {running:?}");
+        Ok(())
+    })
+    .await?;
+    let state = cluster.get("/state").await?.to_string();
+    ensure!(state.contains(&framework) && !state.contains("S3cret-of"), "the secret is in /state");
     application.event("first", LONG).await?;
     ensure!(cluster.shuffle_files() > 0, "the first burst shuffled nothing");
     cluster.teardown(&framework).await?;
@@ -210,6 +227,43 @@ async fn teardown_ends_the_tasks_and_deletes_the_shuffle_files() -> Result<()> {
     let frameworks = cluster.get("/master/frameworks").await?;
     ensure!(frameworks["frameworks"].as_array().is_some_and(Vec::is_empty), "{frameworks}");
     ensure!(frameworks["completed_frameworks"][0]["id"] == framework.as_str(), "{frameworks}");
+    // It was idle: its context is stopped, so that its next job fails and does not wait for executors that cannot come.
+    eventually("the end of the idle application's context", LONG, || async {
+        let output = application.output();
+        ensure!(output.contains("Successfully stopped SparkContext"), "{output}");
+        Ok(())
+    })
+    .await?;
+    application.go()?;
+    let output = application.fail(LONG).await?;
+    ensure!(output.contains("the driver is aborted: Framework has been removed"), "{output}");
+    ensure!(output.contains("Traceback"), "its next action did not fail: {output}");
+    cluster.stop()
+}
+
+#[tokio::test]
+async fn the_console_says_why_no_executor_comes() -> Result<()> {
+    let (spark, cluster) = (Spark::find(), Cluster::start(ClusterOptions { agents: 1, cpus: 2 })?);
+    let wrong = [("spark.mesos.executor.home", "/no/such/spark"), ("spark.cores.max", "2")];
+    let mut application = Application::submit(&spark, &cluster, &[&app("elastic.py")], &wrong, &[])?;
+    let framework = started(&mut application).await?;
+    eventually("the reason on the console", LONG, || async {
+        let output = application.output();
+        let failed = |line: &&str| {
+            line.contains("a task has failed: Command exited with status 127. Its stderr ends with: ")
+                && line.contains("/no/such/spark/./bin/spark-class")
+                && line.contains("state=\"TASK_FAILED\"")
+        };
+        ensure!(output.lines().filter(failed).count() >= 2, "{output}");
+        ensure!(output.contains("Spark will launch nothing there any more"), "{output}");
+        ensure!(output.contains("no agent is left that Spark would use"), "{output}");
+        Ok(())
+    })
+    .await?;
+    // Its job waits: it fails as soon as it is clear that nothing comes.
+    cluster.teardown(&framework).await?;
+    let output = application.fail(LONG).await?;
+    ensure!(output.contains("the driver is aborted: Framework has been removed"), "{output}");
     cluster.stop()
 }
 

@@ -124,7 +124,12 @@ impl Driver {
                     if let Some(reason) = &exit.reason {
                         tracing::info!(container = %container_id, reason, "a container ended");
                     }
-                    self.handle(Event::Exited { container_id, exit: exit_of(exit.status) })?;
+                    let exit = exit_of(exit.status);
+                    match self.state.unkilled_job(&container_id).filter(|_| exit != Exit::Exited(0)) {
+                        // It comes back as an event with what the task said last.
+                        Some(job) => self.effects.read_stderr(job, exit),
+                        None => self.handle(Event::Exited { container_id, exit, stderr: String::new() })?,
+                    }
                 }
                 message = self.messages.recv() => match message {
                     Some(Message::Event(event)) => self.handle(event)?,

@@ -12,7 +12,7 @@ use crate::{
     store::{Overflow, Store},
 };
 use bellows_containment::{Containerizer, Fetcher, Sandboxes};
-use bellows_kernel::agent::{Action, Event, LinkId, State};
+use bellows_kernel::agent::{Action, Event, Exit, Job, LinkId, State};
 use bellows_model::{AgentId, ContainerId};
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 use tokio::{sync::watch, task::AbortHandle};
@@ -45,6 +45,11 @@ pub(crate) struct Containment {
 impl Effects {
     pub(crate) fn open_link(&mut self, link: LinkId, outgoing: Outgoing) {
         self.link = Some((link, outgoing));
+    }
+
+    /// Tells the driver of an exit together with what the task wrote last.
+    pub(crate) fn read_stderr(&self, job: Job, exit: Exit) {
+        tokio::spawn(Arc::clone(&self.containment).failed(job, exit, self.driver.clone()));
     }
 
     pub(crate) fn close(&mut self) {

@@ -30,6 +30,45 @@ async fn a_task_runs_and_its_end_is_told() {
 }
 
 #[tokio::test]
+async fn what_failed_says_what_it_wrote_last_and_nothing_else_is_read() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "of somebody else").expect("written");
+    let mut master = Master::start().await;
+    let agent = start(&master, dir.path()).await;
+    let (mut link, _) = master.register().await;
+    let failed = |what: &str| format!("Command exited with status 7. Its stderr ends with: {what}");
+    let nothing = "Command exited with status 7".to_owned();
+    let foreign = format!("rm stderr; ln -s {} stderr; exit 7", secret.display());
+    for (command, message) in [
+        (
+            "echo one >&2; printf 'b\\033[2Jd\\r\\ttwo\\n\\377' >&2; exit 7",
+            failed(r"one\nb\u{1b}[2Jd\r\ttwo\n�"),
+        ),
+        ("yes line | head -n 9999 >&2; echo last >&2; exit 7", failed(&(r"line\n".repeat(170) + "last"))),
+        (foreign.as_str(), nothing.clone()),
+        ("rm stderr; mkfifo stderr; exit 7", nothing.clone()),
+        ("rm stderr; exit 7", nothing),
+        ("echo fine >&2", "Command exited with status 0".to_owned()),
+    ] {
+        link.launch("F", shell("t", command)).await;
+        let statuses = link.until_end("F").await;
+        let end = statuses.last().expect("told");
+        assert!(end.message().len() < 1_100, "{command}");
+        match message.strip_suffix("last") {
+            None => assert_eq!(end.message(), message, "{command}"),
+            Some(_) => {
+                let lines = end.message().split_once("with: ").expect("lines").1;
+                assert!(
+                    lines.len() > 1_000 && lines.starts_with(r"line\nline") && lines.ends_with(r"line\nlast")
+                );
+            }
+        }
+    }
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_killed_says_so_and_takes_its_children_along() {
     let dir = tempfile::tempdir().expect("temporary");
     let mut master = Master::start().await;

@@ -250,7 +250,7 @@ pub struct AgentArgs {
     /// What to say about this machine, as in "rack:a1;gpu:none"
     #[arg(long, env = "BELLOWS_ATTRIBUTES")]
     pub attributes: Option<String>,
-    /// Directories for shuffle files, one on each disk [default: below the work directory]
+    /// Directories for shuffle files, one on each disk [default: shuffle in the work directory]
     #[arg(long, value_name = "DIR,…", value_delimiter = ',', env = "BELLOWS_SHUFFLE_DIRS")]
     pub shuffle_dirs: Vec<PathBuf>,
     /// The shuffle service's admin socket on this machine

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use bellows_election::detect;
 use bellows_names::OwnName;
@@ -42,6 +43,10 @@ pub async fn master(args: MasterArgs) -> Result<(), Error> {
 pub async fn agent(args: AgentArgs) -> Result<(), Error> {
     init_logging("info", LogFormat::Text);
     let master = detect(&parse_address(&args.address.master)?);
+    let shuffle_dirs = match args.shuffle_dirs.is_empty() {
+        true => vec![default_shuffle_dir(&args.work_dir)?],
+        false => args.shuffle_dirs,
+    };
     let mut config = bellows_agent::Config::new(SocketAddr::new(args.ip, args.port), master, args.work_dir);
     config.hostname = own_name(args.hostname, args.ip).await.map(|name| name.name);
     config.advertise_ip = args.advertise.advertise_ip;
@@ -49,7 +54,7 @@ pub async fn agent(args: AgentArgs) -> Result<(), Error> {
     config.allow_hosts = args.hosts.allow_hosts;
     config.resources = args.resources.unwrap_or_default();
     config.attributes = args.attributes.unwrap_or_default();
-    config.shuffle_dirs = args.shuffle_dirs;
+    config.shuffle_dirs = shuffle_dirs;
     config.shuffle_socket = args.shuffle_socket;
     config.native_library = crate::spark::find_libmesos().ok();
     let mut agent = start_agent(config, "--port").await?;
@@ -59,6 +64,12 @@ pub async fn agent(args: AgentArgs) -> Result<(), Error> {
     }
     agent.stop().await;
     Ok(())
+}
+
+/// Executors are told its whole path.
+fn default_shuffle_dir(work_dir: &Path) -> Result<PathBuf, Error> {
+    let work_dir = std::path::absolute(work_dir).map_err(|source| Error::io("finding", work_dir, source))?;
+    Ok(work_dir.join("shuffle"))
 }
 
 pub async fn start_master(config: bellows_master::Config) -> Result<bellows_master::Running, Error> {
@@ -113,4 +124,16 @@ async fn own_name(given: Option<String>, listens_on: IpAddr) -> Option<OwnName> 
         );
     }
     Some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shuffle_files_lie_below_the_work_directory_where_nothing_else_is_said() {
+        let of = |work_dir: &str| default_shuffle_dir(Path::new(work_dir)).expect("there is a directory");
+        assert_eq!(of("/var/lib/bellows/agent"), Path::new("/var/lib/bellows/agent/shuffle"));
+        assert!(of("state").is_absolute() && of("state").ends_with("state/shuffle"));
+    }
 }

@@ -41,7 +41,8 @@ async fn until_told(options: Options) -> Result<(), Error> {
     );
     out!("page    {}", cluster.page());
     out!("master  mesos://{}", cluster.master());
-    out!("\nRun Spark on it with `bellows submit YOUR_APPLICATION`, or with your own spark-submit:\n");
+    let submit = cluster.for_submit().submit_command();
+    out!("\nRun Spark on it with `{submit} YOUR_APPLICATION`, or with your own spark-submit:\n");
     match spark::find_libmesos() {
         Ok(library) => out!("{} \\\n  YOUR_APPLICATION", submit::example(&cluster.for_submit(), &library)),
         // The cluster serves frameworks of other kinds, too.

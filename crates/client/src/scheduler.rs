@@ -160,6 +160,10 @@ struct Subscriber {
     session: watch::Sender<Option<Session>>,
 }
 
+/// The events of a subscription whose calls fail, unread, until the next subscription replaces it: a master that saw it
+/// end would remove a framework without a failover timeout, which is Spark's default.
+type Kept = Option<EventStream<Event>>;
+
 /// How a session ended.
 enum End {
     Lost(String),
@@ -172,9 +176,10 @@ enum End {
 impl Subscriber {
     async fn run(self) {
         let mut backoff = self.options().backoff();
+        let mut kept = None;
         loop {
             let end = tokio::select! {
-                end = self.follow_leader(&mut backoff) => end,
+                end = self.follow_leader(&mut backoff, &mut kept) => end,
                 () = self.events.closed() => End::Unheard,
             };
             let was_connected = self.session.send_replace(None).is_some();
@@ -205,7 +210,7 @@ impl Subscriber {
     }
 
     /// Waits for a leader and stays subscribed with it until that fails or another leads.
-    async fn follow_leader(&self, backoff: &mut Backoff) -> End {
+    async fn follow_leader(&self, backoff: &mut Backoff, kept: &mut Kept) -> End {
         let mut changes = self.leader.clone();
         let Some(leader) = changes.wait_for(Option::is_some).await.ok().and_then(|leader| leader.clone())
         else {
@@ -219,19 +224,19 @@ impl Subscriber {
             }
         };
         tokio::select! {
-            end = self.subscribe_and_listen(&leader, backoff) => end,
+            end = self.subscribe_and_listen(&leader, backoff, kept) => end,
             () = another_leads => End::LeaderChanged,
         }
     }
 
-    async fn subscribe_and_listen(&self, leader: &Leader, backoff: &mut Backoff) -> End {
+    async fn subscribe_and_listen(&self, leader: &Leader, backoff: &mut Backoff, kept: &mut Kept) -> End {
         let (call, authorization) = {
             let options = self.options();
             (options.subscribe_call(), options.credential.as_ref().map(Credential::to_header))
         };
         let mut headers = call_headers(authorization.as_ref());
         let body = Bytes::from(call.encode_to_vec());
-        let stream = match subscribe(leader.authority(), PATH, &headers, body).await {
+        let mut stream = match subscribe(leader.authority(), PATH, &headers, body).await {
             Ok(stream) => stream,
             Err(SubscribeError::Refused(refusal)) => return End::Fatal(refusal.to_string()),
             Err(SubscribeError::Unavailable(reason)) => return End::Lost(reason),
@@ -243,17 +248,20 @@ impl Subscriber {
         let session = Session::new(stream.authority.clone(), PATH, headers);
         let broken = session.broken.clone();
         tokio::select! {
-            end = self.listen(stream, session, leader, backoff) => end,
-            () = broken.notified() => End::Lost("the connection for calls failed".to_owned()),
+            end = self.listen(&mut stream, session, leader, backoff, kept) => return end,
+            () = broken.notified() => {}
         }
+        *kept = Some(stream);
+        End::Lost("the connection for calls failed".to_owned())
     }
 
     async fn listen(
         &self,
-        mut stream: EventStream<Event>,
+        stream: &mut EventStream<Event>,
         session: Session,
         leader: &Leader,
         backoff: &mut Backoff,
+        kept: &mut Kept,
     ) -> End {
         let mut session = Some(session);
         loop {
@@ -273,6 +281,7 @@ impl Subscriber {
                     stream.expect_heartbeats(heartbeat_interval(subscribed));
                     self.options().framework.id = Some(subscribed.framework_id.clone());
                     backoff.reset();
+                    *kept = None;
                     // Calls are possible from here on; a second SUBSCRIBED on one stream changes nothing.
                     if let Some(session) = session.take() {
                         info!(

@@ -245,3 +245,24 @@ async fn garbage_on_the_stream_ends_the_subscription_only() {
     master.send(&events::subscribed("F-1", 15.0));
     expect_connected(&mut events).await;
 }
+
+/// Spark's default is no failover timeout: a master that saw the stream end would remove the framework.
+#[tokio::test]
+async fn a_subscription_whose_calls_fail_is_open_until_the_next_replaces_it() {
+    let mut master = Master::start().await;
+    let (client, mut events) = subscribe(&master);
+    master.next_call().await;
+    master.send(&events::subscribed("F-1", 15.0));
+    expect_connected(&mut events).await;
+    master.lose_answers();
+    let lost = client.call(of_type(call::Type::Revive)).await;
+    assert!(matches!(lost, Err(CallError::Connection { .. })), "{lost:?}");
+    assert_eq!(master.next_call().await.r#type(), call::Type::Revive);
+    assert!(matches!(next(&mut events).await, SchedulerEvent::Disconnected { .. }));
+    assert_eq!(master.next_call().await.r#type(), call::Type::Subscribe);
+    assert_eq!(master.replaced(), 1);
+    master.answer_calls(StatusCode::ACCEPTED);
+    master.send(&events::subscribed("F-1", 15.0));
+    expect_connected(&mut events).await;
+    client.call(of_type(call::Type::Revive)).await.expect("on the new stream");
+}

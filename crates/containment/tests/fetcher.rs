@@ -310,18 +310,54 @@ async fn zip_archives_are_unpacked() {
     assert!(!place.dir.path().join("escape").exists() && !Path::new("/escape").exists());
 }
 
+/// `tar czf v.tgz v` of a virtual environment, and other links that an archive may hold.
+#[tokio::test]
+async fn links_lead_where_they_like_and_nothing_is_written_through_them() {
+    let outside = tempfile::tempdir().expect("temporary directory");
+    let python = outside.path().join("python3");
+    fs::write(&python, "the machine's").expect("written");
+    let target = python.to_str().expect("plain");
+    let place = Place::new();
+    let venv = tar_of(&[
+        (Directory, "v", "", b""),
+        (Symlink, "v/bin/python3", target, b""),
+        (Symlink, "v/bin/python", "python3", b""),
+        (Symlink, "v/up", "../../../../nowhere", b""),
+        (Symlink, "v/replaced", target, b""),
+        (Regular, "v/replaced", "", b"a file of its own"),
+        (Link, "v/same", "v/bin/python3", b""),
+    ]);
+    place.fetch(place.file("v.tgz", &gzip(&venv))).await.expect("fetched");
+    let link = |name: &str| fs::read_link(place.sandbox().join(name)).expect("a link");
+    assert_eq!(link("v/bin/python3"), python);
+    assert_eq!(link("v/bin/python"), Path::new("python3"));
+    assert_eq!(link("v/up"), Path::new("../../../../nowhere"));
+    assert_eq!(link("v/same"), python, "a second name of the link, not of what it leads to");
+    assert_eq!(place.fetched("v/bin/python"), b"the machine's");
+    assert_eq!(place.fetched("v/replaced"), b"a file of its own");
+    for through in ["v/bin/python3", "v/same"] {
+        let uri = Uri { output_file: Some(through.into()), ..place.file("mine", b"mine") };
+        place.fetch(uri).await.expect("replaces the link");
+        assert_eq!(place.fetched(through), b"mine");
+    }
+    assert_eq!(fs::read(&python).expect("there"), b"the machine's");
+    assert_eq!(fs::read_dir(outside.path()).expect("there").count(), 1);
+}
+
 #[tokio::test]
 async fn hostile_archives_change_nothing_outside() {
     let outside = tempfile::tempdir().expect("temporary directory");
     let target = outside.path().to_str().expect("plain");
     let inside_then_out = format!("{target}/x");
-    let archives: [&[TarEntry<'_>]; 11] = [
+    let archives: [&[TarEntry<'_>]; 13] = [
         &[(Regular, "../x", "", b"evil")],
         &[(Regular, "a/../../x", "", b"evil")],
         &[(Regular, &inside_then_out, "", b"evil")],
         &[(Symlink, "l", target, b""), (Regular, "l/x", "", b"evil")],
         &[(Symlink, "l", "..", b""), (Regular, "l/x", "", b"evil")],
-        // Inside by its text, outside in truth: written through it is not.
+        &[(Symlink, "l", target, b""), (Link, "x", "l/y", b"")],
+        &[(Symlink, "l", target, b""), (Directory, "l/x", "", b"")],
+        // Inside by its text, outside in truth.
         &[(Symlink, "s", ".", b""), (Symlink, "s/l", "..", b""), (Regular, "l/x", "", b"evil")],
         &[(Link, "l", "../x", b"")],
         &[(Link, "l", &inside_then_out, b"")],

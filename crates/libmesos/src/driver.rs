@@ -1,14 +1,17 @@
 //! What both of Mesos' drivers do alike: connect once, run callbacks one after the other, let what was sent before
 //! reach the other side, end. It knows neither the calls and events of either, nor Java.
 
+use std::any::Any;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bellows_wire::text::one_line;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::lifecycle::{Lifecycle, Status};
 use crate::network::Network;
@@ -16,9 +19,15 @@ use crate::network::Network;
 /// What an abort may take on the other side's account.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The callback did not return normally; the driver must be aborted. What happened was told already.
+/// Why no callback may follow; the driver must be aborted. `None`: there is nobody to hear of it.
 #[derive(Debug)]
-pub(crate) struct CallbackFailed;
+pub(crate) struct Over(pub(crate) Option<String>);
+
+impl Over {
+    pub(crate) fn because(reason: impl Into<String>) -> Self {
+        Self(Some(reason.into()))
+    }
+}
 
 /// What makes a driver a scheduler's or an executor's.
 pub(crate) trait Role: Send + Sync + Sized + 'static {
@@ -46,8 +55,11 @@ pub(crate) trait Role: Send + Sync + Sized + 'static {
         driver: &Driver<Self>,
         events: &mut Self::Events,
         event: Self::Event,
-        callback: &mut impl FnMut(Self::Callback) -> Result<(), CallbackFailed>,
-    ) -> Result<(), CallbackFailed>;
+        callback: &mut impl FnMut(Self::Callback) -> Result<(), Over>,
+    ) -> Result<(), Over>;
+
+    /// The callback that tells the program why its driver was aborted.
+    fn error(reason: String) -> Self::Callback;
 }
 
 pub(crate) struct Driver<R: Role> {
@@ -173,14 +185,40 @@ impl<R: Role> Driver<R> {
 }
 
 impl<R: Role> Work<R> {
-    /// Runs callbacks one after the other until the driver is stopped or aborted.
-    pub(crate) fn run(mut self, mut callback: impl FnMut(R::Callback) -> Result<(), CallbackFailed>) {
+    /// Runs callbacks one after the other until the driver is stopped or aborted. Says whether it was aborted without
+    /// the program's asking for it, of which `error` was the last callback.
+    pub(crate) fn run(mut self, mut callback: impl FnMut(R::Callback) -> Result<(), Over>) -> bool {
         let end = CallbacksEnd(&mut self);
-        while let Some(event) = end.0.next() {
-            if R::heard(&end.0.driver, &mut end.0.events, event, &mut callback).is_err() {
-                return;
+        let over = match catch_unwind(AssertUnwindSafe(|| end.0.run_callbacks(&mut callback))) {
+            Ok(Ok(())) => return false,
+            Ok(Err(over)) => over,
+            Err(panic) => Over::because(format!("a bug in libmesos: {}", panic_message(&*panic))),
+        };
+        let was_running = end.0.driver.is_running();
+        // Before the callback, as with Mesos.
+        end.0.driver.abort();
+        // A callback that has stopped its driver before it failed has nothing to wait for.
+        let Over(Some(reason)) = over else { return false };
+        if was_running {
+            error!("the driver is aborted: {}", one_line(&reason));
+            if callback(R::error(reason)).is_err() {
+                warn!("the error callback has failed, too");
             }
         }
+        was_running
+    }
+
+    fn run_callbacks(
+        &mut self,
+        callback: &mut impl FnMut(R::Callback) -> Result<(), Over>,
+    ) -> Result<(), Over> {
+        while let Some(event) = self.next() {
+            R::heard(&self.driver, &mut self.events, event, callback)?;
+        }
+        if self.driver.is_running() {
+            return Err(Over::because("the connection has ended by itself: a bug in libmesos"));
+        }
+        Ok(())
     }
 
     fn next(&mut self) -> Option<R::Event> {
@@ -210,4 +248,12 @@ impl<R: Role> Drop for CallbacksEnd<'_, R> {
         runtime.block_on(async { while running.changed().await.is_ok() {} });
         driver.lifecycle.callbacks_have_ended();
     }
+}
+
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a message")
 }

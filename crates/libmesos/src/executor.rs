@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::driver::{CallbackFailed, Driver, Role};
+use crate::driver::{Driver, Over, Role};
 use crate::lifecycle::Status;
 
 const DEFAULT_RECOVERY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
@@ -102,11 +102,11 @@ impl Role for Executor {
     /// After `Shutdown` there are no callbacks, but the driver runs on, so that the executor can tell how its tasks
     /// ended.
     fn heard(
-        driver: &ExecutorDriver,
+        _: &ExecutorDriver,
         events: &mut Events,
         event: ExecutorEvent,
-        callback: &mut impl FnMut(Callback) -> Result<(), CallbackFailed>,
-    ) -> Result<(), CallbackFailed> {
+        callback: &mut impl FnMut(Callback) -> Result<(), Over>,
+    ) -> Result<(), Over> {
         if events.shut_down {
             return Ok(());
         }
@@ -124,12 +124,12 @@ impl Role for Executor {
                 kill_after(events.grace_period);
                 callback(Callback::Shutdown)
             }
-            ExecutorEvent::Fatal(message) => {
-                driver.abort();
-                callback(Callback::Error(message))?;
-                Err(CallbackFailed)
-            }
+            ExecutorEvent::Fatal(message) => Err(Over::because(message)),
         }
+    }
+
+    fn error(reason: String) -> Callback {
+        Callback::Error(reason)
     }
 }
 
@@ -188,8 +188,8 @@ fn kill_after(grace_period: Duration) {
 fn received(
     event: Event,
     registered: &mut bool,
-    callback: &mut impl FnMut(Callback) -> Result<(), CallbackFailed>,
-) -> Result<(), CallbackFailed> {
+    callback: &mut impl FnMut(Callback) -> Result<(), Over>,
+) -> Result<(), Over> {
     if let Some(subscribed) = event.subscribed {
         return if std::mem::replace(registered, true) {
             callback(Callback::Reregistered(subscribed.agent_info))

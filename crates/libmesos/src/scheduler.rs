@@ -2,26 +2,41 @@
 //! what becomes of it otherwise, what is acknowledged, how the framework ends. It knows nothing of Java.
 
 mod calls;
+mod failures;
+mod launches;
 
 use std::net::IpAddr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bellows_client::{Credential, OperatorClient, SchedulerClient, SchedulerEvent, SchedulerOptions};
-use bellows_election::{Leader, MasterAddress, detect};
+use bellows_election::{Backoff, Leader, MasterAddress, detect};
+use bellows_wire::text::one_line;
 use bellows_wire::v1::scheduler::{Call, Event, call, event};
 use bellows_wire::v1::{
-    AgentId, ExecutorId, FrameworkId, FrameworkInfo, MasterInfo, Offer, OfferId, TaskStatus,
+    AgentId, ExecutorId, FrameworkId, FrameworkInfo, MasterInfo, Offer, OfferId, TaskId, TaskStatus,
+    task_status,
 };
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::driver::{CallbackFailed, Driver, Role};
+use crate::driver::{Driver, Over, Role};
 use crate::lifecycle::Status;
+use failures::{Failures, is_failure};
+use launches::{Launches, News};
 
-/// Updates that the driver itself makes up; more than this in one callback is beyond any framework.
-const LOCAL_CAPACITY: usize = 4096;
+/// Updates that the driver itself makes up; further ones wait with the tasks that they are about.
+const LOCAL_CAPACITY: usize = 256;
+/// When the master is asked again about a task that it says nothing of: its agent may be on its way back.
+const FIRST_RECONCILE: Duration = Duration::from_secs(5);
+const LAST_RECONCILE: Duration = Duration::from_secs(60);
+/// How long agents may take to come back to another master. Before, it would take their tasks for lost.
+const AGENTS_RETURN: Duration = Duration::from_secs(10);
+const RECONCILED_AT_ONCE: usize = 1_000;
+const NOTHING_LEFT: &str = "no agent is left that Spark would use: unless another one offers resources, jobs wait for \
+                            ever. What the tasks failed of is said above";
 
 /// One method of `org.apache.mesos.Scheduler`, with its arguments.
 #[derive(Debug)]
@@ -44,6 +59,8 @@ pub(crate) struct Settings {
     pub(crate) suppressed_roles: Vec<String>,
     pub(crate) credential: Option<Credential>,
     pub(crate) implicit_acknowledgements: bool,
+    /// The scheduler never says that it uses an agent no more: Spark's.
+    pub(crate) gives_agents_up: bool,
 }
 
 pub(crate) type SchedulerDriver = Driver<Scheduler>;
@@ -57,6 +74,9 @@ pub(crate) struct Scheduler {
     // What an aborted driver needs to end its framework.
     leader: OnceLock<watch::Receiver<Option<Leader>>>,
     framework_id: OnceLock<FrameworkId>,
+    /// The program's first callback has returned.
+    registered: AtomicBool,
+    launches: Arc<Mutex<Launches>>,
 }
 
 /// The way to the master, and to the framework for what the driver itself says in the master's name.
@@ -71,6 +91,7 @@ pub(crate) struct Events {
     local: mpsc::Receiver<TaskStatus>,
     registered: bool,
     leader: Option<Leader>,
+    failures: Failures,
 }
 
 pub(crate) enum Heard {
@@ -86,7 +107,17 @@ impl Scheduler {
             revive_wanted: AtomicBool::new(false),
             leader: OnceLock::new(),
             framework_id: OnceLock::new(),
+            registered: AtomicBool::new(false),
+            launches: Arc::default(),
         }
+    }
+
+    pub(crate) fn has_registered(&self) -> bool {
+        self.registered.load(Ordering::Acquire)
+    }
+
+    fn launches(&self) -> MutexGuard<'_, Launches> {
+        self.launches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -110,7 +141,13 @@ impl Role for Scheduler {
         let leader = self.leader.get_or_init(|| detect(&address)).clone();
         let (master, events) = SchedulerClient::start(leader, options);
         let (local, local_events) = mpsc::channel(LOCAL_CAPACITY);
-        let events = Events { master: events, local: local_events, registered: false, leader: None };
+        let events = Events {
+            master: events,
+            local: local_events,
+            registered: false,
+            leader: None,
+            failures: Failures::default(),
+        };
         Ok((Client { master, local }, events))
     }
 
@@ -130,10 +167,10 @@ impl Role for Scheduler {
         driver: &SchedulerDriver,
         events: &mut Events,
         event: Heard,
-        callback: &mut impl FnMut(Callback) -> Result<(), CallbackFailed>,
-    ) -> Result<(), CallbackFailed> {
+        callback: &mut impl FnMut(Callback) -> Result<(), Over>,
+    ) -> Result<(), Over> {
         match event {
-            Heard::Local(status) => callback(Callback::StatusUpdate(status)),
+            Heard::Local(status) => driver.updated(*status, true, events, callback),
             Heard::Master(SchedulerEvent::Connected(leader)) => {
                 events.leader = Some(leader);
                 Ok(())
@@ -144,11 +181,15 @@ impl Role for Scheduler {
             }
             Heard::Master(SchedulerEvent::Received(event)) => driver.received(*event, events, callback),
             Heard::Master(SchedulerEvent::Fatal(message)) => {
-                driver.abort();
-                callback(Callback::Error(message))?;
-                Err(CallbackFailed)
+                // The framework is gone, or another instance's: its end is nothing to ask for.
+                driver.role.connected.store(false, Ordering::Release);
+                Err(Over::because(message))
             }
         }
+    }
+
+    fn error(reason: String) -> Callback {
+        Callback::Error(reason)
     }
 }
 
@@ -192,8 +233,8 @@ impl SchedulerDriver {
         &self,
         event: Event,
         events: &mut Events,
-        callback: &mut impl FnMut(Callback) -> Result<(), CallbackFailed>,
-    ) -> Result<(), CallbackFailed> {
+        callback: &mut impl FnMut(Callback) -> Result<(), Over>,
+    ) -> Result<(), Over> {
         match event.r#type() {
             event::Type::Subscribed => {
                 let Some(subscribed) = event.subscribed else { return Ok(()) };
@@ -204,21 +245,29 @@ impl SchedulerDriver {
                 }
                 let master = subscribed.master_info.or_else(|| events.leader.as_ref().map(master_info));
                 let master = master.unwrap_or_default();
+                self.reconcile_unheard(&master.id);
                 // As Mesos: also who fails over, with an id from an earlier process, is registered first.
                 if std::mem::replace(&mut events.registered, true) {
                     callback(Callback::Reregistered(master))
                 } else {
-                    callback(Callback::Registered(subscribed.framework_id, master))
+                    callback(Callback::Registered(subscribed.framework_id, master))?;
+                    self.role.registered.store(true, Ordering::Release);
+                    Ok(())
                 }
             }
             event::Type::Offers => match event.offers.map(|offers| offers.offers) {
-                Some(offers) if !offers.is_empty() => callback(Callback::ResourceOffers(offers)),
+                Some(offers) if !offers.is_empty() => {
+                    if self.role.settings.gives_agents_up {
+                        events.failures.offered(&offers);
+                    }
+                    callback(Callback::ResourceOffers(offers))
+                }
                 _ => Ok(()),
             },
             event::Type::Rescind => with(event.rescind, |r| callback(Callback::OfferRescinded(r.offer_id))),
             event::Type::Update => with(event.update, |update| {
                 let status = update.status;
-                callback(Callback::StatusUpdate(Box::new(status.clone())))?;
+                self.updated(status.clone(), false, events, callback)?;
                 if self.implicit_acknowledgements() && self.is_running() {
                     self.acknowledge(status);
                 }
@@ -234,7 +283,12 @@ impl SchedulerDriver {
                         agent_id,
                         failure.status.unwrap_or_default(),
                     )),
-                    (Some(agent_id), None) => callback(Callback::AgentLost(agent_id)),
+                    (Some(agent_id), None) => {
+                        if events.failures.lost(&agent_id) {
+                            warn!("{NOTHING_LEFT}");
+                        }
+                        callback(Callback::AgentLost(agent_id))
+                    }
                     (None, _) => Ok(()),
                 })
             }
@@ -249,10 +303,100 @@ impl SchedulerDriver {
     }
 }
 
-fn with<T>(
-    part: Option<T>,
-    then: impl FnOnce(T) -> Result<(), CallbackFailed>,
-) -> Result<(), CallbackFailed> {
+impl SchedulerDriver {
+    /// Tells the program of an update, and the log of a task that failed: Spark's own says the state alone.
+    fn updated(
+        &self,
+        mut status: TaskStatus,
+        made_up: bool,
+        events: &mut Events,
+        callback: &mut impl FnMut(Callback) -> Result<(), Over>,
+    ) -> Result<(), Over> {
+        let news = self.role.launches().heard(&mut status, made_up);
+        let News::Told { first } = news else { return Ok(()) };
+        let failed = is_failure(status.state());
+        if failed && first {
+            log_failure(&status, &events.failures);
+        }
+        let given_up = status.agent_id.as_ref().filter(|_| failed);
+        let given_up = given_up.and_then(|agent_id| events.failures.failed(agent_id));
+        callback(Callback::StatusUpdate(Box::new(status)))?;
+        if let Some(agent) = given_up {
+            let hostname = one_line(&agent.hostname);
+            warn!(%hostname, "two tasks have failed on this agent: Spark will launch nothing there any more");
+            if agent.left == 0 {
+                warn!("{NOTHING_LEFT}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the master about the tasks that no agent has spoken of: their ACCEPT, or the master that took it, may have
+    /// been lost before their agent heard of them.
+    fn reconcile_unheard(&self, master: &str) {
+        let (subscription, elsewhere) = self.role.launches().subscribed(master);
+        let launches = Arc::clone(&self.role.launches);
+        if let Some((client, runtime)) = self.reach()
+            && !awaited(&launches, subscription).is_empty()
+        {
+            let delay = if elsewhere { AGENTS_RETURN } else { Duration::ZERO };
+            runtime.spawn(reconcile(client.master, launches, subscription, delay));
+        }
+    }
+}
+
+/// Asks until something was heard of each task, or another subscription began.
+async fn reconcile(
+    master: SchedulerClient,
+    launches: Arc<Mutex<Launches>>,
+    subscription: u64,
+    delay: Duration,
+) {
+    let mut backoff = Backoff::new(FIRST_RECONCILE, LAST_RECONCILE);
+    tokio::time::sleep(delay).await;
+    loop {
+        let tasks = awaited(&launches, subscription);
+        if tasks.is_empty() {
+            return;
+        }
+        warn!(tasks = tasks.len(), "asking the master about tasks that nothing was heard of");
+        for tasks in tasks.chunks(RECONCILED_AT_ONCE) {
+            let task = |(task_id, agent_id): &(TaskId, AgentId)| call::reconcile::Task {
+                task_id: task_id.clone(),
+                agent_id: Some(agent_id.clone()),
+            };
+            let call = Call {
+                r#type: Some(call::Type::Reconcile.into()),
+                reconcile: Some(call::Reconcile { tasks: tasks.iter().map(task).collect() }),
+                ..Call::default()
+            };
+            if let Err(error) = master.call(call).await {
+                warn!(%error, "the master could not be asked");
+            }
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
+}
+
+fn awaited(launches: &Mutex<Launches>, subscription: u64) -> Vec<(TaskId, AgentId)> {
+    launches.lock().unwrap_or_else(PoisonError::into_inner).awaited(subscription)
+}
+
+fn log_failure(status: &TaskStatus, failures: &Failures) {
+    let agent_id = status.agent_id.as_ref();
+    let agent = agent_id.and_then(|id| failures.hostname(id)).or(agent_id.map(|id| id.value.as_str()));
+    let reason = status.reason.and_then(|reason| task_status::Reason::try_from(reason).ok());
+    warn!(
+        task = %one_line(&status.task_id.value),
+        agent = %one_line(agent.unwrap_or("unknown")),
+        state = status.state().as_str_name(),
+        reason = reason.map_or("none", |reason| reason.as_str_name()),
+        "a task has failed: {}",
+        one_line(status.message())
+    );
+}
+
+fn with<T>(part: Option<T>, then: impl FnOnce(T) -> Result<(), Over>) -> Result<(), Over> {
     part.map_or(Ok(()), then)
 }
 

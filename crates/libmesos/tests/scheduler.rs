@@ -5,6 +5,7 @@ mod support;
 use bellows_wire::v1::TaskState;
 use bellows_wire::v1::master as operator;
 use bellows_wire::v1::scheduler::{Call, call};
+use bellows_wire::v1::task_status::Reason;
 use support::Program;
 use support::server::{Answer, Server, events};
 
@@ -166,6 +167,8 @@ async fn what_a_callback_throws_is_printed_and_aborts_the_driver() {
     assert_eq!(program.ask("plan statusUpdate throw").await, "");
     master.send(&events::update("T-1", TaskState::TaskRunning, Some(b"uuid-1")));
     program.expect("statusUpdate T-1 TASK_RUNNING uuid=true").await;
+    let reason = "Scheduler.statusUpdate has thrown java.lang.IllegalStateException: the test asked for it";
+    program.expect(&format!("error {reason}")).await;
     program.expect("joined DRIVER_ABORTED").await;
     for command in ["revive", "start", "abort", "join"] {
         assert_eq!(program.ask(command).await, "DRIVER_ABORTED", "{command}");
@@ -173,7 +176,112 @@ async fn what_a_callback_throws_is_printed_and_aborts_the_driver() {
     assert!(master.no_call_waits(), "the update was not acknowledged");
     let (status, errors) = program.end().await;
     assert!(status.success());
-    assert!(errors.iter().any(|line| line.contains("the test asked for it")), "{errors:?}");
+    let aborted = format!("the driver is aborted: {reason}");
+    assert!(errors.iter().any(|line| line.ends_with(&aborted)), "{errors:?}");
+    assert!(errors.iter().any(|line| line.contains("at Probe.statusUpdate")), "its stack, too: {errors:?}");
+}
+
+#[tokio::test]
+async fn an_error_callback_that_throws_ends_the_driver_all_the_same() {
+    let (mut program, master) = registered(true).await;
+    assert_eq!(program.ask("joining").await, "");
+    assert_eq!(program.ask("plan error throw").await, "");
+    master.send(&events::error("Framework has been removed"));
+    program.expect("error Framework has been removed").await;
+    program.expect("joined DRIVER_ABORTED").await;
+    // The framework is gone, or another instance's: nobody is asked to end it.
+    assert_eq!(program.ask("stop false").await, "DRIVER_ABORTED");
+    let (status, errors) = program.end().await;
+    assert!(status.success());
+    let said = |what: &str| errors.iter().any(|line| line.contains(what));
+    assert!(said("the driver is aborted: Framework has been removed"), "{errors:?}");
+    assert!(!said("did not take the framework's end"), "{errors:?}");
+}
+
+#[tokio::test]
+async fn what_became_of_an_accept_whose_answer_was_lost_is_asked() {
+    let (mut program, mut master) = registered(true).await;
+    let reconciled = |state, task| {
+        let mut event = events::update(task, state, None);
+        let status = &mut event.update.as_mut().expect("an update").status;
+        status.reason = Some(Reason::Reconciliation.into());
+        event
+    };
+    for (task, state) in [("T-1", TaskState::TaskLost), ("T-2", TaskState::TaskRunning)] {
+        master.lose_answers();
+        assert_eq!(program.ask(&format!("launch O-1 {task}")).await, "DRIVER_RUNNING");
+        assert_eq!(master.next_call().await.r#type(), call::Type::Accept);
+        program.expect("disconnected").await;
+        assert_eq!(master.next_call().await.r#type(), call::Type::Subscribe);
+        master.answer_calls(http::StatusCode::ACCEPTED);
+        master.send(&events::subscribed("F-1", 15.0));
+        program.expect("reregistered m-1").await;
+        let asked = master.next_call().await.reconcile.expect("a RECONCILE").tasks;
+        assert_eq!(asked.len(), 1, "what has ended is not asked about: {asked:?}");
+        assert_eq!(asked[0].task_id.value, task);
+        assert_eq!(asked[0].agent_id.as_ref().expect("given").value, "S-1");
+        master.send(&reconciled(state, task));
+        let state = state.as_str_name();
+        program.expect(&format!("statusUpdate {task} {state} uuid=false REASON_RECONCILIATION")).await;
+    }
+    // Whoever heard of its end does not hear of it again.
+    master.send(&reconciled(TaskState::TaskLost, "T-1"));
+    master.send(&events::rescind("O-9"));
+    program.expect("offerRescinded O-9").await;
+    // Of a task that is gone, the answer to a KILL names the agent if the KILL does.
+    assert_eq!(program.ask("kill T-1").await, "DRIVER_RUNNING");
+    assert_eq!(master.next_call().await.kill.expect("a KILL").agent_id.expect("given").value, "S-1");
+    leave(program).await;
+}
+
+#[tokio::test]
+async fn tasks_of_an_accept_that_is_refused_end_with_a_reason_and_their_agent() {
+    let (mut program, mut master) = registered(true).await;
+    for (status, message, update) in [
+        (400, "Failed to validate scheduler::Call", "TASK_ERROR uuid=false REASON_TASK_INVALID"),
+        (413, "The body is too long", "TASK_ERROR uuid=false REASON_TASK_INVALID"),
+        (403, "the policy does not let you", "TASK_ERROR uuid=false REASON_TASK_UNAUTHORIZED"),
+        (403, "Framework is not subscribed", "TASK_LOST uuid=false REASON_MASTER_DISCONNECTED"),
+    ] {
+        master.answer_calls_with(http::StatusCode::from_u16(status).expect("a status"), message);
+        assert_eq!(program.ask("launch O-1 T-1").await, "DRIVER_RUNNING");
+        assert_eq!(master.next_call().await.r#type(), call::Type::Accept);
+        program.expect(&format!("statusUpdate T-1 {update}")).await;
+        if update.starts_with("TASK_ERROR") {
+            // The subscription lives, and so do the offers.
+            let declined = master.next_call().await.decline.expect("a DECLINE");
+            assert_eq!(declined.offer_ids[0].value, "O-1");
+        }
+    }
+    assert!(master.no_call_waits());
+    let (_, errors) = program.end().await;
+    let said =
+        |what: &str| errors.iter().any(|line| line.contains("a task has failed") && line.contains(what));
+    assert!(said("403 Forbidden: the policy does not let you"), "{errors:?}");
+}
+
+#[tokio::test]
+async fn a_failed_task_is_logged_once_on_one_line() {
+    let (mut program, mut master) = registered(true).await;
+    assert_eq!(program.ask("launch O-1 T-1").await, "DRIVER_RUNNING");
+    master.next_call().await;
+    let mut failed = events::update("T-1", TaskState::TaskFailed, Some(b"uuid-1"));
+    let message = "Command exited with status 127. Its stderr ends with: sh: 1: /x: not found\nb\x1b[2J";
+    failed.update.as_mut().expect("an update").status.message = Some(message.to_owned());
+    // An agent repeats what was not acknowledged.
+    for _ in 0..2 {
+        master.send(&failed);
+        program.expect("statusUpdate T-1 TASK_FAILED uuid=true").await;
+    }
+    master.send(&events::update("T-2", TaskState::TaskKilled, Some(b"uuid-2")));
+    program.expect("statusUpdate T-2 TASK_KILLED uuid=true").await;
+    let (_, errors) = program.end().await;
+    let lines: Vec<_> = errors.iter().filter(|line| line.contains("a task has failed")).collect();
+    let [line] = lines[..] else { panic!("{errors:?}") };
+    assert!(line.contains(r"status 127. Its stderr ends with: sh: 1: /x: not found\nb\u{1b}[2J"), "{line}");
+    for part in ["task=T-1", "TASK_FAILED", "agent=S-1"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
 }
 
 #[tokio::test]

@@ -2,10 +2,16 @@
 //!
 //! Nothing here waits. A peer that leaves too much unread is cut off, and the kernel is told.
 use crate::{driver::Answer, identity::Identity, operator::observed};
-use bellows_kernel::master::{Action, AgentCommand, Event, LinkId, RequestId, SchedulerEvent, State};
+use bellows_kernel::master::{
+    Action, AgentCommand, Event, LinkId, Observation, RequestId, SchedulerEvent, State,
+};
 use bellows_model::StreamId;
 use bellows_runtime::{Disconnect, outbox::Outbox};
-use bellows_wire::{recordio, v1};
+use bellows_wire::{
+    recordio,
+    text::{clipped, one_line},
+    v1,
+};
 use bytes::Bytes;
 use prost::Message as _;
 use std::{
@@ -13,6 +19,9 @@ use std::{
     sync::Arc,
 };
 use tokio::sync::oneshot;
+
+/// The longest id that a line of the log repeats.
+const MAX_LOGGED_BYTES: usize = 256;
 
 /// One peer's stream: what waits for it, and how to get rid of it.
 #[derive(Debug)]
@@ -92,8 +101,11 @@ impl Effects {
                 Action::CloseStream { stream } => drop(self.streams.remove(&stream)),
                 Action::Tell { link, command } => self.tell_agent(link, command),
                 Action::CloseLink { link } => drop(self.links.remove(&link)),
-                Action::Warn(text) => tracing::warn!("{text}"),
-                Action::Observe(observation) => self.show(|| observed(state, observation)),
+                Action::Warn(text) => tracing::warn!("{}", one_line(&text)),
+                Action::Observe(observation) => {
+                    log(&observation);
+                    self.show(|| observed(state, observation));
+                }
             }
         }
     }
@@ -143,6 +155,20 @@ impl Effects {
             }
             kept
         });
+    }
+}
+
+/// Of the rest every part tells by itself.
+fn log(observation: &Observation) {
+    if let Observation::TaskRefused { framework_id, status } = observation {
+        tracing::warn!(
+            framework = %framework_id,
+            task = one_line(clipped(status.task_id.as_str(), MAX_LOGGED_BYTES)),
+            agent = status.agent_id.as_ref().map(|id| one_line(clipped(id.as_str(), MAX_LOGGED_BYTES))),
+            state = status.state.name(),
+            message = one_line(status.message.as_deref().unwrap_or_default()),
+            "a task was refused"
+        );
     }
 }
 

@@ -293,6 +293,8 @@ pub(crate) fn observed(state: &State, observation: Observation) -> Option<Event>
             });
             Type::TaskUpdated
         }
+        // Mesos' operators hear of launched tasks only.
+        Observation::TaskRefused { .. } | Observation::TaskChanged { .. } => return None,
     };
     event.r#type = Some(kind.into());
     Some(event)

@@ -3,7 +3,9 @@
 mod common;
 
 use bellows_wire::v1::TaskState;
-use common::{Connection, Framework, JSON, agent::Agent, config, framework_info, master, operator, post};
+use common::{
+    Connection, Framework, JSON, agent::Agent, config, framework_info, get, master, operator, post,
+};
 use serde_json::json;
 
 #[tokio::test]
@@ -37,6 +39,68 @@ async fn from_subscription_to_the_end_of_a_task() {
     framework.call(json!({"type": "TEARDOWN"})).await.is(202, "");
     while framework.stream.event().await.is_some() {}
     framework.call(json!({"type": "REVIVE"})).await.is(400, "Framework cannot be found");
+    master.stop().await;
+}
+
+/// What Spark sends for `spark.mesos.executor.secret.*`, and a task that nobody could run beside it.
+#[tokio::test]
+async fn one_task_that_cannot_be_spoils_no_other_of_its_call() {
+    let master = master().await;
+    let address = master.local_addr();
+    let mut agent = Agent::register(address).await;
+    let mut framework = Framework::subscribe(address).await;
+    let offer = framework.offer().await;
+    let task = |id: &str, secret: serde_json::Value| {
+        json!({
+            "name": id, "task_id": {"value": id}, "agent_id": offer["agent_id"],
+            "resources": [{"name": "cpus", "type": "SCALAR", "scalar": {"value": 0.5}}],
+            "command": {"value": "true", "environment": {"variables": [
+                {"name": "PASSWORD", "type": "SECRET", "secret": secret}]}},
+        })
+    };
+    let tasks = [
+        task("named", json!({"type": "REFERENCE", "reference": {"name": "/vault/db"}})),
+        task("given", json!({"type": "VALUE", "value": {"data": "czNjcmV0"}})),
+    ];
+    let group = json!({
+        "executor": {"executor_id": {"value": "e"}, "command": {"value": "true"}},
+        "task_group": {"tasks": [task("grouped", json!(null))]},
+    });
+    let accept = json!({"type": "ACCEPT", "accept": {"offer_ids": [offer["id"]], "operations": [
+        {"type": "OF_TOMORROW"},
+        {"type": "LAUNCH", "launch": {"task_infos": tasks}},
+        {"type": "LAUNCH_GROUP", "launch_group": group},
+    ]}});
+    framework.call(accept).await.is(202, "");
+    let launched = agent.launched().await;
+    assert_eq!(launched.task_id.value, "given");
+    let variables = launched.command.expect("given").environment.expect("given").variables;
+    assert_eq!((variables[0].name.as_str(), variables[0].value()), ("PASSWORD", "s3cret"));
+    for (id, why) in [("named", "secret '/vault/db'"), ("grouped", "LAUNCH_GROUP")] {
+        let update = framework.next("UPDATE").await;
+        let status = &update["update"]["status"];
+        assert_eq!((&status["task_id"]["value"], &status["state"]), (&json!(id), &json!("TASK_ERROR")));
+        assert_eq!(status["agent_id"], offer["agent_id"]);
+        assert!(status["message"].as_str().is_some_and(|message| message.contains(why)), "{status}");
+    }
+    framework.call(json!({"type": "ACCEPT", "accept": {"offer_ids": [{"value": "../x"}], "operations": [
+        {"type": "LAUNCH", "launch": {"task_infos": [task("late", json!({"type": "VALUE", "value": {"data": "eA=="}}))]}},
+    ]}})).await.is(202, "");
+    let update = framework.next("UPDATE").await;
+    assert_eq!(update["update"]["status"]["reason"], "REASON_INVALID_OFFERS");
+
+    let tasks = get(address, "/tasks").await.json();
+    let listed = |id: &str| tasks["tasks"].as_array().unwrap().iter().find(|task| task["id"] == id).cloned();
+    for id in ["named", "grouped", "late"] {
+        let task = listed(id).unwrap_or_else(|| panic!("{id}: {tasks}"));
+        assert!(task["statuses"].as_array().is_some_and(|statuses| statuses.len() == 1), "{task}");
+    }
+    let state = get(address, "/state").await;
+    assert_eq!(state.json()["frameworks"][0]["completed_tasks"].as_array().map(Vec::len), Some(3));
+    let operator = operator(address, json!({"type": "GET_TASKS"})).await;
+    for text in [state.text(), tasks.to_string().as_str(), operator.text()] {
+        assert!(text.contains("given") && !text.contains("s3cret") && !text.contains("czNjcmV0"));
+    }
     master.stop().await;
 }
 

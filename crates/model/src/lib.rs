@@ -16,7 +16,7 @@ pub use framework::{Capability, DEFAULT_ROLE, FrameworkInfo, Label, RoleError, v
 pub use ids::{
     AgentId, ContainerId, ExecutorId, FrameworkId, IdError, OfferId, StatusUuid, StreamId, TaskId,
 };
-pub use offer::{Filters, Offer, Operation};
+pub use offer::{Filters, InvalidTask, Offer, Operation};
 pub use resources::{MILLI, Resource, ResourceError, Resources, Scalar, Value};
 pub use task::{
     CommandInfo, ContainerStatus, EnvironmentVariable, ExecutorInfo, Reason, Source, TaskInfo, TaskState,

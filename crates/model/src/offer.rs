@@ -31,6 +31,17 @@ impl Default for Filters {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Operation {
     Launch(Vec<TaskInfo>),
+    /// Tasks that cannot be launched as they were given: each is refused by itself, the others of the call are not.
+    Invalid(Vec<InvalidTask>),
     /// An operation that this master does not carry out, by its Mesos name.
     Unsupported(String),
+}
+
+/// A task that cannot be what its framework asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InvalidTask {
+    /// Its name and ids as they were given, unchecked, and nothing else.
+    pub task: TaskInfo,
+    /// What is wrong with it, for the framework.
+    pub reason: String,
 }

@@ -7,7 +7,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -165,17 +165,31 @@ impl Application {
     }
 
     pub async fn finish(&mut self, limit: Duration) -> Result<()> {
-        let child = &mut self.child;
-        let mut poll = || child.try_wait();
-        let status = eventually("the application to end", limit, || {
-            let polled = poll();
-            async move { polled?.ok_or_else(|| anyhow!("still running")) }
-        })
-        .await?;
+        let status = self.end(limit).await?;
         if !status.success() {
             bail!("the application ended with {status}:\n{}", self.output());
         }
         Ok(())
+    }
+
+    /// Waits until it ends by itself, and not well; gives what it printed.
+    pub async fn fail(&mut self, limit: Duration) -> Result<String> {
+        let status = self.end(limit).await?;
+        if status.success() {
+            bail!("the application ended well:\n{}", self.output());
+        }
+        Ok(self.output())
+    }
+
+    async fn end(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let child = &mut self.child;
+        let mut poll = || child.try_wait();
+        let ended = eventually("the application to end", limit, || {
+            let polled = poll();
+            async move { polled?.ok_or_else(|| anyhow!("still running")) }
+        });
+        let ended = ended.await;
+        ended.with_context(|| self.output())
     }
 
     /// What driver and `spark-submit` printed.

@@ -12,7 +12,7 @@ mod status;
 mod task;
 
 pub use agent::{agent_from_wire, agent_to_wire};
-pub use offer::{offer_to_wire, operation_type_name};
+pub use offer::{offer_ids_from_wire, offer_to_wire, operation_type_name, operations_from_wire};
 pub use resources::{ResourceFormat, resources_from_wire, resources_to_wire};
 pub use status::uuid_from_wire;
 pub use task::{executor_to_wire, task_to_wire};

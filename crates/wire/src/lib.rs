@@ -8,6 +8,7 @@ pub mod json;
 pub mod media;
 pub mod recordio;
 mod schema;
+pub mod text;
 pub mod v0;
 
 mod protocol {

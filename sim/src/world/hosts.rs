@@ -137,7 +137,7 @@ impl World {
         if known.is_none() {
             *known = Some(exit);
             let epoch = self.machines[number].epoch;
-            let event = agent::Event::Exited { container_id, exit };
+            let event = agent::Event::Exited { container_id, exit, stderr: "no such file".into() };
             self.after(1, 20, Happening::Agent(number, epoch, Box::new(event)));
         }
     }

@@ -1,14 +1,25 @@
 //! Sandboxes and processes: what becomes of one container from the fetch to the end.
 use super::Containment;
 use crate::{driver::Handle, environment::Place};
-use bellows_containment::{LaunchSpec, Owner, Run};
-use bellows_kernel::agent::{Event, Job};
+use bellows_containment::{FileRoot, FilesError, LaunchSpec, Owner, Run};
+use bellows_kernel::agent::{Event, Exit, Job};
 use bellows_model::{ContainerId, ExecutorId};
+use bellows_wire::text::last_lines;
 use futures::FutureExt as _;
 use rustix::fs::OFlags;
 use std::{
-    fs::File, io, os::unix::fs::OpenOptionsExt, panic::AssertUnwindSafe, path::Path, sync::Arc, time::SystemTime,
+    fs::File,
+    io,
+    os::unix::fs::OpenOptionsExt,
+    panic::AssertUnwindSafe,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
+
+/// What the message about a task that failed repeats of its stderr at most.
+const MAX_STDERR_BYTES: usize = 1_024;
+const STDERR_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Containment {
     /// Reports to `driver` how it went; when that is gone, nobody needs to know.
@@ -89,6 +100,24 @@ impl Containment {
         Some(user).filter(|user| !user.is_empty() && *user != agent)
     }
 
+    /// A disk that does not answer does not hold the end of a task up for long.
+    pub(super) async fn failed(self: Arc<Self>, job: Job, exit: Exit, driver: Handle) {
+        let container_id = job.container_id.clone();
+        let read = blocking(move || {
+            let sandbox = self.sandboxes.path(&run_of(&job)).map_err(text)?;
+            end_of(&sandbox, "stderr").map_err(text)
+        });
+        let stderr = match tokio::time::timeout(STDERR_PATIENCE, read).await {
+            Ok(Ok(stderr)) => stderr,
+            Ok(Err(error)) => {
+                tracing::debug!(container = %container_id, error, "a task's stderr cannot be read");
+                String::new()
+            }
+            Err(_) => String::new(),
+        };
+        let _ = driver.tell(Event::Exited { container_id, exit, stderr }).await;
+    }
+
     pub(super) fn forget(&self, container_id: ContainerId) {
         let containerizer = self.containerizer.clone();
         tokio::spawn(async move {
@@ -110,6 +139,15 @@ impl Containment {
             }
         });
     }
+}
+
+/// The last lines of a file that a task wrote, which may have put anything in its place.
+fn end_of(sandbox: &Path, name: &str) -> Result<String, FilesError> {
+    let files = FileRoot::open(sandbox)?;
+    let size = files.size(name)?;
+    let begin = size.saturating_sub(MAX_STDERR_BYTES as u64);
+    let bytes = files.read(name, begin, MAX_STDERR_BYTES)?;
+    Ok(last_lines(&bytes, begin > 0, MAX_STDERR_BYTES))
 }
 
 /// A command task's executor bears the task's id.

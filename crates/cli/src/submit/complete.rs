@@ -10,9 +10,15 @@ use bellows_election::MasterAddress;
 
 use crate::error::Error;
 
+/// Where `bellows submit` looks for the cluster, and where it does unless these say otherwise.
+const MASTER_VARIABLE: &str = "BELLOWS_MASTER";
+const SHUFFLE_PORT_VARIABLE: &str = "BELLOWS_SHUFFLE_PORT";
+const DEFAULT_MASTER: &str = "127.0.0.1:5050";
+
 /// Options that stand for a setting (`SparkSubmitArguments` of Spark 3.5).
 const OPTIONS: &[(&str, &str)] = &[
     ("--master", "spark.master"),
+    ("--remote", "spark.remote"),
     ("--name", "spark.app.name"),
     ("--deploy-mode", "spark.submit.deployMode"),
     ("--driver-memory", "spark.driver.memory"),
@@ -53,21 +59,34 @@ pub struct Cluster {
 impl Cluster {
     /// `BELLOWS_MASTER` and `BELLOWS_SHUFFLE_PORT`, else the embedded cluster's defaults.
     pub fn from_environment() -> Result<Self, Error> {
-        let master = std::env::var("BELLOWS_MASTER").unwrap_or_else(|_| "127.0.0.1:5050".to_owned());
+        let master = std::env::var(MASTER_VARIABLE).unwrap_or_else(|_| DEFAULT_MASTER.to_owned());
         if let Err(error) = MasterAddress::parse(&master) {
             return Err(Error::usage(
-                format!("BELLOWS_MASTER: {error}"),
+                format!("{MASTER_VARIABLE}: {error}"),
                 "host:port, or zk://host:port,…/path",
             ));
         }
-        let shuffle_port = match std::env::var("BELLOWS_SHUFFLE_PORT") {
+        let shuffle_port = match std::env::var(SHUFFLE_PORT_VARIABLE) {
             Ok(port) => port.parse().map_err(|_| {
-                Error::usage(format!("BELLOWS_SHUFFLE_PORT is {port:?}"), "a port from 1 to 65535")
+                Error::usage(format!("{SHUFFLE_PORT_VARIABLE} is {port:?}"), "a port from 1 to 65535")
             })?,
             Err(_) => DEFAULT_SHUFFLE_PORT,
         };
         let master = master.strip_prefix("mesos://").unwrap_or(&master).to_owned();
         Ok(Self { master, shuffle_port, name_shuffle_port: false })
+    }
+
+    /// `bellows submit` to this cluster, as one types it: with the variables that it needs to find it.
+    pub fn submit_command(&self) -> String {
+        let mut words = Vec::new();
+        if self.master != DEFAULT_MASTER {
+            words.push(format!("{MASTER_VARIABLE}={}", self.master));
+        }
+        if self.shuffle_port != DEFAULT_SHUFFLE_PORT {
+            words.push(format!("{SHUFFLE_PORT_VARIABLE}={}", self.shuffle_port));
+        }
+        words.push("bellows submit".to_owned());
+        words.join(" ")
     }
 
     /// Its master is on this machine's loopback, so its agents are, too.
@@ -78,13 +97,15 @@ impl Cluster {
 }
 
 /// What to put before the user's words.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Filled {
     pub arguments: Vec<String>,
     /// The application will run on a Mesos master, so it needs `libmesos.so`.
     pub on_mesos: bool,
     /// That master is on this machine's loopback, where the driver must be too.
     pub on_loopback: bool,
+    /// What the user has set and executors do not heed, for their agents give them directories.
+    pub overridden: Vec<&'static str>,
 }
 
 /// Reads options up to the application's file, as spark-submit does.
@@ -137,13 +158,16 @@ pub fn parse_properties(text: &str) -> BTreeMap<String, String> {
 /// The user's words win over the properties file, and both over what is filled in.
 pub fn complete(given: &Given, properties: &BTreeMap<String, String>, cluster: &Cluster) -> Filled {
     let user = |key: &str| given.settings.get(key).or_else(|| properties.get(key)).map(String::as_str);
+    // Drivers that run elsewhere: on a Spark Connect server, or where a dispatcher starts them, which is no master.
+    let elsewhere = user("spark.remote").is_some()
+        || user("spark.submit.deployMode").is_some_and(|mode| mode.trim().eq_ignore_ascii_case("cluster"));
     let address = match user("spark.master") {
-        _ if given.other_errand => None,
+        _ if given.other_errand || elsewhere => None,
         Some(master) => master.strip_prefix("mesos://").map(str::to_owned),
         None => Some(cluster.master.clone()),
     };
     let Some(address) = address else {
-        return Filled { arguments: Vec::new(), on_mesos: false, on_loopback: false };
+        return Filled::default();
     };
     let cluster = &Cluster { master: address, ..cluster.clone() };
     let mut arguments = Vec::new();
@@ -154,7 +178,9 @@ pub fn complete(given: &Given, properties: &BTreeMap<String, String>, cluster: &
         arguments.extend(["--conf".to_owned(), format!("{key}={value}")]);
     }
     let on_loopback = user("spark.driver.host").is_none() && cluster.is_one_machine();
-    Filled { arguments, on_mesos: true, on_loopback }
+    let overridden = ["spark.executorEnv.SPARK_LOCAL_DIRS", "spark.local.dir"];
+    let overridden = overridden.into_iter().filter(|key| user(key).is_some()).collect();
+    Filled { arguments, on_mesos: true, on_loopback, overridden }
 }
 
 /// The settings that make an application elastic, without those that `user` answers for.
@@ -272,15 +298,37 @@ mod tests {
 
     #[test]
     fn other_masters_and_errands_are_left_alone() {
-        for line in
-            ["--master local[2] app.py", "--master spark://h:7077 app.py", "--version", "--kill driver-1"]
-        {
-            assert_eq!(
-                filled_with(line, "", &cluster()),
-                Filled { arguments: Vec::new(), on_mesos: false, on_loopback: false },
-                "{line}"
-            );
+        for line in [
+            "--master local[2] app.py",
+            "--master spark://h:7077 app.py",
+            "--version",
+            "--kill driver-1",
+            "--remote sc://h:15002 app.py",
+            "--conf spark.remote=local app.py",
+            "--deploy-mode cluster --master mesos://h:7077 app.jar",
+            "--deploy-mode=cluster app.jar",
+            "--conf spark.submit.deployMode=cluster app.jar",
+        ] {
+            assert_eq!(filled_with(line, "", &cluster()), Filled::default(), "{line}");
         }
+        assert!(filled("--deploy-mode client app.py").contains("--master"));
+    }
+
+    #[test]
+    fn the_command_that_is_advised_reaches_the_cluster() {
+        assert_eq!(cluster().submit_command(), "bellows submit");
+        let other = Cluster { master: "127.0.0.1:6060".to_owned(), shuffle_port: 7447, ..cluster() };
+        let expected = "BELLOWS_MASTER=127.0.0.1:6060 BELLOWS_SHUFFLE_PORT=7447 bellows submit";
+        assert_eq!(other.submit_command(), expected);
+    }
+
+    #[test]
+    fn what_executors_do_not_heed_is_known() {
+        let overridden = |line| filled_with(line, "", &cluster()).overridden;
+        assert_eq!(overridden("app.py"), [""; 0]);
+        assert_eq!(overridden("--conf spark.local.dir=/fast app.py"), ["spark.local.dir"]);
+        let line = "--conf spark.executorEnv.SPARK_LOCAL_DIRS=/fast app.py";
+        assert_eq!(overridden(line), ["spark.executorEnv.SPARK_LOCAL_DIRS"]);
     }
 
     #[test]

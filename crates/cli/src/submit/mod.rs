@@ -34,6 +34,13 @@ pub fn run(args: SubmitArgs) -> Result<(), Error> {
         if env::var_os("MESOS_NATIVE_LIBRARY").is_none() {
             command.env(LIBRARY, spark::find_libmesos()?);
         }
+        let variable = env::var_os("SPARK_LOCAL_DIRS").map(|_| "SPARK_LOCAL_DIRS");
+        for name in filled.overridden.iter().copied().chain(variable) {
+            eprintln!(
+                "bellows: {name} holds for the driver alone: executors keep their files in the --shuffle-dirs of \
+                 their agents"
+            );
+        }
         if filled.on_loopback && env::var_os("SPARK_LOCAL_IP").is_none() {
             command.env("SPARK_LOCAL_IP", "127.0.0.1");
         }

@@ -72,8 +72,10 @@ struct Shared {
     /// The open subscription and its stream id.
     stream: Mutex<Option<(String, mpsc::UnboundedSender<Bytes>)>>,
     subscriptions: Mutex<u32>,
-    /// What is answered to calls other than SUBSCRIBE.
-    call_status: Mutex<StatusCode>,
+    /// What is answered to calls other than SUBSCRIBE; `None`: the connection is cut instead.
+    call_answer: Mutex<Option<(StatusCode, &'static str)>>,
+    /// How many subscriptions replaced one that was still open.
+    replaced: Mutex<u32>,
 }
 
 impl<C: Call> Server<C> {
@@ -93,7 +95,8 @@ impl<C: Call> Server<C> {
             answer: Mutex::new(Answer::Stream),
             stream: Mutex::new(None),
             subscriptions: Mutex::new(0),
-            call_status: Mutex::new(StatusCode::ACCEPTED),
+            call_answer: Mutex::new(Some((StatusCode::ACCEPTED, ""))),
+            replaced: Mutex::new(0),
         });
         let accepting = tokio::spawn(accept::<C>(listener, Arc::clone(&shared), sender));
         Self { address, calls, shared, accepting, call: PhantomData }
@@ -104,7 +107,20 @@ impl<C: Call> Server<C> {
     }
 
     pub fn answer_calls(&self, status: StatusCode) {
-        *self.shared.call_status.lock().expect("not poisoned") = status;
+        self.answer_calls_with(status, "");
+    }
+
+    pub fn answer_calls_with(&self, status: StatusCode, message: &'static str) {
+        *self.shared.call_answer.lock().expect("not poisoned") = Some((status, message));
+    }
+
+    /// Calls arrive, and their connection is cut before they are answered.
+    pub fn lose_answers(&self) {
+        *self.shared.call_answer.lock().expect("not poisoned") = None;
+    }
+
+    pub fn replaced(&self) -> u32 {
+        *self.shared.replaced.lock().expect("not poisoned")
     }
 
     /// The next call, in the order of arrival.
@@ -166,20 +182,21 @@ async fn serve<C: Call>(
     request: Request<Incoming>,
     shared: Arc<Shared>,
     calls: mpsc::UnboundedSender<C>,
-) -> Result<Response<Body>, hyper::Error> {
+) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
     assert_eq!(request.method(), Method::POST);
     assert_eq!(request.headers()["content-type"], "application/x-protobuf");
     let stream_id = request.headers().get("mesos-stream-id").map(|id| id.to_str().expect("text").to_owned());
     let body = request.into_body().collect().await?.to_bytes();
     let call = C::decode(body).expect("a call");
     if !call.is_subscribe() {
-        let status = *shared.call_status.lock().expect("not poisoned");
+        let answer = *shared.call_answer.lock().expect("not poisoned");
         let current = shared.stream.lock().expect("not poisoned").as_ref().map(|(id, _)| id.clone());
         if C::HAS_STREAM_ID && stream_id != current {
             return Ok(text(StatusCode::BAD_REQUEST, "the stream ID didn't match"));
         }
         calls.send(call).expect("the test listens");
-        return Ok(text(status, ""));
+        let (status, message) = answer.ok_or("the test cuts the connection")?;
+        return Ok(text(status, message));
     }
     assert_eq!(stream_id, None, "a SUBSCRIBE has no stream id");
     let answer = shared.answer.lock().expect("not poisoned").clone();
@@ -202,7 +219,10 @@ async fn serve<C: Call>(
     };
     let id = format!("stream-{number}");
     let (sender, mut receiver) = mpsc::unbounded_channel::<Bytes>();
-    *shared.stream.lock().expect("not poisoned") = Some((id.clone(), sender));
+    let before = shared.stream.lock().expect("not poisoned").replace((id.clone(), sender));
+    if before.is_some_and(|(_, sender)| !sender.is_closed()) {
+        *shared.replaced.lock().expect("not poisoned") += 1;
+    }
     calls.send(call).expect("the test listens");
     let stream = futures::stream::poll_fn(move |context| {
         receiver.poll_recv(context).map(|bytes| bytes.map(|bytes| Ok::<_, Infallible>(Frame::data(bytes))))

@@ -127,7 +127,7 @@ impl Step<'_> {
             self.report_running(&key);
         }
         match (early_exit, kill) {
-            (Some(exit), _) => self.ended(&key, exit),
+            (Some((exit, stderr)), _) => self.ended(&key, exit, &stderr),
             (None, Some(grace)) => {
                 self.actions.push(Action::Kill { container_id: container_id.clone(), grace });
             }
@@ -165,21 +165,21 @@ impl Step<'_> {
         self.conclude(key, TaskState::Killed, Source::Agent, reason, Some(message));
     }
 
-    pub(super) fn exited(&mut self, container_id: &ContainerId, exit: Exit) {
+    pub(super) fn exited(&mut self, container_id: &ContainerId, exit: Exit, stderr: String) {
         let Some(key) = self.key_of(container_id) else {
             // Nobody's container, killed when it was found.
             return self.actions.push(Action::Forget { container_id: container_id.clone() });
         };
         let Some(task) = self.task(&key) else { return };
         match task.phase {
-            Phase::Launching => task.early_exit = Some(exit),
-            Phase::Running { .. } => self.ended(&key, exit),
+            Phase::Launching => task.early_exit = Some((exit, stderr)),
+            Phase::Running { .. } => self.ended(&key, exit, &stderr),
             Phase::Storing | Phase::AwaitingRemoval | Phase::Fetching | Phase::Ended => {}
         }
     }
 
     /// Its last process is gone.
-    pub(super) fn ended(&mut self, key: &Key, exit: Exit) {
+    pub(super) fn ended(&mut self, key: &Key, exit: Exit, stderr: &str) {
         let Some(task) = self.task(key) else { return };
         let killed = task.kill.is_some();
         self.state.counters.executors_terminated += 1;
@@ -195,7 +195,12 @@ impl Step<'_> {
             Exit::Exited(_) | Exit::Signaled(_) => (TaskState::Failed, Source::Executor, None),
             Exit::Lost => (TaskState::Failed, Source::Agent, Some(Reason::ExecutorTerminated)),
         };
-        self.conclude(key, state, source, reason, Some(exit_message(exit)));
+        let mut message = exit_message(exit);
+        if state == TaskState::Failed && !stderr.is_empty() {
+            message.push_str(". Its stderr ends with: ");
+            message.push_str(stderr);
+        }
+        self.conclude(key, state, source, reason, Some(message));
     }
 
     /// The end of a task in whatever phase; nothing of it runs.

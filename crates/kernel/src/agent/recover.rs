@@ -129,13 +129,13 @@ impl Step<'_> {
                     (stored.killed || ending).then_some(grace),
                 );
             }
-            Some(RecoveredContainer::Ended(exit)) if !over => self.ended(&key, exit),
+            Some(RecoveredContainer::Ended(exit)) if !over => self.ended(&key, exit, ""),
             _ if ending => {
                 self.forget_task(&key);
             }
             _ if over => self.forget_container(&key),
             _ if stored.killed => self.killed_early(&key),
-            _ if ran => self.ended(&key, Exit::Lost),
+            _ if ran => self.ended(&key, Exit::Lost, ""),
             _ => self.never_started(&key),
         }
     }

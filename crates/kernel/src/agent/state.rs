@@ -1,5 +1,5 @@
 //! Everything that an agent knows. Read by the HTTP API; changed by `step` alone.
-use super::{Exit, LinkId};
+use super::{Exit, Job, LinkId};
 use crate::Time;
 use bellows_model::{
     AgentId, AgentInfo, ContainerId, FrameworkId, FrameworkInfo, Resources, TaskId, TaskInfo, TaskState,
@@ -111,7 +111,7 @@ pub struct Task {
     /// Of the oldest that is not acknowledged.
     pub in_flight: Option<InFlight>,
     /// Came before the news of its start.
-    pub(super) early_exit: Option<Exit>,
+    pub(super) early_exit: Option<(Exit, String)>,
     /// The containment remembers it, as long as its end is not durable here.
     pub(super) contained: bool,
 }
@@ -181,6 +181,19 @@ pub(super) enum Waiting {
 }
 
 impl State {
+    /// The run in a container that nobody has asked to end; `None` also where nothing is known of it.
+    pub fn unkilled_job(&self, container_id: &ContainerId) -> Option<Job> {
+        let (framework_id, task_id) = self.containers.get(container_id)?;
+        let framework = self.frameworks.get(framework_id).filter(|framework| !framework.ending)?;
+        let task = framework.tasks.get(task_id).filter(|task| task.kill.is_none())?;
+        Some(Job {
+            framework: Arc::clone(&framework.info),
+            framework_id: framework_id.clone(),
+            task: Arc::clone(&task.info),
+            container_id: container_id.clone(),
+        })
+    }
+
     /// An agent that nothing is known of yet.
     pub fn new(config: Config, now: Time) -> Self {
         Self {

@@ -47,7 +47,7 @@ impl Step<'_> {
             Event::FetchFailed { container_id, message } => self.fetch_failed(&container_id, message),
             Event::Launched { container_id, pid } => self.launched(&container_id, pid),
             Event::LaunchFailed { container_id, message } => self.launch_failed(&container_id, message),
-            Event::Exited { container_id, exit } => self.exited(&container_id, exit),
+            Event::Exited { container_id, exit, stderr } => self.exited(&container_id, exit, stderr),
             Event::ShuffleFound { frameworks } => self.shuffle_found(frameworks),
             Event::ShuffleRemoved { framework_id } => self.shuffle_removed(&framework_id),
             Event::ShuffleRemovalFailed { framework_id } => self.shuffle_removal_failed(&framework_id),

@@ -1,8 +1,8 @@
 //! ACCEPT: which tasks the offered resources may be used for, and what happens to the rest.
-use super::{AgentCommand, SchedulerEvent, Step, Task, tasks::Origin, work::EndOfOffer};
+use super::{AgentCommand, Observation, SchedulerEvent, Step, Task, tasks::Origin, work::EndOfOffer};
 use bellows_model::{
-    AgentId, CommandInfo, ExecutorInfo, Filters, FrameworkId, OfferId, Operation, Reason, Resources,
-    TaskInfo, TaskState,
+    AgentId, CommandInfo, ExecutorInfo, Filters, FrameworkId, InvalidTask, OfferId, Operation, Reason,
+    Resources, TaskInfo, TaskState,
 };
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -11,6 +11,9 @@ const PLAIN_CONTAINER: &str = "MESOS";
 
 /// What is in use on one agent consists of at most so many scalars, ranges and items: all arithmetic walks along them.
 const MAX_PARTS: usize = 20_000;
+/// The longest text that is kept of a task that was refused.
+const MAX_KEPT_BYTES: usize = 1_024;
+const MAX_KEPT_RESOURCES: usize = 16;
 
 impl Step<'_> {
     pub(super) fn accept(
@@ -30,8 +33,15 @@ impl Step<'_> {
         offers.iter().for_each(|offer| left.add(&offer.resources));
         let mut launched = false;
         for operation in operations {
-            // Others are not carried out here; what they would have used stays free.
-            let Operation::Launch(tasks) = operation else { continue };
+            let tasks = match operation {
+                Operation::Launch(tasks) => tasks,
+                Operation::Invalid(tasks) => {
+                    self.refuse_invalid(framework_id, &offer.agent_id, &offer.role, tasks);
+                    continue;
+                }
+                // Not carried out here; what it would have used stays free.
+                Operation::Unsupported(_) => continue,
+            };
             for task in tasks {
                 match self.validate_task(framework_id, &task, &offer.agent_id, &left) {
                     Ok(rest) => {
@@ -40,7 +50,8 @@ impl Step<'_> {
                         self.launch(framework_id, offer.role.clone(), task);
                     }
                     Err(error) => {
-                        self.refuse_task(framework_id, &task, TaskState::Error, Reason::TaskInvalid, &error);
+                        let refusal = (TaskState::Error, Reason::TaskInvalid, error.as_str());
+                        self.refuse_task(framework_id, &offer.role, task, refusal);
                     }
                 }
             }
@@ -72,29 +83,80 @@ impl Step<'_> {
         operations: Vec<Operation>,
         error: &str,
     ) {
+        // Of an offer that is gone nothing is known; the framework's own word is as good.
+        let known = offer_ids.iter().find_map(|id| self.state.offers.get(id));
+        let known = known.map(|offer| (offer.agent_id.clone(), offer.role.clone()));
+        let framework = &self.state.frameworks[framework_id].info;
+        let (agent_id, role) = known
+            .unwrap_or_else(|| (AgentId::from(""), framework.roles.first().cloned().unwrap_or_default()));
         let refusal = Some(self.state.config.min_refusal);
         self.end_own_offers(framework_id, offer_ids, EndOfOffer::Discard(refusal));
         let state = self.for_partition_aware(framework_id, TaskState::Dropped);
         let message = format!("Task launched with invalid offers: {error}");
         for operation in operations {
-            let Operation::Launch(tasks) = operation else { continue };
-            for task in tasks {
-                self.refuse_task(framework_id, &task, state, Reason::InvalidOffers, &message);
+            match operation {
+                Operation::Launch(tasks) => {
+                    for task in tasks {
+                        let refusal = (state, Reason::InvalidOffers, message.as_str());
+                        self.refuse_task(framework_id, &role, task, refusal);
+                    }
+                }
+                Operation::Invalid(tasks) => self.refuse_invalid(framework_id, &agent_id, &role, tasks),
+                Operation::Unsupported(_) => {}
             }
         }
     }
 
+    /// Refuses tasks that could not be read, in the name of the agent whose resources they were to have.
+    fn refuse_invalid(
+        &mut self,
+        framework_id: &FrameworkId,
+        agent_id: &AgentId,
+        role: &str,
+        tasks: Vec<InvalidTask>,
+    ) {
+        for InvalidTask { mut task, reason } in tasks {
+            if task.agent_id.validate().is_err() {
+                task.agent_id = agent_id.clone();
+            }
+            let refusal = (TaskState::Error, Reason::TaskInvalid, reason.as_str());
+            self.refuse_task(framework_id, role, task, refusal);
+        }
+    }
+
+    /// Tells the framework that a task will not be launched, and lists it among those that ended.
     fn refuse_task(
         &mut self,
         framework_id: &FrameworkId,
-        task: &TaskInfo,
-        state: TaskState,
-        reason: Reason,
-        message: &str,
+        role: &str,
+        task: TaskInfo,
+        (state, reason, message): (TaskState, Reason, &str),
     ) {
         *self.state.counters.tasks_ended.entry(state).or_default() += 1;
-        let status = self.status(&task.task_id, Some(&task.agent_id), state, reason, message);
-        self.send(framework_id, SchedulerEvent::Update(status));
+        let agent_id = Some(&task.agent_id).filter(|id| !id.as_str().is_empty());
+        let status = self.status(&task.task_id, agent_id, state, reason, clipped(message));
+        self.send(framework_id, SchedulerEvent::Update(status.clone()));
+        self.observe(Observation::TaskRefused { framework_id: framework_id.clone(), status: status.clone() });
+        let kept = |id: &str| id.len() <= MAX_KEPT_BYTES;
+        // Nothing has looked at it: what is kept of it must not grow with what it was sent as.
+        if kept(task.task_id.as_str()) && kept(task.agent_id.as_str()) {
+            let info = TaskInfo {
+                name: clipped(&task.name).to_owned(),
+                resources: if task.resources.iter().count() <= MAX_KEPT_RESOURCES {
+                    task.resources
+                } else {
+                    Resources::new()
+                },
+                command: None,
+                executor: None,
+                data: None,
+                labels: Vec::new(),
+                ..task
+            };
+            let (framework_id, role) = (framework_id.clone(), role.to_owned());
+            let task = Task { info: Arc::new(info), framework_id, role, state, statuses: vec![status] };
+            self.keep_completed(task);
+        }
     }
 
     fn validate_offers(&self, framework_id: &FrameworkId, offer_ids: &[OfferId]) -> Result<(), String> {
@@ -247,4 +309,12 @@ fn validate_command(command: &CommandInfo) -> Result<(), String> {
         Some(_) => Err("URI of the command is empty".into()),
         None => Ok(()),
     }
+}
+
+fn clipped(text: &str) -> &str {
+    let mut end = MAX_KEPT_BYTES.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }

@@ -137,6 +137,22 @@ pub enum Observation {
     FrameworkAdded(FrameworkId),
     FrameworkUpdated(FrameworkId),
     FrameworkRemoved(FrameworkId),
-    TaskAdded { framework_id: FrameworkId, task_id: TaskId },
-    TaskUpdated { framework_id: FrameworkId, status: TaskStatus },
+    TaskAdded {
+        framework_id: FrameworkId,
+        task_id: TaskId,
+    },
+    /// Its agent knows a newer state, of which the update is still to come. Operators hear of the update.
+    TaskChanged {
+        framework_id: FrameworkId,
+        task_id: TaskId,
+    },
+    TaskUpdated {
+        framework_id: FrameworkId,
+        status: TaskStatus,
+    },
+    /// It was never launched, and is among the framework's completed tasks.
+    TaskRefused {
+        framework_id: FrameworkId,
+        status: TaskStatus,
+    },
 }

@@ -60,8 +60,10 @@ impl StateCopy {
             Observation::AgentRemoved(id) => drop(self.copied.agents.remove(id)),
             Observation::FrameworkAdded(id) | Observation::FrameworkUpdated(id) => self.framework(state, id),
             Observation::FrameworkRemoved(id) => self.framework_removed(state, id),
-            Observation::TaskAdded { framework_id, task_id } => self.task(state, framework_id, task_id),
-            Observation::TaskUpdated { framework_id, status } => {
+            Observation::TaskAdded { framework_id, task_id }
+            | Observation::TaskChanged { framework_id, task_id } => self.task(state, framework_id, task_id),
+            Observation::TaskUpdated { framework_id, status }
+            | Observation::TaskRefused { framework_id, status } => {
                 self.task(state, framework_id, &status.task_id);
             }
         }

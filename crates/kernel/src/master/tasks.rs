@@ -174,6 +174,8 @@ impl Step<'_> {
             *self.state.counters.tasks_ended.entry(state).or_default() += 1;
             self.agent_mut(&agent_id).killed.remove(&(framework_id.clone(), task_id.clone()));
         }
+        let (framework_id, task_id) = (framework_id.clone(), task_id.clone());
+        self.observe(Observation::TaskChanged { framework_id, task_id });
     }
 
     /// Ends a task of which nothing more will be heard, and tells the framework; if an end is known and not yet
@@ -196,18 +198,23 @@ impl Step<'_> {
 
     /// Moves a task that ended to the completed ones.
     pub(super) fn complete_task(&mut self, framework_id: &FrameworkId, task_id: &TaskId) {
-        let limit = self.state.config.max_completed_tasks_per_framework;
-        let framework = self.framework_mut(framework_id);
-        let Some(task) = framework.tasks.remove(task_id) else { return };
+        let Some(task) = self.framework_mut(framework_id).tasks.remove(task_id) else { return };
         let agent_id = task.info.agent_id.clone();
-        framework.completed_tasks.push_back(task);
-        while framework.completed_tasks.len() > limit {
-            framework.completed_tasks.pop_front();
-        }
+        self.keep_completed(task);
         if let Some(agent) = self.state.agents.get_mut(&agent_id) {
             let key = (framework_id.clone(), task_id.clone());
             agent.tasks.remove(&key);
             agent.killed.remove(&key);
+        }
+    }
+
+    /// Remembers a task that ended, or never began, for who looks at its framework.
+    pub(super) fn keep_completed(&mut self, task: Task) {
+        let limit = self.state.config.max_completed_tasks_per_framework;
+        let completed = &mut self.framework_mut(&task.framework_id.clone()).completed_tasks;
+        completed.push_back(task);
+        while completed.len() > limit {
+            completed.pop_front();
         }
     }
 

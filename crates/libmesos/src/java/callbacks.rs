@@ -9,8 +9,8 @@ use jni::strings::JNIString;
 use jni::{Env, JValue, JValueOwned, jni_sig, jni_str};
 
 use super::NativeError;
-use super::messages::{JavaMessage, Messages};
-use crate::driver::CallbackFailed;
+use super::messages::{JavaMessage, Messages, string_from_java};
+use crate::driver::Over;
 
 /// Enough for the arguments of any callback; elements of lists are released one by one.
 const LOCAL_REFERENCES: usize = 32;
@@ -47,24 +47,41 @@ impl Callbacks {
         env: &mut Env<'_>,
         (field, interface): (&str, &str),
         method: Method,
-    ) -> Result<(), CallbackFailed> {
+    ) -> Result<(), Over> {
+        let name = method.0;
         // Every local reference is released afterwards.
         let result = env.with_local_frame(LOCAL_REFERENCES, |env| {
             // The program may have forgotten its driver: then nobody is there to hear.
             let driver = self.driver.upgrade_local(env)?.ok_or(NativeError::NoDriver)?;
-            let class = format!("Lorg/apache/mesos/{interface};");
-            let class = RuntimeFieldSignature::from_str(class)?;
-            let object = env.get_field(&driver, JNIString::from(field), class.field_signature())?.l()?;
+            let object = object_of(env, &driver, (field, interface))?;
             self.call(env, &object, &format!("Lorg/apache/mesos/{interface}Driver;"), driver, method)
         });
         let Err(error) = result else { return Ok(()) };
         if env.exception_check() {
-            env.exception_describe();
-            env.exception_clear();
-        } else {
-            tracing::warn!(%error, "a callback could not be made");
+            let thrown = thrown(env).unwrap_or_else(|error| format!("something unknown ({error})"));
+            return Err(Over::because(format!("{interface}.{name} has thrown {thrown}")));
         }
-        Err(CallbackFailed)
+        tracing::warn!(%error, "a callback could not be made");
+        Err(match error {
+            NativeError::NoDriver => Over(None),
+            error => Over::because(format!("{interface}.{name} could not be called: {error}")),
+        })
+    }
+
+    /// Runs `work` with the object in the driver's field, if the program has not forgotten its driver.
+    pub(super) fn with_object(
+        &self,
+        env: &mut Env<'_>,
+        field: (&str, &str),
+        work: impl FnOnce(&mut Env<'_>, &JObject<'_>) -> Result<(), NativeError>,
+    ) -> Result<(), NativeError> {
+        env.with_local_frame(LOCAL_REFERENCES, |env| match self.driver.upgrade_local(env)? {
+            Some(driver) => {
+                let object = object_of(env, &driver, field)?;
+                work(env, &object)
+            }
+            None => Ok(()),
+        })
     }
 
     fn call<'local>(
@@ -86,6 +103,30 @@ impl Callbacks {
         env.call_method(object, JNIString::from(name), signature.method_signature(), &values)?;
         Ok(())
     }
+}
+
+fn object_of<'local>(
+    env: &mut Env<'local>,
+    driver: &JObject<'_>,
+    (field, interface): (&str, &str),
+) -> Result<JObject<'local>, NativeError> {
+    let class = RuntimeFieldSignature::from_str(format!("Lorg/apache/mesos/{interface};"))?;
+    Ok(env.get_field(driver, JNIString::from(field), class.field_signature())?.l()?)
+}
+
+/// Prints what the program has thrown, with its stack, and gives its class and message.
+fn thrown(env: &mut Env<'_>) -> Result<String, NativeError> {
+    let exception = env.exception_occurred();
+    env.exception_describe();
+    env.exception_clear();
+    let Some(exception) = exception else { return Ok("nothing".to_owned()) };
+    let exception = exception.auto();
+    let text = env
+        .call_method(&*exception, jni_str!("toString"), jni_sig!("()Ljava/lang/String;"), &[])
+        .and_then(|text| text.l());
+    // A `toString` that throws.
+    env.exception_clear();
+    string_from_java(env, &text?.auto())
 }
 
 pub(super) fn message<M: JavaMessage>(message: &M) -> Argument {

@@ -8,7 +8,7 @@ use jni::{Env, EnvUnowned};
 use super::callbacks::{Callbacks, Method};
 use super::handles::Handles;
 use super::{NativeError, native, thread};
-use crate::driver::{CallbackFailed, Driver, Role};
+use crate::driver::{Driver, Over, Role};
 use crate::lifecycle::Status;
 
 /// How the program's object is called.
@@ -16,7 +16,9 @@ pub(super) trait JavaRole: Role {
     /// The driver's field with the program's object, and the interface that this has.
     const OBJECT: (&'static str, &'static str);
     fn method(callback: Self::Callback) -> Method;
-    fn error(message: String) -> Self::Callback;
+
+    /// Called on the callbacks' thread after a driver was aborted by what the program did not ask for.
+    fn aborted(_driver: &Driver<Self>, _callbacks: &Callbacks, _env: &mut Env<'_>) {}
 }
 
 pub(super) struct JavaDriver<R: Role> {
@@ -53,10 +55,13 @@ impl<R: JavaRole> Handles<JavaDriver<R>> {
             let java = self.get(env, object)?;
             let vm = env.get_java_vm()?;
             let context_loader = thread::context_loader(env)?;
-            let callbacks = Arc::clone(&java.callbacks);
+            let JavaDriver { driver, callbacks } = java.as_ref();
+            let (driver, callbacks) = (Arc::clone(driver), Arc::clone(callbacks));
             let started = java.driver.start(|work| {
                 thread::spawn("mesos-callbacks", vm, context_loader, move |env| {
-                    work.run(|callback| invoke::<R>(&callbacks, env, callback));
+                    if work.run(|callback| invoke::<R>(&callbacks, env, callback)) {
+                        R::aborted(&driver, &callbacks, env);
+                    }
                 })
             });
             let status = match started {
@@ -86,11 +91,7 @@ impl<R: JavaRole> Handles<JavaDriver<R>> {
     }
 }
 
-fn invoke<R: JavaRole>(
-    callbacks: &Callbacks,
-    env: &mut Env<'_>,
-    callback: R::Callback,
-) -> Result<(), CallbackFailed> {
+fn invoke<R: JavaRole>(callbacks: &Callbacks, env: &mut Env<'_>, callback: R::Callback) -> Result<(), Over> {
     callbacks.invoke(env, R::OBJECT, R::method(callback))
 }
 

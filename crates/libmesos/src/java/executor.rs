@@ -46,8 +46,4 @@ impl JavaRole for Executor {
             Callback::Error(message) => ("error", vec![Argument::Text(message)]),
         }
     }
-
-    fn error(message: String) -> Callback {
-        Callback::Error(message)
-    }
 }

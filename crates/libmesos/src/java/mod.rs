@@ -12,11 +12,14 @@ mod handles;
 mod library;
 mod messages;
 mod scheduler;
+mod spark;
 mod thread;
 
 use jni::errors::{Error, ErrorPolicy};
 use jni::{Env, EnvUnowned, jni_str};
 use thiserror::Error as ThisError;
+
+use crate::driver::panic_message;
 
 #[derive(Debug, ThisError)]
 enum NativeError {
@@ -77,12 +80,4 @@ impl<T: Default> ErrorPolicy<T, NativeError> for ThrowException {
 fn throw(env: &mut Env<'_>, class: &jni::strings::JNIStr, message: &str) {
     // `throw_new` answers with an error when it has thrown.
     let _ = env.throw_new(class, jni::strings::JNIString::from(message));
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("a panic without a message")
 }

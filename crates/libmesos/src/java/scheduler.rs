@@ -7,12 +7,15 @@ use jni::objects::{JByteArray, JObject};
 use jni::refs::IntoAuto as _;
 use jni::sys::jboolean;
 use jni::{Env, EnvUnowned, JValue, jni_mangle, jni_sig, jni_str};
+use tracing::warn;
 
 use super::NativeError;
-use super::callbacks::{Argument, Method, list, message};
+use super::callbacks::{Argument, Callbacks, Method, list, message};
 use super::driver::{JavaDriver, JavaRole, native_methods};
 use super::handles::Handles;
 use super::messages::{all_from_java, from_java, string_from_java, strings_from_java};
+use super::spark;
+use crate::driver::Driver;
 use crate::scheduler::{Callback, Scheduler, Settings};
 
 native_methods! {
@@ -130,8 +133,13 @@ impl JavaRole for Scheduler {
         }
     }
 
-    fn error(message: String) -> Callback {
-        Callback::Error(message)
+    fn aborted(driver: &Driver<Self>, callbacks: &Callbacks, env: &mut Env<'_>) {
+        // Before that, it is Spark's own start that fails.
+        if driver.role.has_registered()
+            && let Err(error) = callbacks.with_object(env, Self::OBJECT, spark::stop_application)
+        {
+            warn!(%error, "a Spark application could not be stopped; it may wait for ever");
+        }
     }
 }
 
@@ -154,6 +162,9 @@ fn read_settings(env: &mut Env<'_>, object: &JObject<'_>) -> Result<Settings, Na
         let secret = credential.secret.unwrap_or_default();
         Some(Credential { principal: credential.principal, secret })
     };
+    let scheduler =
+        env.get_field(object, jni_str!("scheduler"), jni_sig!("Lorg/apache/mesos/Scheduler;"))?.l()?.auto();
+    let gives_agents_up = !scheduler.is_null() && spark::gives_agents_up(env, &scheduler)?;
     let implicit_acknowledgements =
         env.get_field(object, jni_str!("implicitAcknowledgements"), jni_sig!("Z"))?.z()?;
     Ok(Settings {
@@ -162,6 +173,7 @@ fn read_settings(env: &mut Env<'_>, object: &JObject<'_>) -> Result<Settings, Na
         suppressed_roles: suppressed_roles(env, object)?,
         credential,
         implicit_acknowledgements,
+        gives_agents_up,
     })
 }
 

@@ -14,7 +14,7 @@ use jni::vm::AttachGuard;
 use jni::{Env, JavaVM};
 use tracing::error;
 
-use super::panic_message;
+use crate::driver::panic_message;
 
 /// The class loader that application code expects to find as its thread's own.
 pub(super) type ContextLoader = Global<jni::objects::JClassLoader<'static>>;

@@ -3,18 +3,24 @@
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bellows_client::CallError;
+use bellows_client::{CallError, Refusal};
+use bellows_wire::text::clipped;
 use bellows_wire::v1::scheduler::{Call, call};
 use bellows_wire::v1::{
     AgentId, ExecutorId, Filters, FrameworkInfo, OfferId, Request, TaskId, TaskInfo, TaskState, TaskStatus,
-    framework_info, offer, task_status,
+    framework_info, offer,
+    task_status::{self, Reason},
 };
 use bytes::Bytes;
+use http::StatusCode;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use super::{Client, SchedulerDriver};
 use crate::lifecycle::Status;
+
+/// Whatever a master, or something in between, answers.
+const MAX_MESSAGE_BYTES: usize = 1_024;
 
 impl SchedulerDriver {
     pub(crate) fn launch_tasks(
@@ -31,48 +37,48 @@ impl SchedulerDriver {
         self.accept_offers(offer_ids, vec![launch], filters)
     }
 
-    /// A launch that certainly never reached the master is answered with an update, so that the framework does not
-    /// wait for its tasks.
+    /// A launch that certainly came to nothing is answered with updates, so that the framework does not wait for its
+    /// tasks. Of one whose answer was lost the next subscription asks.
     pub(crate) fn accept_offers(
         &self,
         offer_ids: Vec<OfferId>,
         operations: Vec<offer::Operation>,
         filters: Filters,
     ) -> Status {
-        let tasks: Vec<TaskId> = operations
-            .iter()
-            .filter_map(|operation| operation.launch.as_ref())
-            .flat_map(|launch| launch.task_infos.iter().map(|task| task.task_id.clone()))
-            .collect();
+        let tasks: Vec<_> = operations.iter().flat_map(launched_by).collect();
         let Some((Client { master, local }, runtime)) = self.reach() else { return self.status() };
-        let state = self.lost_state();
+        let lost = self.lost_state();
+        // Before the call: an update may come before its answer.
+        self.role.launches().launched(&tasks);
         if !self.role.connected.load(Ordering::Acquire) {
-            tell_lost(&local, tasks, state, "Master disconnected");
+            let error = CallError::NotConnected;
+            runtime.spawn(tell_of(local, tasks, (lost, Reason::MasterDisconnected), error));
             return self.status();
         }
+        let accept = call::Accept { offer_ids: offer_ids.clone(), operations, filters: Some(filters) };
         let answer = master.submit(Call {
             r#type: Some(call::Type::Accept.into()),
-            accept: Some(call::Accept { offer_ids, operations, filters: Some(filters) }),
+            accept: Some(accept),
             ..Call::default()
         });
         runtime.spawn(async move {
-            match answer.await {
-                Ok(()) => {}
-                Err(error @ (CallError::NotConnected | CallError::Refused(_))) => {
-                    tell_lost(&local, tasks, state, &error.to_string());
-                }
-                Err(error) => warn!(%error, "whether the offers were accepted is unknown"),
+            let Err(error) = answer.await else { return };
+            let Some(verdict) = verdict(&error, lost) else {
+                return warn!(%error, "whether the offers were accepted is unknown until the master is asked");
+            };
+            tell_of(local, tasks, verdict, error).await;
+            // The program has done with the offers, and the master goes on holding them for it.
+            if verdict.0 == TaskState::TaskError
+                && let Err(error) = master.call(decline(offer_ids, filters)).await
+            {
+                warn!(%error, "the offers could not be given back");
             }
         });
         self.status()
     }
 
     pub(crate) fn decline_offer(&self, offer_id: OfferId, filters: Filters) -> Status {
-        self.send(Call {
-            r#type: Some(call::Type::Decline.into()),
-            decline: Some(call::Decline { offer_ids: vec![offer_id], filters: Some(filters) }),
-            ..Call::default()
-        })
+        self.send(decline(vec![offer_id], filters))
     }
 
     /// No roles: all. Unheard revives are told at the next registration.
@@ -100,7 +106,12 @@ impl SchedulerDriver {
     pub(crate) fn kill_task(&self, task_id: TaskId) -> Status {
         self.send(Call {
             r#type: Some(call::Type::Kill.into()),
-            kill: Some(call::Kill { task_id, ..call::Kill::default() }),
+            // With its agent, so that the answer about a task that is gone names one.
+            kill: Some(call::Kill {
+                agent_id: self.role.launches().agent_of(&task_id).cloned(),
+                task_id,
+                ..call::Kill::default()
+            }),
             ..Call::default()
         })
     }
@@ -189,21 +200,102 @@ impl SchedulerDriver {
     }
 }
 
-/// Made up by the driver, in the master's name; without a uuid, as nobody waits for an acknowledgement.
-fn tell_lost(local: &mpsc::Sender<TaskStatus>, tasks: Vec<TaskId>, state: TaskState, message: &str) {
+fn decline(offer_ids: Vec<OfferId>, filters: Filters) -> Call {
+    Call {
+        r#type: Some(call::Type::Decline.into()),
+        decline: Some(call::Decline { offer_ids, filters: Some(filters) }),
+        ..Call::default()
+    }
+}
+
+/// The tasks that an operation launches, with their agents.
+fn launched_by(operation: &offer::Operation) -> impl Iterator<Item = (TaskId, AgentId)> {
+    let launched = operation.launch.iter().flat_map(|launch| &launch.task_infos);
+    let grouped = operation.launch_group.iter().flat_map(|group| &group.task_group.tasks);
+    launched.chain(grouped).map(|task| (task.task_id.clone(), task.agent_id.clone()))
+}
+
+/// What becomes of the tasks of an ACCEPT that failed. `None`: it may have been carried out.
+fn verdict(error: &CallError, lost: TaskState) -> Option<(TaskState, Reason)> {
+    match error {
+        CallError::NotConnected => Some((lost, Reason::MasterDisconnected)),
+        CallError::Refused(refusal) if refusal.status.is_server_error() => None,
+        CallError::Refused(refusal) if refusal.is_temporary() || names_no_session(&refusal.message) => {
+            Some((lost, Reason::MasterDisconnected))
+        }
+        CallError::Refused(Refusal { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. }) => {
+            Some((TaskState::TaskError, Reason::TaskUnauthorized))
+        }
+        CallError::Refused(_) => Some((TaskState::TaskError, Reason::TaskInvalid)),
+        CallError::Connection { .. } | CallError::Protocol { .. } | CallError::Stopped => None,
+    }
+}
+
+/// Mesos' words for a call whose subscription has just ended or been replaced: nothing is wrong with its tasks.
+fn names_no_session(message: &str) -> bool {
+    ["Framework is not subscribed", "Framework cannot be found", "didn't match the stream ID"]
+        .iter()
+        .any(|words| message.contains(words))
+}
+
+/// Makes up updates in the master's name; without a uuid, as nobody waits for an acknowledgement.
+async fn tell_of(
+    local: mpsc::Sender<TaskStatus>,
+    tasks: Vec<(TaskId, AgentId)>,
+    (state, reason): (TaskState, Reason),
+    error: CallError,
+) {
     let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    for task_id in tasks {
+    let message = match error {
+        CallError::NotConnected => "Master disconnected".to_owned(),
+        error => {
+            clipped(&format!("The master did not take the launch: {error}"), MAX_MESSAGE_BYTES).to_owned()
+        }
+    };
+    for (task_id, agent_id) in tasks {
         let status = TaskStatus {
             task_id,
             state: state.into(),
-            message: Some(message.to_owned()),
+            agent_id: Some(agent_id),
+            message: Some(message.clone()),
             source: Some(task_status::Source::Master.into()),
-            reason: Some(task_status::Reason::MasterDisconnected.into()),
+            reason: Some(reason.into()),
             timestamp: Some(timestamp),
             ..TaskStatus::default()
         };
-        if let Err(error) = local.try_send(status) {
-            warn!(%error, "an update about a task that was not launched is lost; reconcile");
+        if local.send(status).await.is_err() {
+            // The driver has ended: nobody waits.
+            return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whether_an_accept_that_failed_may_have_been_carried_out() {
+        let lost = TaskState::TaskLost;
+        let refused = |status: u16, message: &str| {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let refusal = Refusal { status, message: message.to_owned() };
+            verdict(&CallError::Refused(refusal), lost).map(|(state, reason)| (state.as_str_name(), reason))
+        };
+        let disconnected = Some(("TASK_LOST", Reason::MasterDisconnected));
+        let invalid = Some(("TASK_ERROR", Reason::TaskInvalid));
+        assert_eq!(refused(400, "Failed to validate scheduler::Call"), invalid);
+        assert_eq!(refused(413, "The body is longer than 10 bytes"), invalid);
+        assert_eq!(refused(403, "the policy says no"), Some(("TASK_ERROR", Reason::TaskUnauthorized)));
+        assert_eq!(refused(403, "Framework is not subscribed"), disconnected);
+        assert_eq!(refused(400, "Framework cannot be found"), disconnected);
+        assert_eq!(
+            refused(400, "The stream ID 'a' included in this request didn't match the stream ID"),
+            disconnected
+        );
+        assert_eq!(refused(307, ""), disconnected, "a follower does nothing");
+        assert_eq!(refused(503, "This master is stopping"), None, "it may have been about to");
+        let broken = CallError::Connection { authority: "m:5050".to_owned(), reason: "closed".to_owned() };
+        assert_eq!(verdict(&broken, lost), None);
     }
 }

@@ -193,7 +193,9 @@ public final class Probe implements Scheduler {
     public void statusUpdate(SchedulerDriver driver, TaskStatus status) {
         lastStatus = status;
         heard(driver, "statusUpdate", status.getTaskId().getValue() + " " + status.getState() + " uuid="
-            + status.hasUuid() + (status.hasReason() ? " " + status.getReason() : ""));
+            + status.hasUuid() + (status.hasReason() ? " " + status.getReason() : "")
+            // Spark's backend looks it up and throws when it is not there.
+            + (status.getSlaveId().getValue().isEmpty() ? " WITHOUT AN AGENT" : ""));
     }
 
     @Override

@@ -1,9 +1,9 @@
 //! A scheduler's call, from the wire to the kernel's terms; what lacks a part is refused in Mesos' words.
 use super::Refused;
 use bellows_kernel::master::Call;
-use bellows_model::{FrameworkInfo, Operation, limits};
+use bellows_model::{FrameworkInfo, limits};
 use bellows_wire::{
-    convert::{ConvertError, uuid_from_wire},
+    convert::{ConvertError, offer_ids_from_wire, operations_from_wire, uuid_from_wire},
     v1::{
         self,
         scheduler::{self, call::Type},
@@ -60,15 +60,15 @@ impl TryFrom<scheduler::Call> for Known {
                 let accept = call.accept.ok_or_else(|| missing(&name))?;
                 few("accept.offer_ids", limits::OFFERS, &accept.offer_ids)?;
                 few("accept.operations", limits::OPERATIONS, &accept.operations)?;
-                let tasks = accept.operations.iter().filter_map(|operation| operation.launch.as_ref());
-                at_most(
-                    "tasks in 'accept.operations'",
-                    limits::TASKS,
-                    tasks.map(|l| l.task_infos.len()).sum(),
-                )?;
+                let tasks = |operation: &v1::offer::Operation| {
+                    operation.launch.as_ref().map_or(0, |launch| launch.task_infos.len())
+                        + operation.launch_group.as_ref().map_or(0, |group| group.task_group.tasks.len())
+                };
+                let tasks = accept.operations.iter().map(tasks).sum();
+                at_most("tasks in 'accept.operations'", limits::TASKS, tasks)?;
                 Call::Accept {
-                    offer_ids: each("offer_ids", accept.offer_ids).map_err(part)?,
-                    operations: each::<_, Operation>("operations", accept.operations).map_err(part)?,
+                    offer_ids: offer_ids_from_wire(accept.offer_ids),
+                    operations: operations_from_wire(accept.operations),
                     filters: accept.filters.map(Into::into).unwrap_or_default(),
                 }
             }

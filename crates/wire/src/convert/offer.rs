@@ -1,8 +1,8 @@
 //! Offers, and what frameworks do with them.
 
-use super::{ConvertError, ResourceFormat, few, repeated, resources_to_wire, seconds_from_wire};
+use super::{ResourceFormat, resources_to_wire, seconds_from_wire};
 use crate::v1::{self, offer::operation::Type};
-use bellows_model::{Filters, Offer, Operation, limits};
+use bellows_model::{Filters, InvalidTask, Offer, OfferId, Operation, Resources, TaskInfo};
 use std::time::Duration;
 
 /// The longest that an offer is refused; Mesos' bound.
@@ -41,21 +41,64 @@ pub fn operation_type_name(operation: &v1::offer::Operation) -> &'static str {
     operation.r#type().as_str_name()
 }
 
-impl TryFrom<v1::offer::Operation> for Operation {
-    type Error = ConvertError;
-
-    fn try_from(operation: v1::offer::Operation) -> Result<Self, ConvertError> {
-        match operation.r#type() {
-            Type::Unknown => Err(ConvertError::missing("type")),
-            Type::Launch => {
-                let launch = operation.launch.ok_or_else(|| ConvertError::missing("launch"))?;
-                let tasks = few("task_infos", limits::TASKS, launch.task_infos)
-                    .and_then(|tasks| repeated("task_infos", tasks));
-                Ok(Self::Launch(tasks.map_err(|error| error.within("launch"))?))
+/// Reads what ACCEPT asks for. It never fails as a whole: a task that cannot be read, or whose operation is not carried
+/// out here, becomes one that is refused by itself.
+pub fn operations_from_wire(operations: Vec<v1::offer::Operation>) -> Vec<Operation> {
+    let mut read = Vec::with_capacity(operations.len());
+    for operation in operations {
+        let kind = operation.r#type();
+        let name = operation_type_name(&operation);
+        if kind != Type::Launch {
+            read.push(Operation::Unsupported(name.to_owned()));
+        }
+        let launched = operation.launch.map(|launch| launch.task_infos);
+        let grouped = operation.launch_group.map(|group| group.task_group.tasks);
+        let (mut valid, mut invalid) = (Vec::new(), Vec::new());
+        for (index, task) in launched.into_iter().chain(grouped).flatten().enumerate() {
+            let identity = identity_of(&task);
+            if kind != Type::Launch {
+                let reason = format!("Operations of type {name} are not supported by this master");
+                invalid.push(InvalidTask { task: identity, reason });
+                continue;
             }
-            _ => Ok(Self::Unsupported(operation_type_name(&operation).to_owned())),
+            match TaskInfo::try_from(task) {
+                Ok(task) => valid.push(task),
+                Err(error) => {
+                    let reason = error.within(&format!("launch.task_infos[{index}]")).to_string();
+                    invalid.push(InvalidTask { task: identity, reason });
+                }
+            }
+        }
+        if !valid.is_empty() {
+            read.push(Operation::Launch(valid));
+        }
+        if !invalid.is_empty() {
+            read.push(Operation::Invalid(invalid));
         }
     }
+    read
+}
+
+/// The part of a task that its refusal names.
+fn identity_of(task: &v1::TaskInfo) -> TaskInfo {
+    TaskInfo {
+        name: task.name.clone(),
+        task_id: task.task_id.value.as_str().into(),
+        agent_id: task.agent_id.value.as_str().into(),
+        resources: Resources::new(),
+        command: None,
+        executor: None,
+        data: None,
+        labels: Vec::new(),
+        kill_grace: None,
+        container: None,
+    }
+}
+
+/// Reads the offers that ACCEPT names. An id that none can have is kept short: it is repeated to the framework for each
+/// of its tasks.
+pub fn offer_ids_from_wire(ids: Vec<v1::OfferId>) -> Vec<OfferId> {
+    ids.into_iter().map(|id| OfferId::try_from(id).unwrap_or_else(|_| OfferId::from("(invalid)"))).collect()
 }
 
 /// As in Mesos, what is no duration stands for the default, and what is too long for a year.

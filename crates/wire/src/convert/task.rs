@@ -135,14 +135,41 @@ impl TryFrom<v1::environment::Variable> for EnvironmentVariable {
     type Error = ConvertError;
 
     fn try_from(variable: v1::environment::Variable) -> Result<Self, ConvertError> {
-        if variable.r#type() != variable::Type::Value {
-            return Err(ConvertError::invalid("type", "only variables of type VALUE are known here"));
-        }
+        let kind = variable.r#type();
         if variable.name.is_empty() || variable.name.contains('=') {
             return Err(ConvertError::invalid("name", "it is empty or contains '='"));
         }
-        let value = variable.value.ok_or_else(|| ConvertError::missing("value"))?;
+        let value = match kind {
+            variable::Type::Value => variable.value.ok_or_else(|| ConvertError::missing("value"))?,
+            variable::Type::Secret => {
+                let secret = variable.secret.ok_or_else(|| ConvertError::missing("secret"))?;
+                secret_value(secret).map_err(|error| error.within("secret"))?
+            }
+            variable::Type::Unknown => {
+                return Err(ConvertError::invalid("type", "only VALUE and SECRET are known here"));
+            }
+        };
         Ok(Self { name: no_nul("name", variable.name)?, value: no_nul("value", value)? })
+    }
+}
+
+/// The text of a secret that is given as it is. One that is named only would have to be looked up in a store of secrets.
+fn secret_value(secret: v1::Secret) -> Result<String, ConvertError> {
+    match (secret.r#type(), secret.value, secret.reference) {
+        (v1::secret::Type::Value, Some(value), _) => String::from_utf8(value.data.into())
+            .map_err(|_| ConvertError::invalid("value.data", "a variable's value must be UTF-8")),
+        (v1::secret::Type::Value, None, _) => Err(ConvertError::missing("value")),
+        (v1::secret::Type::Reference, _, reference) => {
+            let name: String =
+                reference.map(|reference| reference.name).unwrap_or_default().chars().take(100).collect();
+            Err(ConvertError::invalid(
+                "reference",
+                format!(
+                    "this cluster has no store to look the secret '{name}' up in: give its value instead"
+                ),
+            ))
+        }
+        (v1::secret::Type::Unknown, ..) => Err(ConvertError::invalid("type", "only VALUE is known here")),
     }
 }
 

@@ -244,8 +244,10 @@ fn scalars_are_rounded_to_thousandths() {
 fn errors_name_the_path() {
     let operation = |task: serde_json::Value| {
         let wire = json!({"type": "LAUNCH", "launch": {"task_infos": [task]}});
-        let wire: v1::offer::Operation = json::decode_value(&wire).expect("shape");
-        Operation::try_from(wire).expect_err("refused").to_string()
+        match &operations_from_wire(vec![json::decode_value(&wire).expect("shape")])[..] {
+            [Operation::Invalid(tasks)] => tasks[0].reason.clone(),
+            other => panic!("{other:?}"),
+        }
     };
     let task = |more: serde_json::Value| {
         let mut task = json!({"name": "t", "task_id": {"value": "t"}, "agent_id": {"value": "S1"}});
@@ -301,12 +303,61 @@ fn a_tasks_own_ids_are_left_to_the_kernel() {
 
 #[test]
 fn operations_without_a_type_and_others() {
-    let read = |wire: serde_json::Value| {
-        Operation::try_from(json::decode_value::<v1::offer::Operation>(&wire).expect("shape"))
+    let read =
+        |wire: serde_json::Value| operations_from_wire(vec![json::decode_value(&wire).expect("shape")]);
+    assert_eq!(read(json!({"type": "NEW"})), [Operation::Unsupported("UNKNOWN".into())]);
+    assert_eq!(read(json!({"type": "LAUNCH"})), []);
+    assert_eq!(read(json!({"type": "RESERVE"})), [Operation::Unsupported("RESERVE".into())]);
+    let task = json!({"name": "t", "task_id": {"value": "t"}, "agent_id": {"value": "S1"}});
+    let group = json!({"executor": {"executor_id": {"value": "e"}}, "task_group": {"tasks": [task]}});
+    for (wire, kind) in [
+        (json!({"type": "LAUNCH_GROUP", "launch_group": group}), "LAUNCH_GROUP"),
+        (json!({"type": "NEW", "launch": {"task_infos": [task]}}), "UNKNOWN"),
+    ] {
+        let read = read(wire);
+        let [Operation::Unsupported(name), Operation::Invalid(tasks)] = &read[..] else { panic!("{read:?}") };
+        assert_eq!((name.as_str(), tasks.len()), (kind, 1));
+        assert_eq!(tasks[0].task.task_id.as_str(), "t");
+        assert!(tasks[0].reason.contains(kind), "{}", tasks[0].reason);
+    }
+}
+
+#[test]
+fn one_bad_task_spoils_no_other() {
+    let task = |id: &str, cpus: i32| {
+        json!({"name": id, "task_id": {"value": id}, "agent_id": {"value": "S1"}, "resources": [
+            {"name": "cpus", "type": "SCALAR", "scalar": {"value": cpus}}]})
     };
-    assert_eq!(read(json!({"type": "NEW"})), Err(ConvertError::Missing { path: "type".into() }));
-    assert_eq!(read(json!({"type": "LAUNCH"})), Err(ConvertError::Missing { path: "launch".into() }));
-    assert_eq!(read(json!({"type": "RESERVE"})), Ok(Operation::Unsupported("RESERVE".into())));
+    let wire =
+        json!({"type": "LAUNCH", "launch": {"task_infos": [task("a", 1), task("b", -1), task("c", 1)]}});
+    let read = operations_from_wire(vec![json::decode_value(&wire).expect("shape")]);
+    let [Operation::Launch(good), Operation::Invalid(bad)] = &read[..] else { panic!("{read:?}") };
+    assert_eq!(good.iter().map(|task| task.task_id.as_str()).collect::<Vec<_>>(), ["a", "c"]);
+    assert_eq!(bad[0].task.task_id.as_str(), "b");
+    assert!(bad[0].reason.contains("launch.task_infos[1].resources[0].scalar.value"), "{}", bad[0].reason);
+    let ids = ["O-1", "../x", ""].map(|value| v1::OfferId { value: value.into() });
+    let ids = offer_ids_from_wire(ids.into());
+    assert_eq!(ids.iter().map(|id| id.as_str()).collect::<Vec<_>>(), ["O-1", "(invalid)", "(invalid)"]);
+}
+
+#[test]
+fn a_secret_that_is_given_is_a_variable_and_one_that_is_named_is_not() {
+    let read = |secret: serde_json::Value| {
+        let wire = json!({"name": "PASSWORD", "type": "SECRET", "secret": secret});
+        let wire: v1::environment::Variable = json::decode_value(&wire).expect("shape");
+        EnvironmentVariable::try_from(wire).map_err(|error| error.to_string())
+    };
+    let value = |data: &str| json!({"type": "VALUE", "value": {"data": data}});
+    let plain = EnvironmentVariable { name: "PASSWORD".into(), value: "s3cret".into() };
+    assert_eq!(read(value("czNjcmV0")), Ok(plain));
+    assert_eq!(format!("{:?}", read(value("czNjcmV0")).expect("read")), "PASSWORD=…");
+    let vault =
+        read(json!({"type": "REFERENCE", "reference": {"name": "/vault/db"}})).expect_err("a reference");
+    assert!(vault.contains("'/vault/db'") && vault.contains("secret.reference"), "{vault}");
+    for bad in [value("/w=="), value("YQBi"), json!({"type": "VALUE"}), json!({}), serde_json::Value::Null] {
+        let error = read(bad.clone()).expect_err("no text");
+        assert!(!error.contains("PASSWORD"), "{bad}: {error}");
+    }
 }
 
 #[test]
@@ -373,13 +424,6 @@ fn what_is_too_long_is_refused_by_name() {
         json!({"task_id": {"value": "t"}, "state": "TASK_RUNNING", "message": long(limits::STATUS_MESSAGE)});
     let status = json::decode_value::<v1::TaskStatus>(&status).expect("shape");
     assert_eq!(TaskStatus::try_from(status).expect_err("refused").path(), "message");
-    let tasks = vec![v1::TaskInfo::default(); limits::TASKS + 1];
-    let launch = v1::offer::Operation {
-        r#type: Some(v1::offer::operation::Type::Launch.into()),
-        launch: Some(v1::offer::operation::Launch { task_infos: tasks }),
-        ..Default::default()
-    };
-    assert_eq!(Operation::try_from(launch).expect_err("refused").path(), "launch.task_infos");
 }
 
 #[test]

@@ -53,7 +53,10 @@ fn a_task_runs_and_each_status_waits_for_the_acknowledgement_of_the_one_before()
         assert_eq!(status.container.and_then(|c| c.executor_pid), Some(7));
         world.acknowledge(&key("F", "t"), status.uuid.expect("to be acknowledged"));
     }
-    assert_eq!(last(&world, "F", "t").message.as_deref(), Some("Command exited with status 3"));
+    assert_eq!(
+        last(&world, "F", "t").message.as_deref(),
+        Some("Command exited with status 3. Its stderr ends with: /bin/x: not found")
+    );
     assert_eq!(world.state.tasks().count(), 0);
     world.write_all();
     assert!(world.disk.tasks.is_empty());

@@ -181,7 +181,7 @@ impl World {
 
     pub(super) fn exit(&mut self, container_id: ContainerId, exit: Exit) {
         self.containers.insert(container_id.clone(), RecoveredContainer::Ended(exit));
-        self.step(Event::Exited { container_id, exit });
+        self.step(Event::Exited { container_id, exit, stderr: "/bin/x: not found".into() });
     }
 
     pub(super) fn acknowledge(&mut self, key: &(FrameworkId, TaskId), uuid: StatusUuid) {

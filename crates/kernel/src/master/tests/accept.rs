@@ -1,9 +1,9 @@
 //! ACCEPT: recordings 027 and 098 of a real Mesos.
 use super::support::*;
-use crate::master::{AgentCommand, Call};
+use crate::master::{Action, AgentCommand, Call, Observation};
 use bellows_model::{
-    CommandInfo, Filters, FrameworkInfo, OfferId, Operation, Reason, Resources, Source, TaskInfo, TaskState,
-    TaskStatus,
+    CommandInfo, Filters, FrameworkInfo, InvalidTask, OfferId, Operation, Reason, Resources, Source,
+    TaskInfo, TaskState, TaskStatus,
 };
 use std::time::Duration;
 
@@ -243,4 +243,59 @@ fn a_framework_s_tasks_are_bounded() {
     let tasks = vec![task("a", &agent, "cpus:1"), task("b", &agent, "cpus:1")];
     let outcome = master.accept(&framework, &[&id], tasks);
     assert_eq!(outcome.the_update().state, TaskState::Error);
+}
+
+fn invalid(id: &str, agent: &str) -> InvalidTask {
+    let task = TaskInfo { resources: Resources::new(), command: None, ..task(id, &agent.into(), "cpus:1") };
+    InvalidTask { task, reason: "Invalid 'command.value': it contains a NUL".into() }
+}
+
+#[test]
+fn a_task_that_cannot_be_read_is_refused_alone_and_on_its_agent() {
+    let (mut master, framework, agent, _, offer) = Master::ready();
+    let operations = vec![
+        Operation::Invalid(vec![invalid("bad", "")]),
+        Operation::Launch(vec![task("good", &agent, "cpus:1;mem:64")]),
+    ];
+    let offer_ids = vec![offer.id];
+    let call = Call::Accept { offer_ids: offer_ids.clone(), operations, filters: Filters::default() };
+    let outcome = master.call(&framework, call);
+    assert_eq!(outcome.commands().len(), 1, "the other one is launched");
+    let update = outcome.the_update();
+    assert_eq!((update.task_id.as_str(), update.state), ("bad", TaskState::Error));
+    assert_eq!(update.agent_id, Some(agent), "Spark's backend looks it up");
+    assert_eq!(update.message.as_deref(), Some("Invalid 'command.value': it contains a NUL"));
+
+    let operations = vec![Operation::Invalid(vec![invalid("late", "m-S7")])];
+    let outcome =
+        master.call(&framework, Call::Accept { offer_ids, operations, filters: Filters::default() });
+    let update = outcome.the_update();
+    assert_eq!((update.state, update.reason), (TaskState::Error, Some(Reason::TaskInvalid)));
+    assert_eq!(update.agent_id, Some("m-S7".into()));
+}
+
+#[test]
+fn a_refused_task_is_listed_among_those_that_ended_and_told_to_operators() {
+    let (mut master, framework, agent, _, offer) = Master::ready();
+    let mut large = task("large", &agent, "cpus:1000");
+    large.name = "ü".repeat(100_000);
+    large.data = Some(vec![0; 100_000]);
+    let mut nameless = task("x", &agent, "cpus:1");
+    nameless.task_id = "/".repeat(100_000).into();
+    let outcome = master.accept(&framework, &[&offer.id], vec![large, nameless]);
+    let observed = outcome.0.iter().filter(|action| {
+        matches!(action, Action::Observe(Observation::TaskRefused { status, .. })
+            if status.state == TaskState::Error)
+    });
+    assert_eq!(observed.count(), 2);
+    let completed = &master.state.frameworks[&framework].completed_tasks;
+    assert_eq!(completed.len(), 1, "an id of that length is not kept");
+    assert_eq!((completed[0].info.task_id.as_str(), completed[0].state), ("large", TaskState::Error));
+    assert_eq!(completed[0].statuses.len(), 1);
+    assert!(completed[0].info.name.len() <= 1_024 && completed[0].info.data.is_none());
+
+    let outcome = master.accept(&framework, &[&offer.id], vec![task("late", &agent, "cpus:1")]);
+    assert_eq!(outcome.the_update().state, TaskState::Dropped);
+    let completed = &master.state.frameworks[&framework].completed_tasks;
+    assert_eq!(completed.back().map(|task| task.state), Some(TaskState::Dropped));
 }

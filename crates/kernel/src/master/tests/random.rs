@@ -420,11 +420,11 @@ impl Run {
     }
 }
 
-/// What there is, by name.
+/// Lists what there is by name, and the state of each task.
 fn observable(state: &State) -> String {
     let framework = |framework: &crate::master::Framework| {
         let tasks = framework.tasks.values().chain(&framework.completed_tasks);
-        let tasks: BTreeSet<_> = tasks.map(|task| task.info.task_id.clone()).collect();
+        let tasks: BTreeSet<_> = tasks.map(|task| (task.info.task_id.clone(), task.state)).collect();
         (framework.info.id.clone(), tasks)
     };
     let all = (
