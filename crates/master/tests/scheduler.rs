@@ -290,6 +290,10 @@ async fn who_does_not_read_is_disconnected_and_nobody_else_is_harmed() {
     let agent = Agent::register(address).await;
     let mut reading = Framework::subscribe(address).await;
     let mut deaf = Framework::subscribe(address).await;
+    for framework in [&mut reading, &mut deaf] {
+        let offer = framework.offer().await;
+        assert_eq!(framework.launch(&offer, "t").await.status, 202);
+    }
     // An executor's messages, until more waits than the socket's buffers and the outbox take.
     let message = |framework: &Framework| bellows_wire::link::ExecutorMessage {
         framework_id: bellows_wire::v1::FrameworkId { value: framework.id.clone() },

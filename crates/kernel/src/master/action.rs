@@ -141,7 +141,7 @@ pub enum Observation {
         framework_id: FrameworkId,
         task_id: TaskId,
     },
-    /// Its agent knows a newer state, of which the update is still to come. Operators hear of the update.
+    /// Its state is newer than its last update, or it has moved to the completed ones. Operators hear of updates only.
     TaskChanged {
         framework_id: FrameworkId,
         task_id: TaskId,

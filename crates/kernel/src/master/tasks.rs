@@ -206,6 +206,8 @@ impl Step<'_> {
             agent.tasks.remove(&key);
             agent.killed.remove(&key);
         }
+        let (framework_id, task_id) = (framework_id.clone(), task_id.clone());
+        self.observe(Observation::TaskChanged { framework_id, task_id });
     }
 
     /// Remembers a task that ended, or never began, for who looks at its framework.
