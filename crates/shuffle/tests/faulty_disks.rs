@@ -254,7 +254,8 @@ async fn a_disk_that_hangs_holds_up_nothing_of_the_others() {
     assert!(!exists(&writes_both.dirs[0]));
     eventually("an orphan goes", async || (!exists(&orphan_there.dirs[0])).then_some(())).await;
     eventually("no thread waits", async || service.status().disk_waiting.is_empty().then_some(())).await;
-    assert!(service.status().disk_errors.is_empty());
+    let errors = service.status().disk_errors;
+    assert!(errors.is_empty(), "{errors:?}");
     service.stop().await;
 }
 

@@ -73,6 +73,17 @@ impl Program {
         }
     }
 
+    /// The next lines are these, in any order.
+    pub async fn expect_all(&mut self, mut expected: Vec<&str>) {
+        let mut lines = Vec::new();
+        for _ in &expected {
+            lines.push(self.line().await);
+        }
+        lines.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(lines, expected, "heard before:\n{}", self.heard.join("\n"));
+    }
+
     pub async fn tell(&mut self, command: &str) {
         let input = self.input.as_mut().expect("open");
         input.write_all(format!("{command}\n").as_bytes()).await.expect("the program reads");
