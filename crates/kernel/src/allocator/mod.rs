@@ -5,6 +5,7 @@
 //! It knows no offers, tasks or connections: those are the master's.
 mod refusals;
 mod solve;
+mod unsaid;
 
 use crate::Time;
 use bellows_model::{AgentId, FrameworkId, Resources, Value};
@@ -52,6 +53,8 @@ pub struct Allocator {
     roles: Vec<Role>,
     /// When the first refusal on an agent ends; one entry an agent.
     expiries: BTreeSet<(Time, u32)>,
+    /// Clients whose `idle_since` is set.
+    idle_clients: usize,
     dirty: Dirty,
     scratch: solve::Scratch,
 }
@@ -89,6 +92,10 @@ struct Client {
     served: u64,
     /// Refusals of an earlier epoch are void.
     epoch: u32,
+    /// Since when it has been declining without a filter, and done nothing else.
+    idle_since: Option<Time>,
+    /// Agents that may have refusals of it without a filter.
+    unsaid_on: BTreeSet<u32>,
 }
 
 /// A role without clients stays, so that ordinals hold, and is reused by name.
@@ -114,6 +121,7 @@ impl Allocator {
             vacant_clients: Vec::new(),
             roles: Vec::new(),
             expiries: BTreeSet::new(),
+            idle_clients: 0,
             dirty: Dirty::default(),
             scratch: solve::Scratch::default(),
         }
@@ -191,6 +199,8 @@ impl Allocator {
             share: 0,
             served: 0,
             epoch,
+            idle_since: None,
+            unsaid_on: BTreeSet::new(),
         };
         let index = place(&mut self.clients, &mut self.vacant_clients, client);
         self.roles[role as usize].clients.push(index);
@@ -199,6 +209,7 @@ impl Allocator {
 
     /// Everything that it held must have been released before.
     pub fn remove_client(&mut self, index: ClientIndex) {
+        self.end_idleness(index.0);
         let client = &mut self.clients[index.0 as usize];
         debug_assert!(
             client.allocated.iter().all(|&held| held == 0),
@@ -206,6 +217,7 @@ impl Allocator {
         );
         client.wants = false;
         client.epoch = client.epoch.wrapping_add(1);
+        client.unsaid_on = BTreeSet::new();
         self.roles[client.role as usize].clients.retain(|&other| other != index.0);
         self.vacant_clients.push(index.0);
     }
@@ -216,6 +228,9 @@ impl Allocator {
     }
 
     pub fn set_wants(&mut self, index: ClientIndex, wants: bool) {
+        if !wants {
+            self.end_idleness(index.0);
+        }
         if std::mem::replace(&mut self.clients[index.0 as usize].wants, wants) != wants && wants {
             self.touch_client(index.0);
         }

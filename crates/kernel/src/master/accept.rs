@@ -1,5 +1,5 @@
 //! ACCEPT: which tasks the offered resources may be used for, and what happens to the rest.
-use super::{AgentCommand, SchedulerEvent, Step, Task, tasks::Origin};
+use super::{AgentCommand, SchedulerEvent, Step, Task, offers::Refusal, tasks::Origin};
 use bellows_model::{
     AgentId, CommandInfo, ExecutorInfo, Filters, FrameworkId, OfferId, Operation, Reason, Resources,
     TaskInfo, TaskState,
@@ -42,7 +42,10 @@ impl Step<'_> {
                 }
             }
         }
-        let refusal = if launched { Some(filters.refuse) } else { self.declined(filters) };
+        if launched {
+            self.reconsider(framework_id);
+        }
+        let refusal = if launched { Self::left_over(filters) } else { self.declined(filters) };
         self.give_back(&offer, &left, refusal);
     }
 
@@ -70,7 +73,7 @@ impl Step<'_> {
     ) {
         for id in offer_ids {
             if self.state.offers.get(id).is_some_and(|offer| offer.framework_id == *framework_id) {
-                self.discard(id, Some(self.state.config.min_refusal));
+                self.discard(id, Refusal::For(self.state.config.min_refusal));
             }
         }
         let state = self.for_partition_aware(framework_id, TaskState::Dropped);

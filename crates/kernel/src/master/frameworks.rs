@@ -1,6 +1,7 @@
 //! Frameworks come, come back, and end.
 use super::{
-    AgentCommand, CallError, Framework, Observation, RequestId, Response, SchedulerEvent, Step, state::Timer,
+    AgentCommand, CallError, Framework, Observation, RequestId, Response, SchedulerEvent, Step,
+    offers::Refusal, state::Timer,
 };
 use bellows_model::{AgentId, FrameworkId, FrameworkInfo, Reason, StreamId, TaskState, validate_role};
 use std::collections::BTreeSet;
@@ -38,6 +39,7 @@ impl Step<'_> {
         framework.reregistered = now;
         self.send(&framework_id, SchedulerEvent::Subscribed { framework_id: framework_id.clone() });
         self.refresh_clients(&framework_id);
+        self.reconsider(&framework_id);
     }
 
     /// Makes the framework known as `info` has it; says why not.
@@ -141,6 +143,7 @@ impl Step<'_> {
         self.set_info(framework_id, info);
         self.framework_mut(framework_id).suppressed_roles = suppressed_roles;
         self.refresh_clients(framework_id);
+        self.reconsider(framework_id);
         Ok(())
     }
 
@@ -157,7 +160,7 @@ impl Step<'_> {
             self.tell(&agent, AgentCommand::UpdateFramework { framework: info.clone() });
         }
         let left: Vec<_> = self.offers_in_roles_left(framework_id);
-        left.iter().for_each(|offer| self.rescind(offer, None));
+        left.iter().for_each(|offer| self.rescind(offer, Refusal::None));
         self.observe(Observation::FrameworkUpdated(framework_id.clone()));
     }
 

@@ -181,7 +181,7 @@ proptest! {
 
     #[test]
     fn filters(refuse in duration()) {
-        let filters = Filters { refuse: refuse.min(Duration::from_secs(365 * 24 * 3600)) };
+        let filters = Filters { refuse: Some(refuse.min(Duration::from_secs(365 * 24 * 3600))) };
         prop_assert_eq!(Filters::from(over_the_wire(v1::Filters::from(&filters))), filters);
     }
 }
@@ -340,19 +340,31 @@ fn roles_follow_the_capability() {
 
 #[test]
 fn odd_filters_stand_for_the_default_or_a_year() {
-    let read = |refuse_seconds| Filters::from(v1::Filters { refuse_seconds }).refuse.as_secs();
-    assert_eq!(read(None), 5);
-    assert_eq!(read(Some(-1.0)), 5);
-    assert_eq!(read(Some(f64::NAN)), 5);
-    assert_eq!(read(Some(120.0)), 120);
-    assert_eq!(read(Some(f64::INFINITY)), 365 * 24 * 3600);
-    assert_eq!(read(Some(1e300)), 365 * 24 * 3600);
+    let read = |seconds| {
+        let filters = Filters::from(v1::Filters { refuse_seconds: Some(seconds) });
+        filters.refuse.expect("it is set").as_secs()
+    };
+    assert_eq!(read(-1.0), 5);
+    assert_eq!(read(f64::NAN), 5);
+    assert_eq!(read(120.0), 120);
+    assert_eq!(read(f64::INFINITY), 365 * 24 * 3600);
+    assert_eq!(read(1e300), 365 * 24 * 3600);
+}
+
+/// Spark's backend declines what it has no use for so; Java's `Filters` with nothing set are no bytes at all.
+#[test]
+fn a_filter_that_is_not_set_is_told_from_one_of_five_seconds() {
+    let read =
+        |bytes: &[u8]| Filters::from(<v1::Filters as prost::Message>::decode(bytes).expect("a message"));
+    assert_eq!(read(&[]).refuse, None);
+    let set = prost::Message::encode_to_vec(&v1::Filters { refuse_seconds: Some(5.0) });
+    assert_eq!(read(&set).refuse, Some(Duration::from_secs(5)));
 }
 
 #[test]
 fn long_durations_keep_their_milliseconds() {
     let refuse = Duration::from_millis(8_718_283_038);
-    assert_eq!(Filters::from(v1::Filters::from(&Filters { refuse })).refuse, refuse);
+    assert_eq!(Filters::from(v1::Filters::from(&Filters { refuse: Some(refuse) })).refuse, Some(refuse));
 }
 
 #[test]

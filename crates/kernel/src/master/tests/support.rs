@@ -241,7 +241,13 @@ impl Master {
     }
 
     pub(super) fn decline(&mut self, framework: &FrameworkId, offer: &OfferId, seconds: u64) -> Outcome {
-        let filters = Filters { refuse: Duration::from_secs(seconds) };
+        let filters = Filters { refuse: Some(Duration::from_secs(seconds)) };
+        self.call(framework, Call::Decline { offer_ids: vec![offer.clone()], filters })
+    }
+
+    /// As Spark declines what it has no use for.
+    pub(super) fn decline_unsaid(&mut self, framework: &FrameworkId, offer: &OfferId) -> Outcome {
+        let filters = Filters::default();
         self.call(framework, Call::Decline { offer_ids: vec![offer.clone()], filters })
     }
 
