@@ -152,6 +152,7 @@ async fn open(authority: &str) -> Result<(http::Response<Incoming>, Outgoing), L
     let late = |_| io::Error::from(io::ErrorKind::TimedOut);
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(authority)).await.map_err(late)??;
     stream.set_nodelay(true)?;
+    bellows_runtime::notice_lost_peers(&stream, bellows_runtime::LOST_PEER_TIMEOUT)?;
     let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(10))

@@ -45,6 +45,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| Error::Bind { address: config.listen.to_string(), source })?;
+    bellows_runtime::notice_lost_peers(&listener, bellows_runtime::LOST_PEER_TIMEOUT)
+        .map_err(Error::io("the listening socket"))?;
     let local_addr = listener.local_addr().map_err(Error::io("the listening socket"))?;
     let address = SocketAddr::new(config.ip(local_addr), local_addr.port());
     let work_dir = WorkDir::open(&config.work_dir)?;

@@ -23,6 +23,8 @@ pub struct Options {
     pub size: SizeArgs,
     pub listen: ListenArgs,
     pub clients: ShuffleClientArgs,
+    /// As the master's setting of that name.
+    pub offer_timeout: Option<Duration>,
     /// Absolute, and there.
     pub work_dir: PathBuf,
 }
@@ -36,7 +38,7 @@ pub struct Embedded {
 
 impl Embedded {
     pub async fn start(options: &Options) -> Result<Self, Error> {
-        let Options { size, listen, clients, work_dir } = options;
+        let Options { size, listen, clients, offer_timeout, work_dir } = options;
         let shuffle_root = work_dir.join("shuffle-files");
         let socket = work_dir.join("shuffle.sock");
 
@@ -49,7 +51,8 @@ impl Embedded {
         shuffle::ask_of_clients(&mut config, clients)?;
         let shuffle = shuffle::start(config).await?;
 
-        let config = bellows_master::Config::new(SocketAddr::new(listen.ip, listen.port));
+        let mut config = bellows_master::Config::new(SocketAddr::new(listen.ip, listen.port));
+        config.kernel.offer_timeout = *offer_timeout;
         let master = serve::start_master(config).await?;
 
         let address = master.local_addr();

@@ -14,6 +14,7 @@ pub async fn master(args: MasterArgs) -> Result<(), Error> {
     init_logging("info", LogFormat::Text);
     let mut config = bellows_master::Config::new(SocketAddr::new(args.ip, args.port));
     config.hostname = args.hostname.or_else(machine_name);
+    config.kernel.offer_timeout = args.offers.offer_timeout.0;
     let master = start_master(config).await?;
     until_told().await?;
     master.stop().await;

@@ -25,7 +25,13 @@ pub fn run(args: UpArgs) -> Result<(), Error> {
     };
     fs::create_dir_all(&work_dir).map_err(|source| Error::io("creating", &work_dir, source))?;
     let work_dir = work_dir.canonicalize().map_err(|source| Error::io("finding", &work_dir, source))?;
-    let options = Options { size: args.size, listen: args.listen, clients: args.clients, work_dir };
+    let options = Options {
+        size: args.size,
+        listen: args.listen,
+        clients: args.clients,
+        offer_timeout: args.offers.offer_timeout.0,
+        work_dir,
+    };
     crate::serve(until_told(options))
 }
 

@@ -17,7 +17,7 @@ mod speech;
 mod views;
 
 pub use bellows_kernel::master::Config as KernelConfig;
-pub use bellows_runtime::Limits;
+pub use bellows_runtime::{LOST_PEER_TIMEOUT, Limits};
 
 use bellows_kernel::master::State;
 use std::{
@@ -42,6 +42,8 @@ pub struct Config {
     pub limits: Limits,
     /// How often a stream says that it lives.
     pub heartbeat: Duration,
+    /// A peer that vanished without a word is given up so long after it should have answered something.
+    pub lost_peer_timeout: Duration,
     /// Longer calls are refused.
     pub max_body_bytes: usize,
     /// A peer that leaves more unread is disconnected.
@@ -58,6 +60,7 @@ impl Config {
             kernel: KernelConfig::new(uuid::Uuid::new_v4().to_string()),
             limits: Limits::default(),
             heartbeat: Duration::from_secs(15),
+            lost_peer_timeout: LOST_PEER_TIMEOUT,
             max_body_bytes: 16 << 20,
             max_unread_bytes: 64 << 20,
         }
@@ -88,6 +91,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub async fn start(config: Config) -> Result<Running, Error> {
     let listen = |source| Error::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+    bellows_runtime::notice_lost_peers(&listener, config.lost_peer_timeout).map_err(listen)?;
     let bound = listener.local_addr().map_err(listen)?;
 
     let clock = clock::Clock::start();

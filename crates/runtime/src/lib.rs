@@ -5,10 +5,12 @@
 mod logging;
 mod memory;
 pub mod metrics;
+mod peers;
 mod server;
 mod signal;
 
 pub use logging::{LogFormat, init_logging, init_logging_to_file};
 pub use memory::{few_arenas, forget_startup};
+pub use peers::{LOST_PEER_TIMEOUT, notice_lost_peers};
 pub use server::{Disconnect, Limits, Server};
 pub use signal::shutdown_signal;

@@ -85,6 +85,7 @@ async fn serve(args: DemoArgs, fetched: Fetched, library: PathBuf, work_dir: Pat
         size: args.size.clone(),
         listen: args.listen.clone(),
         clients: ShuffleClientArgs::default(),
+        offer_timeout: None,
         work_dir: work_dir.clone(),
     };
     let cluster = Embedded::start(&options).await?;
