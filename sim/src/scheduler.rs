@@ -283,5 +283,6 @@ fn task(task_id: TaskId, offer: &Offer, random: &mut Random) -> TaskInfo {
         labels: Vec::new(),
         kill_grace: None,
         container: None,
+        unsupported: None,
     }
 }

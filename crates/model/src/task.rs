@@ -17,6 +17,8 @@ pub struct TaskInfo {
     pub kill_grace: Option<Duration>,
     /// The kind of container that the task asks for, when it asks for one (`DOCKER`, `MESOS`).
     pub container: Option<String>,
+    /// A field by which the task asks for something that is done nowhere here, as `container.volumes`.
+    pub unsupported: Option<String>,
 }
 
 /// A framework's own executor, which runs many tasks (Mesos' `ExecutorInfo`).

@@ -72,6 +72,8 @@ struct Agent {
     label: AgentId,
     active: bool,
     dirty: bool,
+    /// Only clients that are aware of GPUs are offered anything of it.
+    has_gpus: bool,
     total: Resources,
     free: Resources,
     refusals: Vec<Refusal>,
@@ -86,6 +88,7 @@ struct Client {
     /// Connected and not suppressed.
     wants: bool,
     dirty: bool,
+    gpu_aware: bool,
     allocated: Vec<i64>,
     share: u64,
     /// Grants so far: among equal shares the one that was served less often comes first.
@@ -135,6 +138,7 @@ impl Allocator {
             label,
             active: true,
             dirty: false,
+            has_gpus: has_gpus(&total),
             free: total.clone(),
             total,
             refusals: Vec::new(),
@@ -167,6 +171,7 @@ impl Allocator {
         self.learn_kinds(&total);
         self.count_total(&total, 1);
         let agent = &mut self.agents[index.0 as usize];
+        agent.has_gpus = has_gpus(&total);
         let old = std::mem::replace(&mut agent.total, total);
         let held = old.checked_sub(&agent.free).expect("invariant: what is free is a part of all");
         agent.free = agent.total.checked_sub(&held).expect("invariant: what is held fits the new size");
@@ -195,6 +200,7 @@ impl Allocator {
             role,
             wants: false,
             dirty: false,
+            gpu_aware: false,
             allocated: vec![0; self.kinds.len()],
             share: 0,
             served: 0,
@@ -232,6 +238,14 @@ impl Allocator {
             self.end_idleness(index.0);
         }
         if std::mem::replace(&mut self.clients[index.0 as usize].wants, wants) != wants && wants {
+            self.touch_client(index.0);
+        }
+    }
+
+    /// As Mesos with its default `--filter_gpu_resources`: who is not aware of GPUs is offered nothing of agents that
+    /// have some, lest it fills them with tasks that need none.
+    pub fn set_gpu_aware(&mut self, index: ClientIndex, aware: bool) {
+        if std::mem::replace(&mut self.clients[index.0 as usize].gpu_aware, aware) != aware && aware {
             self.touch_client(index.0);
         }
     }
@@ -318,6 +332,10 @@ impl Allocator {
             self.dirty.clients.push(index);
         }
     }
+}
+
+fn has_gpus(total: &Resources) -> bool {
+    total.scalar("gpus").0 > 0
 }
 
 fn place<T>(slots: &mut Vec<T>, vacant: &mut Vec<u32>, value: T) -> u32 {

@@ -120,6 +120,7 @@ impl Allocator {
     }
 
     fn neediest(&self, agent: u32, candidates: Candidates) -> Option<u32> {
+        let has_gpus = self.agents[agent as usize].has_gpus;
         let free = &self.agents[agent as usize].free;
         let mut best: Option<(&Role, u32)> = None;
         for role in &self.roles {
@@ -127,16 +128,17 @@ impl Allocator {
             if behind || role.clients.is_empty() || !self.is_allocatable(free, &role.name) {
                 continue;
             }
-            if let Some(client) = self.neediest_of(role, candidates) {
+            if let Some(client) = self.neediest_of(role, candidates, has_gpus) {
                 best = Some((role, client));
             }
         }
         best.map(|(_, client)| client)
     }
 
-    fn neediest_of(&self, role: &Role, candidates: Candidates) -> Option<u32> {
+    fn neediest_of(&self, role: &Role, candidates: Candidates, has_gpus: bool) -> Option<u32> {
         let eligible = |index: u32, client: &Client| {
             client.wants
+                && (client.gpu_aware || !has_gpus)
                 && (candidates == Candidates::All || client.dirty)
                 && self.scratch.refused[index as usize] != self.scratch.round
         };

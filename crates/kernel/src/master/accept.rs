@@ -167,6 +167,12 @@ impl Step<'_> {
         if let Some(kind) = task.container.as_deref().filter(|kind| *kind != PLAIN_CONTAINER) {
             return Err(format!("Task's `ContainerInfo` is invalid: '{kind}' containers are not supported"));
         }
+        if let Some(field) = &task.unsupported {
+            return Err(format!(
+                "Task's `{field}` is not supported: tasks run on the agent's host, without containers or checks \
+                 of their own"
+            ));
+        }
         let mut needed = task.resources.clone();
         match (&task.command, &task.executor) {
             (Some(command), None) => {

@@ -3,7 +3,9 @@ use super::{
     AgentCommand, CallError, Framework, Observation, RequestId, Response, SchedulerEvent, Step,
     offers::Refusal, state::Timer,
 };
-use bellows_model::{AgentId, FrameworkId, FrameworkInfo, Reason, StreamId, TaskState, validate_role};
+use bellows_model::{
+    AgentId, Capability, FrameworkId, FrameworkInfo, Reason, StreamId, TaskState, validate_role,
+};
 use std::collections::BTreeSet;
 
 impl Step<'_> {
@@ -178,6 +180,7 @@ impl Step<'_> {
         let connected = framework.stream.is_some();
         let roles = framework.info.roles.clone();
         let suppressed = framework.suppressed_roles.clone();
+        let gpu_aware = framework.info.has(Capability::GpuResources);
         for (role, client) in framework.clients.clone() {
             if roles.contains(&role) {
                 continue;
@@ -190,6 +193,7 @@ impl Step<'_> {
         }
         for role in roles {
             let client = self.client(framework_id, &role);
+            self.state.allocator.set_gpu_aware(client, gpu_aware);
             self.state.allocator.set_wants(client, connected && !suppressed.contains(&role));
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{ConvertError, ResourceFormat, repeated, resources_to_wire, seconds_from_wire};
 use crate::v1::{self, offer::operation::Type};
-use bellows_model::{Filters, Offer, Operation};
+use bellows_model::{Filters, Offer, Operation, TaskInfo};
 use std::time::Duration;
 
 /// The longest that an offer is refused; Mesos' bound.
@@ -51,6 +51,14 @@ impl TryFrom<v1::offer::Operation> for Operation {
                 let launch = operation.launch.ok_or_else(|| ConvertError::missing("launch"))?;
                 let tasks = repeated("task_infos", launch.task_infos);
                 Ok(Self::Launch(tasks.map_err(|error| error.within("launch"))?))
+            }
+            // Each of its tasks is refused by itself, so that the framework hears of it.
+            Type::LaunchGroup => {
+                let group = operation.launch_group.ok_or_else(|| ConvertError::missing("launch_group"))?;
+                let tasks = repeated("task_group.tasks", group.task_group.tasks);
+                let mut tasks: Vec<TaskInfo> = tasks.map_err(|error| error.within("launch_group"))?;
+                tasks.iter_mut().for_each(|task| task.unsupported = Some("launch_group".to_owned()));
+                Ok(Self::Launch(tasks))
             }
             _ => Ok(Self::Unsupported(operation_type_name(&operation).to_owned())),
         }

@@ -71,7 +71,7 @@ prop_compose! {
     ) -> TaskInfo {
         TaskInfo {
             name, task_id: task_id.into(), agent_id: agent_id.into(), resources, command, executor, data, labels,
-            kill_grace, container,
+            kill_grace, container, unsupported: None,
         }
     }
 }
@@ -378,4 +378,71 @@ fn statuses_of_executors_are_completed() {
     assert_eq!((plain.source, plain.uuid, plain.reason), (Source::Executor, None, None));
     assert_eq!(read(json!({"uuid": "AQI="})).expect_err("refused").path(), "uuid");
     assert_eq!(read(json!({"timestamp": "NaN"})).expect_err("refused").path(), "timestamp");
+}
+
+/// What is passed over would be missing without a word: an image, a volume, a secret in a file.
+#[test]
+fn what_no_agent_does_is_named() {
+    let unsupported = |more: serde_json::Value| {
+        let mut task = json!({
+            "name": "t", "task_id": {"value": "t"}, "agent_id": {"value": "a"}, "command": {"value": "true"},
+        });
+        task.as_object_mut().expect("object").extend(more.as_object().expect("object").clone());
+        let task = TaskInfo::try_from(json::decode_value::<v1::TaskInfo>(&task).expect("shape"));
+        task.expect("a task").unsupported
+    };
+    let container = |more: serde_json::Value| {
+        let mut container = json!({"type": "MESOS"});
+        container.as_object_mut().expect("object").extend(more.as_object().expect("object").clone());
+        container
+    };
+    let volume = json!({"mode": "RO", "container_path": "/x", "host_path": "/y"});
+    let secret = json!({"type": "VALUE", "value": {"data": "cw=="}});
+    let secret_file =
+        json!({"mode": "RO", "container_path": "/s", "source": {"type": "SECRET", "secret": secret}});
+    let parts = [
+        ("docker", json!({"image": "i"})),
+        ("mesos", json!({"image": {"type": "DOCKER", "docker": {"name": "i"}}})),
+        ("volumes", json!([volume])),
+        ("volumes", json!([secret_file])),
+        ("network_infos", json!([{"name": "n"}])),
+        ("hostname", json!("h")),
+        ("linux_info", json!({"share_pid_namespace": true})),
+        ("rlimit_info", json!({"rlimits": []})),
+        ("tty_info", json!({})),
+    ];
+    for (name, value) in parts {
+        let part = container(json!({name: value}));
+        let path =
+            if name == "mesos" { "container.mesos.image".to_owned() } else { format!("container.{name}") };
+        assert_eq!(unsupported(json!({"container": part})), Some(path.clone()));
+        let executor = json!({
+            "executor_id": {"value": "e"}, "command": {"value": "true"}, "container": part,
+        });
+        assert_eq!(unsupported(json!({"executor": executor})), Some(format!("executor.{path}")));
+    }
+    let others = [
+        ("health_check", json!({"type": "COMMAND", "command": {"value": "true"}})),
+        ("check", json!({"type": "COMMAND", "command": {"command": {"value": "true"}}})),
+        ("max_completion_time", json!({"nanoseconds": 1})),
+        ("limits", json!({"cpus": {"value": 1}})),
+    ];
+    for (name, value) in others {
+        assert_eq!(unsupported(json!({name: value})).as_deref(), Some(name));
+    }
+    assert_eq!(unsupported(json!({"container": container(json!({}))})), None);
+    assert_eq!(unsupported(json!({"container": container(json!({"mesos": {}}))})), None);
+}
+
+#[test]
+fn the_tasks_of_a_group_are_refused_one_by_one() {
+    let task = json!({
+        "name": "t", "task_id": {"value": "t"}, "agent_id": {"value": "a"}, "command": {"value": "true"},
+    });
+    let executor = json!({"type": "DEFAULT", "executor_id": {"value": "e"}});
+    let group = json!({"executor": executor, "task_group": {"tasks": [task]}});
+    let operation = json!({"type": "LAUNCH_GROUP", "launch_group": group});
+    let operation = json::decode_value::<v1::offer::Operation>(&operation).expect("shape");
+    let Ok(Operation::Launch(tasks)) = Operation::try_from(operation) else { panic!("tasks to refuse") };
+    assert_eq!(tasks[0].unsupported.as_deref(), Some("launch_group"));
 }

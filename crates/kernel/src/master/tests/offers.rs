@@ -286,3 +286,22 @@ fn an_explicit_filter_is_kept_whatever_is_declined_without_one() {
         master.decline_unsaid(&framework, &offer.id);
     }
 }
+
+#[test]
+fn agents_with_gpus_are_offered_to_those_who_know_gpus_only() {
+    let mut master = Master::new();
+    let (plain, ..) = master.framework(framework_info("plain"));
+    assert!(master.agent("cpus:4;mem:4096;gpus:1").2.offers().is_empty(), "Mesos' filter");
+    assert_eq!(master.agent("cpus:1;mem:64;gpus:0").2.offers().len(), 1);
+    let mut info = framework_info("gpus");
+    info.capabilities.push(bellows_model::Capability::GpuResources);
+    let (aware, _, outcome) = master.framework(info);
+    let offer = outcome.offers().remove(0);
+    assert_eq!((&offer.framework_id, offer.resources), (&aware, resources("cpus:4;mem:4096;gpus:1")));
+    // It passes by who does not know them when it comes back.
+    assert!(master.decline(&aware, &offer.id, 60).offers().is_empty());
+    let mut info = master.state.frameworks[&plain].info.clone();
+    info.capabilities.push(bellows_model::Capability::GpuResources);
+    let outcome = master.call(&plain, Call::UpdateFramework { info, suppressed_roles: vec![] });
+    assert_eq!(outcome.offers().len(), 1, "it has learnt it");
+}

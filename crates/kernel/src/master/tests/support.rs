@@ -67,6 +67,7 @@ pub(super) fn task(id: &str, agent_id: &AgentId, text: &str) -> TaskInfo {
         labels: Vec::new(),
         kill_grace: None,
         container: None,
+        unsupported: None,
     }
 }
 
