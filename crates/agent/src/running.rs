@@ -75,6 +75,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         environment: Environment::new(&config, address),
         switch_from: config.switch_user.then(Owner::own_name),
     });
+    let watched = client.clone();
     let mut effects = Effects {
         store,
         checkpoint_path,
@@ -90,6 +91,9 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let stopping = CancellationToken::new();
     let mut helpers = JoinSet::new();
     helpers.spawn(link::run(config.master.clone(), driver.clone()));
+    if let Some(client) = watched {
+        helpers.spawn(watch_service(client, driver.clone()));
+    }
     helpers.spawn(Collector::new(&config, sandboxes, work_dir.path.clone(), driver.clone()).run());
     let router = http::router(&config, address, &work_dir.path, driver.clone(), containerizer)?;
     let server = Server::start(listener, router, bellows_runtime::Limits::default())
@@ -102,6 +106,29 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         outcome
     });
     Ok(Running { local_addr, agent_id, driver, main, stopping, server, helpers })
+}
+
+/// Asks the shuffle service every second whether it is there, and tells the kernel.
+async fn watch_service(client: bellows_shuffle::admin::Client, driver: Handle) {
+    const PAUSE: Duration = Duration::from_secs(1);
+    const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+    let mut was_down = None;
+    loop {
+        let down = !tokio::time::timeout(ANSWER_TIMEOUT, client.answers()).await.unwrap_or(false);
+        if was_down.replace(down) != Some(down) {
+            match down {
+                true => tracing::warn!(
+                    socket = %client.socket().display(),
+                    "the shuffle service does not answer: no executors of applications that use it until it does"
+                ),
+                false => tracing::info!("the shuffle service answers"),
+            }
+            if driver.tell(Event::ShuffleService { down }).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 impl Running {

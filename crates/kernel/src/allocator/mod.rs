@@ -72,8 +72,8 @@ struct Agent {
     label: AgentId,
     active: bool,
     dirty: bool,
-    /// Only clients that are aware of GPUs are offered anything of it.
     has_gpus: bool,
+    shuffle_service_down: bool,
     total: Resources,
     free: Resources,
     refusals: Vec<Refusal>,
@@ -88,7 +88,7 @@ struct Client {
     /// Connected and not suppressed.
     wants: bool,
     dirty: bool,
-    gpu_aware: bool,
+    traits: ClientTraits,
     allocated: Vec<i64>,
     share: u64,
     /// Grants so far: among equal shares the one that was served less often comes first.
@@ -99,6 +99,22 @@ struct Client {
     idle_since: Option<Time>,
     /// Agents that may have refusals of it without a filter.
     unsaid_on: BTreeSet<u32>,
+}
+
+/// What decides which agents suit a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClientTraits {
+    /// As Mesos with its default `--filter_gpu_resources`: who is not aware of GPUs is offered nothing of agents that
+    /// have some, lest it fills them with tasks that need none.
+    pub gpu_aware: bool,
+    pub uses_shuffle_service: bool,
+}
+
+impl Agent {
+    fn suits(&self, client: &Client) -> bool {
+        (client.traits.gpu_aware || !self.has_gpus)
+            && !(client.traits.uses_shuffle_service && self.shuffle_service_down)
+    }
 }
 
 /// A role without clients stays, so that ordinals hold, and is reused by name.
@@ -139,6 +155,7 @@ impl Allocator {
             active: true,
             dirty: false,
             has_gpus: has_gpus(&total),
+            shuffle_service_down: false,
             free: total.clone(),
             total,
             refusals: Vec::new(),
@@ -200,7 +217,7 @@ impl Allocator {
             role,
             wants: false,
             dirty: false,
-            gpu_aware: false,
+            traits: ClientTraits::default(),
             allocated: vec![0; self.kinds.len()],
             share: 0,
             served: 0,
@@ -242,11 +259,16 @@ impl Allocator {
         }
     }
 
-    /// As Mesos with its default `--filter_gpu_resources`: who is not aware of GPUs is offered nothing of agents that
-    /// have some, lest it fills them with tasks that need none.
-    pub fn set_gpu_aware(&mut self, index: ClientIndex, aware: bool) {
-        if std::mem::replace(&mut self.clients[index.0 as usize].gpu_aware, aware) != aware && aware {
+    pub fn set_traits(&mut self, index: ClientIndex, traits: ClientTraits) {
+        if std::mem::replace(&mut self.clients[index.0 as usize].traits, traits) != traits {
             self.touch_client(index.0);
+        }
+    }
+
+    /// Clients that use the service are granted nothing of the agent meanwhile.
+    pub fn set_shuffle_service_down(&mut self, index: AgentIndex, down: bool) {
+        if std::mem::replace(&mut self.agents[index.0 as usize].shuffle_service_down, down) != down && !down {
+            self.touch_agent(index.0);
         }
     }
 

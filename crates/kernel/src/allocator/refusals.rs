@@ -1,5 +1,5 @@
 //! Filters: what a client does not want to be offered again for a while.
-use super::{Agent, AgentIndex, Allocator, ClientIndex};
+use super::{AgentIndex, Allocator, ClientIndex};
 use crate::Time;
 use bellows_model::{FrameworkId, Resources};
 use std::sync::Arc;
@@ -98,7 +98,8 @@ impl Allocator {
         resources: &'a Resources,
         now: Time,
     ) -> impl Iterator<Item = &'a FrameworkId> {
-        let Agent { refusals, has_gpus, .. } = &self.agents[agent as usize];
+        let agent = &self.agents[agent as usize];
+        let refusals = &agent.refusals;
         let refuses = move |index: u32, epoch: u32, role: &str| {
             refusals.iter().any(|refusal| {
                 refusal.client == index
@@ -111,7 +112,7 @@ impl Allocator {
         let clients = roles.flat_map(|role| role.clients.iter().map(move |&index| (role, index)));
         clients.filter_map(move |(role, index)| {
             let client = &self.clients[index as usize];
-            let eligible = client.wants && (client.gpu_aware || !has_gpus);
+            let eligible = client.wants && agent.suits(client);
             (eligible && !refuses(index, client.epoch, &role.name)).then_some(&client.framework)
         })
     }

@@ -2,7 +2,7 @@
 //!
 //! Coarse as in Mesos: all that is free on an agent goes to one client. No hashing and no allocation in the
 //! loops over clients; a pair of agent and client is looked at only if something about it changed.
-use super::{Allocator, Client, Role};
+use super::{Agent, Allocator, Client, Role};
 use crate::Time;
 use bellows_model::{AgentId, FrameworkId, Resources};
 use std::sync::Arc;
@@ -120,25 +120,24 @@ impl Allocator {
     }
 
     fn neediest(&self, agent: u32, candidates: Candidates) -> Option<u32> {
-        let has_gpus = self.agents[agent as usize].has_gpus;
-        let free = &self.agents[agent as usize].free;
+        let agent = &self.agents[agent as usize];
         let mut best: Option<(&Role, u32)> = None;
         for role in &self.roles {
             let behind = best.is_some_and(|(best, _)| (best.share, best.served) <= (role.share, role.served));
-            if behind || role.clients.is_empty() || !self.is_allocatable(free, &role.name) {
+            if behind || role.clients.is_empty() || !self.is_allocatable(&agent.free, &role.name) {
                 continue;
             }
-            if let Some(client) = self.neediest_of(role, candidates, has_gpus) {
+            if let Some(client) = self.neediest_of(role, candidates, agent) {
                 best = Some((role, client));
             }
         }
         best.map(|(_, client)| client)
     }
 
-    fn neediest_of(&self, role: &Role, candidates: Candidates, has_gpus: bool) -> Option<u32> {
+    fn neediest_of(&self, role: &Role, candidates: Candidates, agent: &Agent) -> Option<u32> {
         let eligible = |index: u32, client: &Client| {
             client.wants
-                && (client.gpu_aware || !has_gpus)
+                && agent.suits(client)
                 && (candidates == Candidates::All || client.dirty)
                 && self.scratch.refused[index as usize] != self.scratch.round
         };

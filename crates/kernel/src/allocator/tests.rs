@@ -16,7 +16,7 @@ fn allocator() -> Allocator {
 
 fn client(allocator: &mut Allocator, name: &str, role: &str) -> ClientIndex {
     let client = allocator.add_client(name.into(), role);
-    allocator.set_gpu_aware(client, true);
+    allocator.set_traits(client, ClientTraits { gpu_aware: true, ..ClientTraits::default() });
     allocator.set_wants(client, true);
     client
 }

@@ -2,6 +2,7 @@
 use super::{
     Action, Agent, AgentCommand, AgentMessage, AgentRegistration, AgentTask, Framework, LinkId, Observation,
     SchedulerEvent, Step, Task,
+    offers::Refusal,
     state::{Timer, holds_resources},
     tasks::Origin,
 };
@@ -35,7 +36,7 @@ impl Step<'_> {
             self.disconnect(&id);
             self.drop_what_is_gone(&id, &registration.tasks);
         }
-        self.connect(link, &id, registration.info);
+        self.connect(link, &id, registration.info, registration.shuffle_service_down);
         self.tell(&id, AgentCommand::Registered { agent_id: id.clone() });
         for framework in registration.frameworks {
             self.meet_framework(&id, framework, stranger);
@@ -159,7 +160,7 @@ impl Step<'_> {
         }
     }
 
-    fn connect(&mut self, link: LinkId, id: &AgentId, info: AgentInfo) {
+    fn connect(&mut self, link: LinkId, id: &AgentId, info: AgentInfo, shuffle_service_down: bool) {
         let now = self.now;
         let agent = self.state.agents.entry(id.clone()).and_modify(|agent| agent.reregistered = Some(now));
         let agent = agent.or_insert_with(|| Agent::new(info.clone(), now));
@@ -177,6 +178,7 @@ impl Step<'_> {
                 allocator.set_active(index, true);
             }
         }
+        self.shuffle_service(id, shuffle_service_down);
         self.state.links.insert(link, id.clone());
         self.state.counters.agents_registered += 1;
         self.observe(Observation::AgentAdded(id.clone()));
@@ -273,6 +275,7 @@ impl Step<'_> {
             AgentMessage::ExecutorMessage { framework_id, executor_id, data } => {
                 self.send(&framework_id, SchedulerEvent::Message { agent_id, executor_id, data });
             }
+            AgentMessage::ShuffleService { down } => self.shuffle_service(&agent_id, down),
             AgentMessage::Pong { seq } => {
                 let agent = self.agent_mut(&agent_id);
                 if seq == agent.ping_seq {
@@ -280,6 +283,24 @@ impl Step<'_> {
                 }
             }
         }
+    }
+
+    /// While it is down, frameworks that use it are offered nothing of the agent: an executor that runs there has
+    /// Spark's driver register with the service, and fail for good if that is not there.
+    fn shuffle_service(&mut self, agent_id: &AgentId, down: bool) {
+        self.agent_mut(agent_id).shuffle_service_down = down;
+        let Some(index) = self.state.agents[agent_id].index else { return };
+        self.state.allocator.set_shuffle_service_down(index, down);
+        if !down {
+            return;
+        }
+        let uses = |offer: &&bellows_model::Offer| {
+            let framework = self.state.frameworks.get(&offer.framework_id);
+            framework.is_some_and(|framework| framework.info.uses_shuffle_service())
+        };
+        let here = self.state.offers.values().filter(|offer| offer.agent_id == *agent_id);
+        let void: Vec<_> = here.filter(uses).map(|offer| offer.id.clone()).collect();
+        void.iter().for_each(|id| self.rescind(id, Refusal::None));
     }
 
     pub(super) fn link_closed(&mut self, link: LinkId) {

@@ -3,6 +3,7 @@ use super::{
     AgentCommand, CallError, Framework, Observation, RequestId, Response, SchedulerEvent, Step,
     offers::Refusal, state::Timer,
 };
+use crate::allocator::ClientTraits;
 use bellows_model::{
     AgentId, Capability, FrameworkId, FrameworkInfo, Reason, StreamId, TaskState, validate_role,
 };
@@ -180,7 +181,10 @@ impl Step<'_> {
         let connected = framework.stream.is_some();
         let roles = framework.info.roles.clone();
         let suppressed = framework.suppressed_roles.clone();
-        let gpu_aware = framework.info.has(Capability::GpuResources);
+        let traits = ClientTraits {
+            gpu_aware: framework.info.has(Capability::GpuResources),
+            uses_shuffle_service: framework.info.uses_shuffle_service(),
+        };
         for (role, client) in framework.clients.clone() {
             if roles.contains(&role) {
                 continue;
@@ -193,7 +197,7 @@ impl Step<'_> {
         }
         for role in roles {
             let client = self.client(framework_id, &role);
-            self.state.allocator.set_gpu_aware(client, gpu_aware);
+            self.state.allocator.set_traits(client, traits);
             self.state.allocator.set_wants(client, connected && !suppressed.contains(&role));
         }
     }

@@ -225,7 +225,10 @@ fn what_is_left_of_a_completed_framework_is_shut_down() {
 fn a_new_agent_at_the_same_address_replaces_the_old_one() {
     let (mut master, framework, agent, _) = Master::running(framework_info("f"));
     let info = AgentInfo { id: None, ..(*master.state.agents[&agent].info).clone() };
-    let outcome = master.register(LinkId(77), AgentRegistration { info, frameworks: vec![], tasks: vec![] });
+    let outcome = master.register(
+        LinkId(77),
+        AgentRegistration { info, frameworks: vec![], tasks: vec![], shuffle_service_down: false },
+    );
     assert_eq!(outcome.the_update().state, TaskState::Gone);
     assert_eq!(lost_agents(&outcome), [&agent]);
     assert!(!master.state.agents.contains_key(&agent));
@@ -254,12 +257,20 @@ fn an_agent_that_shrank_below_its_tasks_is_refused_and_harms_nothing() {
         info: task("t", &agent, "cpus:0.1;mem:1"),
         latest_state: TaskState::Running,
     }];
-    let registration = AgentRegistration { info, frameworks: frameworks.clone(), tasks: tasks.clone() };
+    let registration = AgentRegistration {
+        info,
+        frameworks: frameworks.clone(),
+        tasks: tasks.clone(),
+        shuffle_service_down: false,
+    };
     let outcome = master.register(LinkId(50), registration);
     assert!(refusal(&outcome).is_some_and(|reason| reason.contains("less than what its tasks have")));
     assert_eq!(master.state.frameworks[&framework].tasks["t"].state, TaskState::Running);
 
-    let outcome = master.register(LinkId(51), AgentRegistration { info: fits, frameworks, tasks });
+    let outcome = master.register(
+        LinkId(51),
+        AgentRegistration { info: fits, frameworks, tasks, shuffle_service_down: false },
+    );
     assert_eq!(refusal(&outcome), None, "smaller, but large enough");
     assert_eq!(master.state.agents[&agent].info.resources, resources("cpus:1;mem:600"));
 }
@@ -269,6 +280,7 @@ fn bad_registrations_are_refused() {
     let mut master = Master::new();
     let (_, link, _) = master.agent("cpus:1");
     let registration = |id: Option<&str>, tasks| AgentRegistration {
+        shuffle_service_down: false,
         info: AgentInfo { id: id.map(Into::into), ..agent_info(9, "cpus:1") },
         frameworks: vec![],
         tasks,

@@ -305,3 +305,27 @@ fn agents_with_gpus_are_offered_to_those_who_know_gpus_only() {
     let outcome = master.call(&plain, Call::UpdateFramework { info, suppressed_roles: vec![] });
     assert_eq!(outcome.offers().len(), 1, "it has learnt it");
 }
+
+/// Spark's driver registers with the shuffle service of the machine where an executor runs; without it, it hangs.
+#[test]
+fn an_agent_whose_shuffle_service_is_down_is_for_those_who_do_not_use_it() {
+    let mut master = Master::new();
+    let mut info = framework_info("spark");
+    let label = bellows_model::Label { key: "bellows.shuffle_service".into(), value: Some("true".into()) };
+    info.labels.push(label);
+    let (spark, ..) = master.framework(info);
+    let (_, link, outcome) = master.agent("cpus:4;mem:4096");
+    let offer = outcome.offers().remove(0);
+    let says = |down| {
+        let message = crate::master::AgentMessage::ShuffleService { down };
+        crate::master::Event::Agent { link, message }
+    };
+    assert_eq!(master.step(says(true)).rescinded(), [offer.id]);
+    assert!(master.call(&spark, Call::Revive { roles: vec![] }).offers().is_empty());
+    let (other, _, outcome) = master.framework(framework_info("other"));
+    let offer = outcome.offers().remove(0);
+    assert_eq!(offer.framework_id, other);
+    assert!(master.decline(&other, &offer.id, 60).offers().is_empty());
+    let offers = master.step(says(false)).offers();
+    assert_eq!(offers[0].framework_id, spark, "in the same step");
+}

@@ -234,7 +234,12 @@ impl Run {
                 let info = agent_info(link.0 as u16, kinds[kind]);
                 self.step(Event::AgentRegister {
                     link,
-                    registration: AgentRegistration { info, frameworks: vec![], tasks: vec![] },
+                    registration: AgentRegistration {
+                        info,
+                        frameworks: vec![],
+                        tasks: vec![],
+                        shuffle_service_down: false,
+                    },
                 });
             }
             Op::CloseLink(index) => {
@@ -346,7 +351,10 @@ impl Run {
             None => AgentInfo { id: Some(id), ..agent_info(7, "cpus:64;cpus(etl):64;mem:8192;ports:[1-9]") },
         };
         let link = LinkId(self.master.number());
-        self.step(Event::AgentRegister { link, registration: AgentRegistration { info, frameworks, tasks } });
+        self.step(Event::AgentRegister {
+            link,
+            registration: AgentRegistration { info, frameworks, tasks, shuffle_service_down: false },
+        });
     }
 
     fn accept(&mut self, offer: usize, tasks: usize, with_executor: bool, refuse: Option<u64>) {

@@ -165,7 +165,10 @@ impl Master {
     pub(super) fn agent(&mut self, text: &str) -> (AgentId, LinkId, Outcome) {
         let link = LinkId(self.number());
         let info = agent_info(link.0 as u16, text);
-        let outcome = self.register(link, AgentRegistration { info, frameworks: vec![], tasks: vec![] });
+        let outcome = self.register(
+            link,
+            AgentRegistration { info, frameworks: vec![], tasks: vec![], shuffle_service_down: false },
+        );
         let id = outcome.registered().expect("registered");
         (id, link, outcome)
     }
@@ -200,7 +203,10 @@ impl Master {
                 latest_state,
             })
             .collect();
-        (link, self.register(link, AgentRegistration { info, frameworks, tasks }))
+        (
+            link,
+            self.register(link, AgentRegistration { info, frameworks, tasks, shuffle_service_down: false }),
+        )
     }
 
     pub(super) fn framework(&mut self, info: FrameworkInfo) -> (FrameworkId, StreamId, Outcome) {
