@@ -16,7 +16,7 @@ const LONGEST: Duration = Filters::DEFAULT_REFUSE;
 /// until `LONGEST` is reached.
 const PAUSE_FOR_EACH_PAIR: Duration = Duration::from_millis(4);
 /// A refusal is as long as this part of the time for which the client has been declining.
-const PART_OF_IDLE_TIME: u32 = 8;
+const PART_OF_IDLE_TIME: u32 = 50;
 
 impl Allocator {
     /// The client does not want `resources` of the agent now and did not say for how long.
