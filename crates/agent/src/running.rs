@@ -50,6 +50,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| Error::Bind { address: config.listen.to_string(), source })?;
+    bellows_runtime::notice_lost_peers(&listener, bellows_runtime::LOST_PEER_TIMEOUT)
+        .map_err(Error::io("the listening socket"))?;
     let local_addr = listener.local_addr().map_err(Error::io("the listening socket"))?;
     let announced = Arc::new(Announced::new(&config, local_addr));
     let work_dir = WorkDir::open(&config.work_dir)?;
@@ -81,6 +83,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         environment: Environment::new(&config, Arc::clone(&announced)),
         switch_from: config.switch_user.then(Owner::own_name),
     });
+    let watched = client.clone();
     let mut effects = Effects {
         store,
         checkpoint_path,
@@ -101,6 +104,14 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         let _guard = guard;
         linked.await;
     });
+    if let Some(client) = watched {
+        let guard = vital.guard("the watch over the shuffle service");
+        let watch = watch_service(client, driver.clone());
+        helpers.spawn(async move {
+            let _guard = guard;
+            watch.await;
+        });
+    }
     let guard = vital.guard("the collection of sandboxes");
     let collector = Collector::new(&config, sandboxes, work_dir.path.clone(), driver.clone());
     helpers.spawn(async move {
@@ -123,6 +134,29 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         outcome
     });
     Ok(Running { local_addr, agent_id, driver, main, vital, stopping, server, helpers })
+}
+
+/// Asks the shuffle service every second whether it is there, and tells the kernel.
+async fn watch_service(client: bellows_shuffle::admin::Client, driver: Handle) {
+    const PAUSE: Duration = Duration::from_secs(1);
+    const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+    let mut was_down = None;
+    loop {
+        let down = !tokio::time::timeout(ANSWER_TIMEOUT, client.answers()).await.unwrap_or(false);
+        if was_down.replace(down) != Some(down) {
+            match down {
+                true => tracing::warn!(
+                    socket = %client.socket().display(),
+                    "the shuffle service does not answer: no executors of applications that use it until it does"
+                ),
+                false => tracing::info!("the shuffle service answers"),
+            }
+            if driver.tell(Event::ShuffleService { down }).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 impl Running {

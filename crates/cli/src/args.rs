@@ -68,6 +68,8 @@ pub struct UpArgs {
     pub clients: ShuffleClientArgs,
     #[command(flatten)]
     pub hosts: AllowHostArgs,
+    #[command(flatten)]
+    pub offers: OfferArgs,
     /// Where everything is kept [default: $XDG_STATE_HOME/bellows, else ~/.local/state/bellows]
     #[arg(long, value_name = "DIR", env = "BELLOWS_WORK_DIR")]
     pub work_dir: Option<PathBuf>,
@@ -85,6 +87,14 @@ pub struct SizeArgs {
     /// Memory that each agent offers, in MB
     #[arg(long, default_value_t = 4096.0, value_name = "MB", value_parser = positive)]
     pub mem: f64,
+}
+
+/// What the master does with offers.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct OfferArgs {
+    /// Take an offer back that a framework holds for so long, as in 30s or 5m, once another framework wants it
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = age, env = "BELLOWS_OFFER_TIMEOUT")]
+    pub offer_timeout: Age,
 }
 
 /// Where the embedded cluster listens. A port of 0 takes any free one.
@@ -210,6 +220,8 @@ pub struct MasterArgs {
     pub advertise: AdvertiseArgs,
     #[command(flatten)]
     pub hosts: AllowHostArgs,
+    #[command(flatten)]
+    pub offers: OfferArgs,
 }
 
 /// What others are told, where they do not reach what is listened on: behind NAT, or with several networks.

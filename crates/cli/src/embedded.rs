@@ -25,6 +25,8 @@ pub struct Options {
     pub listen: ListenArgs,
     pub clients: ShuffleClientArgs,
     pub hosts: AllowHostArgs,
+    /// As the master's setting of that name.
+    pub offer_timeout: Option<Duration>,
     /// Absolute, and there.
     pub work_dir: PathBuf,
 }
@@ -38,7 +40,7 @@ pub struct Embedded {
 
 impl Embedded {
     pub async fn start(options: &Options) -> Result<Self, Error> {
-        let Options { size, listen, clients, hosts, work_dir } = options;
+        let Options { size, listen, clients, hosts, offer_timeout, work_dir } = options;
         let shuffle_root = work_dir.join("shuffle-files");
         let socket = work_dir.join("shuffle.sock");
 
@@ -56,6 +58,7 @@ impl Embedded {
         // The master and the agents share what this process may open.
         let limits = Limits::of_servers(1 + usize::from(size.agents));
         let mut config = bellows_master::Config::new(SocketAddr::new(listen.ip, listen.port));
+        config.kernel.offer_timeout = *offer_timeout;
         config.advertise_ip = advertise_ip;
         config.limits = limits.clone();
         config.allow_hosts.clone_from(&hosts.allow_hosts);

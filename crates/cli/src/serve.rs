@@ -22,6 +22,7 @@ pub fn fatal(what: impl Display, error: impl Display) -> Error {
 pub async fn master(args: MasterArgs) -> Result<(), Error> {
     init_logging("info", LogFormat::Text);
     let mut config = bellows_master::Config::new(SocketAddr::new(args.ip, args.port));
+    config.kernel.offer_timeout = args.offers.offer_timeout.0;
     let name = own_name(args.hostname, args.ip).await;
     config.advertise_port = args.advertise.advertise_port;
     config.advertise_ip = args.advertise.advertise_ip.or_else(|| {

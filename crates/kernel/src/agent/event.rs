@@ -66,6 +66,10 @@ pub enum Event {
     ShuffleRemovalFailed {
         framework_id: FrameworkId,
     },
+    /// The shuffle service was asked whether it answers.
+    ShuffleService {
+        down: bool,
+    },
     /// The operator wants every task ended.
     KillAll,
 }

@@ -51,6 +51,7 @@ impl Step<'_> {
             Event::ShuffleFound { frameworks } => self.shuffle_found(frameworks),
             Event::ShuffleRemoved { framework_id } => self.shuffle_removed(&framework_id),
             Event::ShuffleRemovalFailed { framework_id } => self.shuffle_removal_failed(&framework_id),
+            Event::ShuffleService { down } => self.shuffle_service(down),
             Event::KillAll => {
                 let all: Vec<Key> = self.state.containers.values().cloned().collect();
                 all.iter().for_each(|(framework_id, task_id)| self.kill(framework_id, task_id, None));
@@ -64,6 +65,7 @@ impl Step<'_> {
         {
             match self.state.timers.pop_first() {
                 Some((_, Timer::Resend(container_id))) => self.resend(&container_id),
+                Some((_, Timer::ShuffleService(container_id))) => self.gave_up_shuffle_service(&container_id),
                 Some((_, Timer::Removal(framework_id))) => self.retry_removal(&framework_id),
                 None => {}
             }
@@ -94,6 +96,7 @@ impl Step<'_> {
             info,
             frameworks: self.state.frameworks.values().map(|framework| framework.info.clone()).collect(),
             tasks: tasks.collect(),
+            shuffle_service_down: self.state.shuffle_service_down,
         }
     }
 

@@ -91,6 +91,8 @@ pub struct AgentRegistration {
     pub info: AgentInfo,
     pub frameworks: Vec<FrameworkInfo>,
     pub tasks: Vec<AgentTask>,
+    /// Its shuffle service does not answer.
+    pub shuffle_service_down: bool,
 }
 
 /// A task that an agent has, as it says when it registers again.
@@ -121,5 +123,9 @@ pub enum AgentMessage {
     },
     Pong {
         seq: u64,
+    },
+    /// The agent's shuffle service has fallen silent, or answers again.
+    ShuffleService {
+        down: bool,
     },
 }

@@ -170,7 +170,7 @@ fn a_launch_that_never_arrived_was_dropped_and_what_ran_is_gone() {
 fn pretend(master: &mut Master, agent: &AgentId) -> (LinkId, Outcome) {
     let link = LinkId(master.number() + 1_000);
     let info = (*master.state.agents[agent].info).clone();
-    let registration = AgentRegistration { info, frameworks: vec![], tasks: vec![] };
+    let registration = registration_of(info);
     (link, master.step(Event::AgentRegister { link, registration }))
 }
 
@@ -245,7 +245,7 @@ fn agents_are_bounded_and_the_longest_unreachable_makes_room() {
     let register = |master: &mut Master| {
         let link = LinkId(master.number());
         let info = agent_info(link.0 as u16, "cpus:1");
-        (link, master.register(link, AgentRegistration { info, frameworks: vec![], tasks: vec![] }))
+        (link, master.register(link, registration_of(info)))
     };
     let (link, outcome) = register(&mut master);
     assert_eq!(put_off(&outcome), [link]);
@@ -304,7 +304,7 @@ fn a_new_agent_at_the_same_address_replaces_one_that_is_away() {
     let (mut master, framework, agent, link) = Master::running(framework_info("f"));
     master.step(Event::LinkClosed { link });
     let info = AgentInfo { id: None, ..(*master.state.agents[&agent].info).clone() };
-    let outcome = master.register(LinkId(77), AgentRegistration { info, frameworks: vec![], tasks: vec![] });
+    let outcome = master.register(LinkId(77), registration_of(info));
     assert_eq!(outcome.the_update().state, TaskState::Gone);
     assert_eq!(lost_agents(&outcome), [&agent]);
     assert!(!master.state.agents.contains_key(&agent));
@@ -316,7 +316,7 @@ fn a_new_agent_at_the_same_address_replaces_one_that_is_away() {
 fn a_new_agent_at_the_same_address_leaves_a_connected_one_alone() {
     let (mut master, framework, agent, link) = Master::running(framework_info("f"));
     let info = AgentInfo { id: None, ..(*master.state.agents[&agent].info).clone() };
-    let outcome = master.register(LinkId(77), AgentRegistration { info, frameworks: vec![], tasks: vec![] });
+    let outcome = master.register(LinkId(77), registration_of(info));
     assert!(lost_agents(&outcome).is_empty() && outcome.updates().is_empty());
     assert_eq!(outcome.registered(), Some("m-S1".into()));
     assert_eq!(master.state.agents[&agent].link, Some(link));
@@ -345,12 +345,20 @@ fn an_agent_that_shrank_below_its_tasks_is_refused_and_harms_nothing() {
         info: task("t", &agent, "cpus:0.1;mem:1"),
         latest_state: TaskState::Running,
     }];
-    let registration = AgentRegistration { info, frameworks: frameworks.clone(), tasks: tasks.clone() };
+    let registration = AgentRegistration {
+        info,
+        frameworks: frameworks.clone(),
+        tasks: tasks.clone(),
+        shuffle_service_down: false,
+    };
     let outcome = master.register(LinkId(50), registration);
     assert!(refusal(&outcome).is_some_and(|reason| reason.contains("less than what its tasks have")));
     assert_eq!(master.state.frameworks[&framework].tasks["t"].state, TaskState::Running);
 
-    let outcome = master.register(LinkId(51), AgentRegistration { info: fits, frameworks, tasks });
+    let outcome = master.register(
+        LinkId(51),
+        AgentRegistration { info: fits, frameworks, tasks, shuffle_service_down: false },
+    );
     assert_eq!(refusal(&outcome), None, "smaller, but large enough");
     assert_eq!(master.state.agents[&agent].info.resources, resources("cpus:1;mem:600"));
 }
@@ -360,6 +368,7 @@ fn bad_registrations_are_refused() {
     let mut master = Master::new();
     let (_, link, _) = master.agent("cpus:1");
     let registration = |id: Option<&str>, tasks| AgentRegistration {
+        shuffle_service_down: false,
         info: AgentInfo { id: id.map(Into::into), ..agent_info(9, "cpus:1") },
         frameworks: vec![],
         tasks,
