@@ -12,7 +12,7 @@ use crate::args::{
 };
 use crate::error::Error;
 use crate::output::{Table, bytes, out};
-use crate::serve::until_told;
+use crate::serve::{unless_hurried, until_told};
 
 const SOCKET: &str = "admin.sock";
 const SECRETS_HINT: &str = "\
@@ -27,7 +27,7 @@ pub async fn run(args: ShuffleServeArgs) -> Result<(), Error> {
     init_logging("info", LogFormat::Text);
     let shuffle = start(configure(args)?).await?;
     until_told().await?;
-    shuffle.stop().await;
+    unless_hurried(shuffle.stop()).await;
     Ok(())
 }
 

@@ -11,4 +11,4 @@ mod signal;
 pub use logging::{LogFormat, init_logging, init_logging_to_file};
 pub use memory::{few_arenas, forget_startup};
 pub use server::{Disconnect, Limits, Server};
-pub use signal::shutdown_signal;
+pub use signal::{Request, Signals, shutdown_signal};

@@ -279,6 +279,11 @@ impl Step<'_> {
                     agent.unanswered_pings = 0;
                 }
             }
+            AgentMessage::Unregister => {
+                let reason = "the agent unregistered".to_owned();
+                self.tell(&agent_id, AgentCommand::Refused { reason: reason.clone() });
+                self.remove_agent(&agent_id, &reason);
+            }
         }
     }
 

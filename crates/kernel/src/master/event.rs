@@ -122,4 +122,6 @@ pub enum AgentMessage {
     Pong {
         seq: u64,
     },
+    /// The agent goes for good, and its tasks with it.
+    Unregister,
 }

@@ -137,6 +137,7 @@ impl Reader {
                     status,
                 }
             }
+            Message::Unregister(_) => AgentMessage::Unregister,
             Message::Pong(pong) => AgentMessage::Pong { seq: pong.seq },
             Message::ExecutorTerminated(ended) => AgentMessage::ExecutorTerminated {
                 framework_id: ended.framework_id.try_into()?,
