@@ -40,7 +40,7 @@ impl Rotation {
         let is_large = |name: &&str| {
             statat(&directory, *name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| self.is_exceeded_by(&stat))
         };
-        let large: Vec<_> = OUTPUTS.into_iter().filter(|name| is_large(&name)).collect();
+        let large: Vec<_> = OUTPUTS.into_iter().filter(|name| is_large(name)).collect();
         if large.is_empty() {
             return Ok(());
         }
