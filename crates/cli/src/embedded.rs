@@ -9,6 +9,7 @@ use bellows_election::{MasterAddress, detect};
 use bellows_runtime::Limits;
 use bellows_wire::v1::FrameworkId;
 use futures::future::{join_all, select_all};
+use tokio_util::sync::CancellationToken;
 
 use crate::args::{AllowHostArgs, ListenArgs, ShuffleClientArgs, SizeArgs};
 use crate::error::Error;
@@ -135,12 +136,26 @@ impl Embedded {
         }
     }
 
-    /// Ends every framework with its tasks and files, then the cluster.
+    /// Ends every framework with its tasks and files, then the cluster. A second signal takes the tasks their grace.
     pub async fn stop(self) {
+        let hurry = CancellationToken::new();
+        let asked_again = async {
+            if bellows_runtime::shutdown_signal().await.is_ok() {
+                hurry.cancel();
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = self.end(&hurry) => {}
+            () = asked_again => {}
+        }
+    }
+
+    async fn end(self, hurry: &CancellationToken) {
         if let Err(error) = self.end_frameworks().await {
             tracing::warn!(%error, "frameworks may not have been told the end");
         }
-        join_all(self.agents.into_iter().map(|agent| agent.stop_and_kill_tasks(END_LIMIT))).await;
+        join_all(self.agents.into_iter().map(|agent| agent.stop_and_kill_tasks(END_LIMIT, hurry))).await;
         self.master.stop().await;
         self.shuffle.stop().await;
     }

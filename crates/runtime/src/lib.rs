@@ -24,5 +24,5 @@ pub use logging::{LogFormat, init_logging, init_logging_to_file};
 pub use memory::{few_arenas, forget_startup};
 pub use peers::{LOST_PEER_TIMEOUT, notice_lost_peers};
 pub use server::{Disconnect, Limits, Server};
-pub use signal::shutdown_signal;
+pub use signal::{Request, Signals, shutdown_signal};
 pub use vital::{Ended, Guard, Vital};

@@ -5,6 +5,7 @@
 mod cluster;
 mod daemon;
 mod framework;
+mod older;
 mod processes;
 mod shuffle;
 mod spark;
@@ -12,7 +13,9 @@ mod standalone;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use framework::Framework;
+pub use older::{on_older_machines, where_clone3_is_not_permitted};
 pub use processes::Processes;
+pub use rustix::process::Signal;
 pub use shuffle::ShuffleService;
 pub use spark::{Application, Spark, kill_nine};
 pub use standalone::Standalone;
@@ -33,16 +36,21 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("crates/testkit lies two below the top")
 }
 
-/// The directory with `bellows` and `libmesos.so`, built once per test process by the cargo that runs the tests.
+/// The directory with `bellows` and `libmesos.so`, built once per test process by the cargo that runs the tests, the
+/// library linked as it is shipped.
 pub fn binaries() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let status = Command::new(env!("CARGO"))
-            .current_dir(repository())
-            .args(["build", "--quiet", "-p", "bellows", "-p", "bellows-libmesos"])
-            .status()
-            .expect("cargo starts");
-        assert!(status.success(), "bellows and libmesos.so do not build");
+        let linker = repository().join("crates/libmesos/zigcc");
+        let library = ["rustc", "-p", "bellows-libmesos", "--lib", "--crate-type", "cdylib", "--"];
+        let library = library.map(str::to_owned).into_iter();
+        let library = library.chain(["-C".to_owned(), format!("linker={}", linker.display())]).collect();
+        for arguments in [vec!["build".to_owned(), "-p".to_owned(), "bellows".to_owned()], library] {
+            let mut cargo = Command::new(env!("CARGO"));
+            let status = cargo.current_dir(repository()).arg("--quiet").args(&arguments).status();
+            let built = status.expect("cargo starts").success();
+            assert!(built, "`cargo {}` fails; `make test` fetches the linker", arguments.join(" "));
+        }
         // A test runs as <target>/<profile>/deps/<name>.
         let exe = std::env::current_exe().expect("the test has a path");
         exe.ancestors().nth(2).expect("a test lies in <target>/<profile>/deps").to_owned()

@@ -55,6 +55,7 @@ pub(super) fn to_master(message: AgentMessage) -> link::AgentMessage {
                 data: data.into(),
             })
         }
+        AgentMessage::Unregister => agent_message::Message::Unregister(link::Unregister {}),
         AgentMessage::Pong { seq } => agent_message::Message::Pong(link::Pong { seq }),
     };
     link::AgentMessage { message: Some(message) }

@@ -1,6 +1,7 @@
 //! Everything that reaches an agent: what the master says, and how its own actions turned out.
 use super::{AgentCommand, LinkId, WriteId};
 use bellows_model::{ContainerId, FrameworkId};
+use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -70,8 +71,13 @@ pub enum Event {
     ShuffleService {
         down: bool,
     },
-    /// The operator wants every task ended.
-    KillAll,
+    /// The operator wants every task ended, in so much time; `None`: in the task's own.
+    KillAll {
+        grace: Option<Duration>,
+    },
+    /// The operator takes this agent out of service: the master forgets it, its tasks end. A second one does not wait
+    /// for the master any longer.
+    Retire,
 }
 
 /// How a container ended.

@@ -72,6 +72,8 @@ pub struct State {
     pub(super) uuids: u64,
     /// Shuffle directories of unknown frameworks were looked for since the start.
     pub(super) orphans_sought: bool,
+    /// The master was told so, and has not answered yet.
+    pub(super) retiring: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -219,6 +221,7 @@ impl State {
             writes: 0,
             uuids: 0,
             orphans_sought: false,
+            retiring: false,
         }
     }
 

@@ -451,6 +451,11 @@ impl Step<'_> {
             }
             AgentMessage::ShuffleService { down } => self.shuffle_service(&agent_id, down),
             AgentMessage::Pong { seq } => self.pong(&agent_id, seq),
+            AgentMessage::Unregister => {
+                let reason = "the agent unregistered".to_owned();
+                self.tell(&agent_id, AgentCommand::Refused { reason: reason.clone() });
+                self.remove_agent(&agent_id, &reason);
+            }
         }
     }
 

@@ -128,4 +128,6 @@ pub enum AgentMessage {
     ShuffleService {
         down: bool,
     },
+    /// The agent goes for good, and its tasks with it.
+    Unregister,
 }

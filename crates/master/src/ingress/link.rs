@@ -210,6 +210,7 @@ impl Reader {
                 }
             }
             Message::ShuffleService(service) => AgentMessage::ShuffleService { down: service.down },
+            Message::Unregister(_) => AgentMessage::Unregister,
             Message::Pong(pong) => AgentMessage::Pong { seq: pong.seq },
             Message::ExecutorTerminated(ended) => AgentMessage::ExecutorTerminated {
                 framework_id: ended.framework_id.try_into()?,

@@ -491,3 +491,36 @@ fn a_task_that_waits_for_the_shuffle_service_can_be_killed() {
     world.step(Event::ShuffleService { down: false });
     assert!(world.fetching.is_empty());
 }
+
+#[test]
+fn a_retiring_agent_waits_for_its_master_and_then_ends_everything() {
+    let goes: [fn(&mut World); 3] = [
+        |world| drop(world.command(AgentCommand::Refused { reason: "the agent unregistered".into() })),
+        |world| drop(world.step(Event::LinkClosed { link: LinkId(world.links) })),
+        |world| drop(world.step(Event::Retire)),
+    ];
+    for let_go in goes {
+        let mut world = World::registered();
+        let container_id = run(&mut world, "F", "t");
+        let link = LinkId(world.links);
+        let actions = world.step(Event::Retire);
+        assert_eq!(actions, [Action::Send { link, message: AgentMessage::Unregister }]);
+        let_go(&mut world);
+        let killed =
+            |action: &Action| matches!(action, Action::Kill { container_id: id, .. } if *id == container_id);
+        assert!(world.log.iter().any(killed));
+        let hurried = world.step(Event::KillAll { grace: Some(Duration::ZERO) });
+        assert_eq!(hurried, [Action::Kill { container_id: container_id.clone(), grace: Duration::ZERO }]);
+        world.exit(container_id, Exit::Signaled(9));
+        assert!(matches!(world.log.last(), Some(Action::Stop { .. })));
+        world.write_all();
+        assert_eq!(world.disk.agent_id, None);
+    }
+}
+
+#[test]
+fn an_agent_without_a_master_retires_alone() {
+    let mut world = World::new();
+    let actions = world.step(Event::Retire);
+    assert!(matches!(&actions[..], [Action::Stop { .. }]), "{actions:?}");
+}

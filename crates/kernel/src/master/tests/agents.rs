@@ -416,3 +416,16 @@ fn of_unreachable_agents_only_so_many_are_remembered() {
     assert_eq!(outcome.the_update().state, TaskState::Gone, "the first is forgotten for good");
     assert_eq!(master.state.agents.len(), 1);
 }
+
+#[test]
+fn an_agent_that_unregisters_is_forgotten_at_once() {
+    let (mut master, framework, agent, link) = Master::running(framework_info("f"));
+    let outcome = master.step(Event::Agent { link, message: AgentMessage::Unregister });
+    assert_eq!(outcome.the_update().state, TaskState::Gone);
+    assert_eq!(lost_agents(&outcome), [&agent]);
+    let reason = "the agent unregistered".to_owned();
+    assert!(outcome.0.contains(&Action::Tell { link, command: AgentCommand::Refused { reason } }));
+    assert!(outcome.0.contains(&Action::CloseLink { link }));
+    assert!(!master.state.agents.contains_key(&agent));
+    assert_eq!(master.state.frameworks[&framework].used, resources(""));
+}
