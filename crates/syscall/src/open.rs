@@ -80,12 +80,14 @@ fn walk_without_symlinks(path: &Path, flags: OFlags) -> Result<OwnedFd> {
 fn open_component(directory: BorrowedFd<'_>, name: &OsStr, flags: OFlags) -> Result<OwnedFd> {
     match openat(directory, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
         Err(Errno::NOTDIR) if is_symlink(directory, name) => Err(Errno::LOOP),
+        // With O_PATH, that is the link itself.
+        Ok(opened) if flags.contains(OFlags::PATH) && is_symlink(&opened, c"") => Err(Errno::LOOP),
         opened => opened,
     }
 }
 
-fn is_symlink(directory: BorrowedFd<'_>, name: &OsStr) -> bool {
-    let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
+fn is_symlink(at: impl AsFd, name: impl rustix::path::Arg) -> bool {
+    let stat = statat(at, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH);
     stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
 }
 
