@@ -5,6 +5,8 @@ RELEASE := target/release
 SPARK   := $(CACHE)/spark-3.5.9
 # Only the tests need it: the shuffle service of a Spark without Mesos.
 SPARK_4 := $(CACHE)/spark-4.3.0
+# Links libmesos.so; see crates/libmesos/zigcc.
+export BELLOWS_ZIG ?= $(CACHE)/zig
 
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?= frames calls index auth
@@ -15,8 +17,8 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The binary is static and without line tables: one small file is all a machine needs. libmesos.so links to the libc
-# of the JVM that loads it. Naming both packages builds what they share once.
-build: ## the release binary `bellows` and `libmesos.so`, in target/release/
+# of the JVM that loads it, which may be as old as 2.28. Naming both packages builds what they share once.
+build: $(BELLOWS_ZIG) ## the release binary `bellows` and `libmesos.so`, in target/release/
 	cargo build --release --locked --lib -p bellows -p bellows-libmesos
 	cargo rustc --release --locked -p bellows --bin bellows -- -C target-feature=+crt-static -C strip=debuginfo
 	@echo "$(RELEASE)/bellows and $(RELEASE)/libmesos.so"
@@ -36,6 +38,12 @@ $(SPARK_4): | needs
 	rm -rf $@.partial
 	python3 -m venv $@.partial
 	$@.partial/bin/python3 -m pip --disable-pip-version-check install --no-input pyspark==4.3.0
+	mv $@.partial $@
+
+$(BELLOWS_ZIG):
+	rm -rf $@.partial
+	python3 -m venv $@.partial
+	$@.partial/bin/python3 -m pip --disable-pip-version-check install --no-input ziglang==0.17.1 cargo-zigbuild==0.24.1
 	mv $@.partial $@
 
 bench: build ## what the cluster adds to a task: latencies, tasks per second, memory when idle; the longest step

@@ -14,9 +14,13 @@ use std::{
     io::{BufRead, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 
 const ROUNDS: usize = 1_000;
 const STORM: usize = 5_000;
@@ -38,6 +42,9 @@ async fn main() -> Result<()> {
     }
     if wanted("revive") {
         freed_to_offer(&place).await?;
+    }
+    if wanted("crowd") {
+        crowd(&place).await?;
     }
     if wanted("launch") {
         accept_to_running(&place).await?;
@@ -323,6 +330,51 @@ async fn freed_to_offer(place: &Place) -> Result<()> {
     }
     show("REVIVE -> offer of what it had declined", &times);
     Ok(())
+}
+
+/// What it costs the master to ask frameworks that want nothing whether they want something now.
+async fn crowd(place: &Place) -> Result<()> {
+    const CROWD: usize = 3_000;
+    const LONE: usize = 1;
+    const MEASURED: Duration = Duration::from_secs(20);
+    for frameworks in [LONE, CROWD] {
+        let cluster = Cluster::start(place, 3, 2)?;
+        let declined = Arc::new(AtomicU64::new(0));
+        let mut idle = JoinSet::new();
+        for _ in 0..frameworks {
+            let framework = Framework::subscribe(&cluster.master).await?;
+            idle.spawn(decline_all(framework, Arc::clone(&declined)));
+        }
+        // Until the last of them has been declining for long.
+        tokio::time::sleep(MEASURED / 2).await;
+        let (before, asked) = (cluster.cpu()?.own, declined.load(Ordering::Relaxed));
+        tokio::time::sleep(MEASURED).await;
+        let (after, asked) = (cluster.cpu()?.own, declined.load(Ordering::Relaxed) - asked);
+        println!(
+            "{:<52} {:.0} offers/s declined without a filter, {:.1} % of a processor",
+            format!("{frameworks} idle frameworks, 3 agents"),
+            asked as f64 / MEASURED.as_secs_f64(),
+            (after - before) / MEASURED.as_millis() as f64 * 100.0
+        );
+        idle.abort_all();
+    }
+    Ok(())
+}
+
+/// As Spark does while it wants no executor.
+async fn decline_all(mut framework: Framework, declined: Arc<AtomicU64>) -> Result<()> {
+    loop {
+        let event = match framework.events.recv().await.context("stream ended")? {
+            SchedulerEvent::Received(event) => event,
+            _ => continue,
+        };
+        for offer in event.offers.map(|offers| offers.offers).unwrap_or_default() {
+            let filters = Some(Filters { refuse_seconds: None });
+            let decline = scheduler::call::Decline { offer_ids: vec![offer.id], filters };
+            framework.call(scheduler::call::Type::Decline, |call| call.decline = Some(decline)).await?;
+            declined.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 async fn accept_to_running(place: &Place) -> Result<()> {

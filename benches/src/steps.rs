@@ -78,7 +78,7 @@ impl Master {
             version: "0".into(),
         };
         let frameworks = self.state.frameworks.values().map(|framework| framework.info.clone()).collect();
-        let registration = AgentRegistration { info, frameworks, tasks };
+        let registration = AgentRegistration { info, frameworks, tasks, shuffle_service_down: false };
         let actions = self.step(Event::AgentRegister { link, registration });
         let id = actions.into_iter().find_map(|action| match action {
             Action::Tell { command: AgentCommand::Registered { agent_id }, .. } => Some(agent_id),
@@ -127,7 +127,7 @@ impl Master {
         for _ in 0..rounds {
             let offers: Vec<_> = self.state.offers.values().cloned().collect();
             for Offer { id, framework_id, .. } in offers {
-                let filters = Filters { refuse: Duration::from_secs(100_000) };
+                let filters = Filters { refuse: Some(Duration::from_secs(100_000)) };
                 self.call(&framework_id, Call::Decline { offer_ids: vec![id], filters })?;
             }
             self.finish();
@@ -144,7 +144,7 @@ impl Master {
                 let operations = vec![Operation::Launch(tasks.collect::<Result<_>>()?)];
                 let open = self.state.offers.values().find(|open| open.agent_id == offer.agent_id);
                 let id = open.context("what is left is offered again")?.id.clone();
-                let filters = Filters { refuse: Duration::ZERO };
+                let filters = Filters { refuse: Some(Duration::ZERO) };
                 self.call(&offer.framework_id, Call::Accept { offer_ids: vec![id], operations, filters })?;
                 self.finish();
             }
@@ -171,6 +171,7 @@ fn task(number: usize, agent_id: &AgentId) -> Result<TaskInfo> {
         labels: Vec::new(),
         kill_grace: None,
         container: None,
+        unsupported: None,
     })
 }
 

@@ -155,12 +155,13 @@ impl Scheduler {
             .any(|item| item.reserved_for.as_deref().is_some_and(|role| role != offer.role));
         assert!(!foreign && self.info.roles.contains(&offer.role), "{offer:?}");
         let offer_ids = vec![offer.id.clone()];
-        let refuse = Duration::from_millis([0, 1_000, 5_000, 120_000][random.below(4)]);
+        let refuse = [None, Some(0), Some(1_000), Some(5_000), Some(120_000)][random.below(5)];
+        let refuse = refuse.map(Duration::from_millis);
         let filters = Filters { refuse };
         if mood.winding_down {
             return Some(Call::Decline {
                 offer_ids,
-                filters: Filters { refuse: Duration::from_secs(3_600) },
+                filters: Filters { refuse: Some(Duration::from_secs(3_600)) },
             });
         }
         match random.below(10) {
@@ -290,5 +291,6 @@ fn task(task_id: TaskId, offer: &Offer, random: &mut Random) -> TaskInfo {
         labels: Vec::new(),
         kill_grace: None,
         container: None,
+        unsupported: None,
     }
 }

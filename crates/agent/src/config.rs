@@ -1,4 +1,5 @@
 //! What an agent is told at its start. Resolved by the caller: no files are read here.
+use bellows_containment::Rotation;
 use bellows_election::Leader;
 use bellows_model::EnvironmentVariable;
 use bellows_runtime::Limits;
@@ -39,8 +40,9 @@ pub struct Config {
     pub shim_exe: Option<PathBuf>,
     /// Whether tasks run as the user that they or their framework name. Only root can.
     pub switch_user: bool,
-    /// What every task finds in its environment unless it says otherwise.
-    pub executor_environment: Vec<EnvironmentVariable>,
+    /// What every task finds in its environment unless it says otherwise; `None`: `PATH`, `LANG`, `LC_ALL`, `TZ` and
+    /// `JAVA_HOME` of this process, and its `HOME` for tasks that run as the same user.
+    pub executor_environment: Option<Vec<EnvironmentVariable>>,
     /// `MESOS_NATIVE_JAVA_LIBRARY` of the tasks.
     pub native_library: Option<PathBuf>,
     /// Between TERM and KILL, for tasks that do not say.
@@ -50,6 +52,8 @@ pub struct Config {
     /// The part of the disk that is to stay free: the fuller it is, the earlier sandboxes go.
     pub gc_disk_headroom: f64,
     pub disk_watch_interval: Duration,
+    /// How much of `stdout` and `stderr` is kept, looked at so often; `None`: all.
+    pub rotation: Option<(Rotation, Duration)>,
 }
 
 impl Config {
@@ -74,22 +78,21 @@ impl Config {
             shuffle_socket: None,
             shim_exe: None,
             switch_user: rustix::process::geteuid().is_root(),
-            executor_environment: inherited_environment(),
+            executor_environment: None,
             native_library: None,
             kill_grace: Duration::from_secs(5),
             gc_delay: Duration::from_secs(7 * 24 * 3600),
             gc_disk_headroom: 0.1,
             disk_watch_interval: Duration::from_secs(60),
+            // Those of Mesos' logrotate module.
+            rotation: Some((Rotation { max_bytes: 10 << 20, old_files: 9 }, Duration::from_secs(5))),
         }
     }
 }
 
 /// The part of this process' environment that tasks need to find programs and Java; the rest is not theirs to see.
-pub fn inherited_environment() -> Vec<EnvironmentVariable> {
-    const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    let variable = |name: &str| {
-        let value = std::env::var(name).ok().or_else(|| (name == "PATH").then(|| PATH.to_owned()))?;
-        Some(EnvironmentVariable { name: name.to_owned(), value })
-    };
+pub(crate) fn inherited_environment() -> Vec<EnvironmentVariable> {
+    let variable =
+        |name: &str| Some(EnvironmentVariable { name: name.to_owned(), value: std::env::var(name).ok()? });
     ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "JAVA_HOME"].into_iter().filter_map(variable).collect()
 }

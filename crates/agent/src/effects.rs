@@ -13,7 +13,7 @@ use crate::{
 };
 use bellows_containment::{Containerizer, Fetcher, Sandboxes};
 use bellows_kernel::agent::{Action, Event, Exit, Job, LinkId, State};
-use bellows_model::{AgentId, ContainerId};
+use bellows_model::{AgentId, ContainerId, TaskState};
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 use tokio::{sync::watch, task::AbortHandle};
 
@@ -59,7 +59,7 @@ impl Effects {
 
     pub(crate) fn perform(&mut self, state: &State, actions: Vec<Action>) -> Result<(), Error> {
         for action in actions {
-            self.perform_one(action)?;
+            self.perform_one(state, action)?;
         }
         self.agent_id.send_if_modified(|known| {
             let new = *known != state.agent_id;
@@ -71,7 +71,7 @@ impl Effects {
         Ok(())
     }
 
-    fn perform_one(&mut self, action: Action) -> Result<(), Error> {
+    fn perform_one(&mut self, state: &State, action: Action) -> Result<(), Error> {
         match action {
             Action::Register { link, registration } => {
                 self.say(link, |outgoing| outgoing.register(&registration));
@@ -105,7 +105,9 @@ impl Effects {
             Action::Forget { container_id } => self.containment.forget(container_id),
             Action::Retire(job) => {
                 self.fetches.remove(&job.container_id);
-                Arc::clone(&self.containment).retire(job);
+                let task = state.task_of(&job.container_id);
+                let failed = task.is_some_and(|task| task.latest_state() == TaskState::Failed);
+                Arc::clone(&self.containment).retire(job, failed);
             }
             Action::ExecutorDeparted { framework_id, executor_id } => {
                 self.shuffle.departed(framework_id, executor_id);

@@ -1,12 +1,17 @@
 //! What a task finds in its environment: the machine's, Mesos', the shuffle directories, and last its own.
-use crate::{Config, announced::Announced};
+use crate::{Config, announced::Announced, config::inherited_environment};
 use bellows_kernel::agent::Job;
 use bellows_model::{AgentId, DEFAULT_ROLE, EnvironmentVariable};
 use std::{path::Path, path::PathBuf, sync::Arc, time::Duration};
 
+/// Of most systems' shells; without any, a task would find no program.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// The parts that are the same for all tasks of an agent.
 pub(crate) struct Environment {
     base: Vec<EnvironmentVariable>,
+    /// From the agent's own environment, where the operator has said nothing.
+    is_inherited: bool,
     native_library: Option<PathBuf>,
     announced: Arc<Announced>,
     grace: Duration,
@@ -23,8 +28,13 @@ pub(crate) struct Place<'a> {
 
 impl Environment {
     pub(crate) fn new(config: &Config, announced: Arc<Announced>) -> Self {
+        let mut base = config.executor_environment.clone().unwrap_or_else(inherited_environment);
+        if base.iter().all(|variable| variable.name != "PATH") {
+            base.push(EnvironmentVariable { name: "PATH".into(), value: PATH.into() });
+        }
         Self {
-            base: config.executor_environment.clone(),
+            base,
+            is_inherited: config.executor_environment.is_none(),
             native_library: config.native_library.clone(),
             announced,
             grace: config.kill_grace,
@@ -37,8 +47,9 @@ impl Environment {
         let role = job.framework.roles.first().map_or(DEFAULT_ROLE, String::as_str);
         let grace = job.task.kill_grace.unwrap_or(self.grace);
         let address = self.announced.address();
-        // Another user has another home.
-        let base = self.base.iter().filter(|variable| !place.switched || variable.name != "HOME");
+        // Another user has another home than the agent.
+        let is_foreign = |name: &str| self.is_inherited && place.switched && name == "HOME";
+        let base = self.base.iter().filter(|variable| !is_foreign(&variable.name));
         let mut all: Vec<EnvironmentVariable> = base.cloned().collect();
         let mut set = |name: &str, value: String| {
             all.push(EnvironmentVariable { name: name.to_owned(), value });

@@ -1,6 +1,6 @@
 //! Why an agent cannot start, or cannot go on. All of it is for the operator to mend.
 use crate::attributes::AttributeError;
-use bellows_model::ResourceError;
+use crate::resources::ResourcesError;
 use std::{io, path::PathBuf};
 
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +12,7 @@ pub enum Error {
     #[error("{} is in use by another agent: give each agent a directory of its own", path.display())]
     Locked { path: PathBuf },
     #[error("the resources: {0}")]
-    Resources(#[from] ResourceError),
+    Resources(#[from] ResourcesError),
     #[error("the attributes: {0}")]
     Attributes(#[from] AttributeError),
     #[error("the checkpoint {}: {source}", path.display())]

@@ -6,6 +6,7 @@
 
 mod announced;
 mod attributes;
+mod cgroup;
 mod clock;
 mod collect;
 mod config;
@@ -16,12 +17,17 @@ mod error;
 mod http;
 mod link;
 mod machine;
+mod resources;
+mod rotate;
 mod running;
 mod shuffle;
 mod store;
 mod work_dir;
 
 pub use attributes::{AttributeError, parse_attributes};
-pub use config::{Config, inherited_environment};
+pub use bellows_containment::Rotation;
+pub use bellows_model::EnvironmentVariable;
+pub use config::Config;
 pub use error::Error;
+pub use resources::ResourcesError;
 pub use running::{Running, start};

@@ -167,6 +167,7 @@ async fn open(authority: &str) -> Result<(http::Response<Incoming>, Outgoing), L
     let stream = timeout(CONNECT_TIMEOUT, bellows_names::connect(authority)).await.map_err(late)??;
     stream.set_nodelay(true)?;
     let local_ip = stream.local_addr()?.ip();
+    bellows_runtime::notice_lost_peers(&stream, bellows_runtime::LOST_PEER_TIMEOUT)?;
     let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(10))

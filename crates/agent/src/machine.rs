@@ -1,13 +1,17 @@
 //! What this machine has, unless its operator says otherwise.
-use bellows_model::{MILLI, Resource, ResourceError, Resources, Scalar, Value};
+use crate::{
+    cgroup,
+    resources::{ResourcesError, parse},
+};
+use bellows_model::{MILLI, Resource, Resources, Scalar, Value};
 use std::path::Path;
 
 const MB: u64 = 1 << 20;
 const GB_IN_MB: u64 = 1_024;
 
-/// The resources in `text`, and what was detected of every kind that it does not name.
-pub(crate) fn resources(text: &str, work_dir: &Path) -> Result<Resources, ResourceError> {
-    let mut given = Resources::parse(text)?;
+/// The resources in `text`, and what was detected of every kind that it does not name: `cpus:0` names it, too.
+pub(crate) fn resources(text: &str, work_dir: &Path) -> Result<Resources, ResourcesError> {
+    let given = parse(text)?;
     let named = |name: &str| given.iter().any(|resource| &*resource.name == name);
     let detected: Vec<Resource> = [
         ("cpus", scalar(cpus())),
@@ -24,8 +28,7 @@ pub(crate) fn resources(text: &str, work_dir: &Path) -> Result<Resources, Resour
     .filter(|(name, _)| !named(name))
     .map(|(name, value)| Resource { name: name.into(), reserved_for: None, value })
     .collect();
-    given.add(&Resources::from_items(detected)?);
-    Ok(given)
+    Ok(Resources::from_items(given.into_iter().chain(detected))?)
 }
 
 fn scalar(units: u64) -> Value {
@@ -41,8 +44,9 @@ fn cpus() -> u64 {
     std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64)
 }
 
-pub(crate) fn memory_mb() -> Option<u64> {
-    Some(meminfo_kb("MemTotal:")? / 1_024)
+fn memory_mb() -> Option<u64> {
+    let all = meminfo_kb("MemTotal:")? / 1_024;
+    Some(cgroup::memory_limit_bytes(Path::new("/proc/self")).map_or(all, |limit| all.min(limit / MB)))
 }
 
 /// A line of `/proc/meminfo`.
@@ -74,6 +78,85 @@ mod tests {
         assert_eq!(resources.scalar("gpus"), Scalar(1_000));
         assert!(resources.to_string().contains("ports:[1-2]"));
         assert!(resources.mem().0 > 0 && resources.scalar("disk").0 > 0);
+    }
+
+    #[test]
+    fn zero_is_zero() {
+        for zero in [
+            "cpus:0;mem:0;disk:0;ports:[]",
+            r#"[{"name":"cpus","type":"SCALAR","scalar":{"value":0}},
+                {"name":"mem","type":"SCALAR","scalar":{"value":0}},
+                {"name":"disk","type":"SCALAR","scalar":{"value":0}},
+                {"name":"ports","type":"RANGES","ranges":{"range":[]}}]"#,
+        ] {
+            assert!(resources(zero, Path::new("/")).expect("valid").is_empty(), "{zero}");
+        }
+        let some = resources("cpus:0", Path::new("/")).expect("valid");
+        assert!(some.cpus().0 == 0 && some.mem().0 > 0);
+    }
+
+    #[test]
+    fn both_forms_say_the_same() {
+        let text = "cpus:2.5;cpus(etl):1;mem:512;disk:0;ports:[31000-31005,31010-31010];zones:{a,b};gpus:2";
+        let json = r#" [
+            {"name": "cpus", "type": "SCALAR", "scalar": {"value": 2.5}},
+            {"name": "cpus", "type": "SCALAR", "scalar": {"value": 1}, "role": "etl"},
+            {"name": "mem", "type": "SCALAR", "scalar": {"value": 512}},
+            {"name": "disk", "type": "SCALAR", "scalar": {"value": 0}},
+            {"name": "ports", "type": "RANGES",
+             "ranges": {"range": [{"begin": 31000, "end": 31005}, {"begin": 31010, "end": 31010}]}},
+            {"name": "zones", "type": "SET", "set": {"item": ["a", "b"]}},
+            {"name": "gpus", "type": "SCALAR", "scalar": {"value": 2},
+             "reservations": [{"role": "*", "type": "STATIC"}]}
+        ]"#;
+        let read = |text| resources(text, Path::new("/")).expect("valid");
+        assert_eq!(read(text), read(json));
+    }
+
+    #[test]
+    fn what_no_machine_can_have_is_refused_by_name() {
+        for (text, named) in [
+            ("gpus:0.5", "'gpus'"),
+            ("cpus:{a,b}", "'cpus'"),
+            ("mem:[1-2]", "'mem'"),
+            ("disk:{}", "'disk'"),
+            ("ports:8", "'ports'"),
+            ("ports:[0-10]", "0-10"),
+            ("ports:[1-99999999]", "1-99999999"),
+            ("ports:[1-18446744073709551616]", "18446744073709551616"),
+            ("ports:[5-3]", "5-3"),
+            ("cpus:-1", "'cpus'"),
+            ("cpus:1e300", "'cpus'"),
+            ("cpus:inf", "'cpus'"),
+            ("cpus:4:5", "cpus:4:5"),
+            ("zones:{a,a}", "zones:{a,a}"),
+            ("zones:{a:b}", "zones:{a:b}"),
+            ("mem:1024MB", "mem:1024MB"),
+            ("[{]", "JSON"),
+            (r#"[{"name":"cpus"}]"#, "[0]"),
+            (r#"[{"name":"cpus","type":"SCALAR","scalar":{"value":-1}}]"#, "[0]"),
+            (r#"[{"name":"cpus","type":"SET","set":{"item":["a"]}}]"#, "'cpus'"),
+            (r#"[{"name":"x","type":"TEXT"}]"#, "[0]"),
+            (
+                r#"[{"name":"x","type":"RANGES","ranges":{"range":[{"begin":1,"end":5},{"begin":3,"end":9}]}}]"#,
+                "[0]",
+            ),
+            (
+                r#"[{"name":"disk","type":"SCALAR","scalar":{"value":1},"disk":{"persistence":{"id":"1"}}}]"#,
+                "[0]",
+            ),
+            (
+                r#"[{"name":"cpus","type":"SCALAR","scalar":{"value":1},"role":"r","reservation":{"principal":"p"}}]"#,
+                "[0]",
+            ),
+            (
+                r#"[{"name":"cpus","type":"SCALAR","scalar":{"value":1},"reservations":[{"role":"r","type":"DYNAMIC"}]}]"#,
+                "[0]",
+            ),
+        ] {
+            let error = resources(text, Path::new("/")).expect_err(text).to_string();
+            assert!(error.contains(named), "{text}: {error}");
+        }
     }
 
     #[test]

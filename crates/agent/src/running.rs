@@ -8,7 +8,7 @@ use crate::{
     driver::{Driver, Handle, exit_of},
     effects::{Containment, Effects, Shuffle},
     environment::Environment,
-    http, link, machine,
+    http, link, machine, rotate,
     shuffle::ShuffleDirs,
     store::Store,
     work_dir::{SANDBOXES, WorkDir},
@@ -32,6 +32,10 @@ use tokio_util::sync::CancellationToken;
 
 /// How long HTTP requests may take to end when the agent stops.
 const STOP_GRACE: Duration = Duration::from_secs(1);
+/// How long processes may take to vanish after SIGKILL.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// How often the last tasks of an agent that stops are looked at.
+const POLL: Duration = Duration::from_millis(20);
 
 /// An agent at work. Dropping it does not stop it.
 pub struct Running {
@@ -50,6 +54,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| Error::Bind { address: config.listen.to_string(), source })?;
+    bellows_runtime::notice_lost_peers(&listener, bellows_runtime::LOST_PEER_TIMEOUT)
+        .map_err(Error::io("the listening socket"))?;
     let local_addr = listener.local_addr().map_err(Error::io("the listening socket"))?;
     let announced = Arc::new(Announced::new(&config, local_addr));
     let work_dir = WorkDir::open(&config.work_dir)?;
@@ -81,6 +87,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         environment: Environment::new(&config, Arc::clone(&announced)),
         switch_from: config.switch_user.then(Owner::own_name),
     });
+    let watched = client.clone();
     let mut effects = Effects {
         store,
         checkpoint_path,
@@ -101,6 +108,22 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         let _guard = guard;
         linked.await;
     });
+    if let Some(client) = watched {
+        let guard = vital.guard("the watch over the shuffle service");
+        let watch = watch_service(client, driver.clone());
+        helpers.spawn(async move {
+            let _guard = guard;
+            watch.await;
+        });
+    }
+    if let Some((rotation, interval)) = config.rotation {
+        let guard = vital.guard("the rotation of tasks' output");
+        let rotating = rotate::run(rotation, interval, sandboxes.clone(), driver.clone());
+        helpers.spawn(async move {
+            let _guard = guard;
+            rotating.await;
+        });
+    }
     let guard = vital.guard("the collection of sandboxes");
     let collector = Collector::new(&config, sandboxes, work_dir.path.clone(), driver.clone());
     helpers.spawn(async move {
@@ -123,6 +146,29 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         outcome
     });
     Ok(Running { local_addr, agent_id, driver, main, vital, stopping, server, helpers })
+}
+
+/// Asks the shuffle service every second whether it is there, and tells the kernel.
+async fn watch_service(client: bellows_shuffle::admin::Client, driver: Handle) {
+    const PAUSE: Duration = Duration::from_secs(1);
+    const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+    let mut was_down = None;
+    loop {
+        let down = !tokio::time::timeout(ANSWER_TIMEOUT, client.answers()).await.unwrap_or(false);
+        if was_down.replace(down) != Some(down) {
+            match down {
+                true => tracing::warn!(
+                    socket = %client.socket().display(),
+                    "the shuffle service does not answer: no executors of applications that use it until it does"
+                ),
+                false => tracing::info!("the shuffle service answers"),
+            }
+            if driver.tell(Event::ShuffleService { down }).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 impl Running {
@@ -171,20 +217,49 @@ impl Running {
         }
     }
 
+    /// Leaves the master, which then forgets this agent, and kills every task; [`Running::ended`] returns when the last
+    /// is gone. The next start is that of a new agent.
+    pub async fn retire(&self) {
+        let _ = self.driver.tell(Event::Retire).await;
+    }
+
+    /// Takes the tasks that are being killed their grace. A master that does not let a retiring agent go is not waited
+    /// for any longer.
+    pub async fn kill_tasks_now(&self) {
+        self.retire().await;
+        let _ = self.driver.tell(Event::KillAll { grace: Some(Duration::ZERO) }).await;
+    }
+
     /// Kills every task, waits until the last process and the files of ended frameworks are gone (at most `patience`),
-    /// then stops.
-    pub async fn stop_and_kill_tasks(self, patience: Duration) {
+    /// then stops. `hurry`: without grace from then on.
+    pub async fn stop_and_kill_tasks(self, patience: Duration, hurry: &CancellationToken) {
         let driver = self.driver.clone();
         let all_gone = async {
-            driver.tell(Event::KillAll).await?;
+            let mut in_time = !hurry.is_cancelled();
+            driver.tell(Event::KillAll { grace: (!in_time).then_some(Duration::ZERO) }).await?;
             let waiting = |state: &State| state.busy() + state.removals_under_way();
             while driver.read(waiting).await? > 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::select! {
+                    () = tokio::time::sleep(POLL) => {}
+                    () = hurry.cancelled(), if in_time => {
+                        in_time = false;
+                        driver.tell(Event::KillAll { grace: Some(Duration::ZERO) }).await?;
+                    }
+                }
             }
             Ok::<_, crate::driver::Stopped>(())
         };
         if timeout(patience, all_gone).await.is_err() {
-            tracing::warn!("some tasks are still there");
+            tracing::warn!("tasks that took longer than {patience:?} to end are killed");
+            let _ = driver.tell(Event::KillAll { grace: Some(Duration::ZERO) }).await;
+            let busy = async {
+                while driver.read(State::busy).await.is_ok_and(|busy| busy > 0) {
+                    tokio::time::sleep(POLL).await
+                }
+            };
+            if timeout(KILL_LIMIT, busy).await.is_err() {
+                tracing::warn!("some tasks are still there");
+            }
         }
         self.stop().await;
     }

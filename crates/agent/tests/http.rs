@@ -69,7 +69,7 @@ async fn reads_have_the_fields_of_mesos() {
     assert_eq!(call(addr, "{").await.0, 400);
     assert_eq!(call(addr, r#"{"type":"NO_SUCH"}"#).await.0, 400);
     assert_eq!(call(addr, r#"{"type":"PRUNE_IMAGES"}"#).await.0, 501);
-    agent.stop_and_kill_tasks(std::time::Duration::from_secs(10)).await;
+    agent.stop_and_kill_tasks(std::time::Duration::from_secs(10), &Default::default()).await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ mod root;
 
 use bellows_agent::Error;
 use bellows_wire::{
-    link::{self, master_message::Message},
+    link::{self, agent_message::Message as AgentSays, master_message::Message},
     v1::{self, TaskState::*},
 };
 use fake::*;
@@ -134,6 +134,42 @@ async fn an_agent_that_is_removed_ends_its_tasks_and_itself_and_starts_as_a_new_
     assert_eq!(register.agent_info.id, None);
     assert!(register.tasks.is_empty() && register.frameworks.is_empty());
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_retires_tells_its_master_and_starts_as_a_new_one() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let mut master = Master::start().await;
+    let mut agent = start(&master, dir.path()).await;
+    let (mut link, _) = master.register().await;
+    link.launch("F", shell("t", "trap '' TERM; while :; do sleep 0.1; done")).await;
+    let running = link.until_running("F").await;
+    let pid = running.container_status.and_then(|status| status.executor_pid).expect("it runs");
+    agent.retire().await;
+    while !matches!(link.next().await, AgentSays::Unregister(_)) {}
+    link.say(Message::Refused(link::Refused { reason: "it unregistered".into() })).await;
+    agent.kill_tasks_now().await;
+    let error = in_time(agent.ended()).await;
+    assert!(matches!(&error, Error::Refused(_)), "{error}");
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    agent.stop().await;
+    let agent = start(&master, dir.path()).await;
+    let (_link, register) = master.register().await;
+    assert_eq!(register.agent_info.id, None);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_that_outlasts_the_agents_patience_is_killed() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let mut master = Master::start().await;
+    let agent = start(&master, dir.path()).await;
+    let (mut link, _) = master.register().await;
+    link.launch("F", shell("t", "trap '' TERM; while :; do sleep 0.1; done")).await;
+    let running = link.until_running("F").await;
+    let pid = running.container_status.and_then(|status| status.executor_pid).expect("it runs");
+    agent.stop_and_kill_tasks(std::time::Duration::ZERO, &Default::default()).await;
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
 }
 
 #[tokio::test]

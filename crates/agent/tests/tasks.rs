@@ -121,9 +121,11 @@ async fn what_cannot_start_fails_with_what_is_wrong() {
     no_program.command.as_mut().expect("set").shell = Some(false);
     let mut no_user = shell("no-such-user", "true");
     no_user.command.as_mut().expect("set").user = Some("nobody-knows-me".into());
-    for (task, words) in
-        [(no_uri, "/no/such/file.tgz"), (no_program, "/no/such/program"), (no_user, "nobody-knows-me")]
-    {
+    for (task, words) in [
+        (no_uri, "/no/such/file.tgz"),
+        (no_program, "/no/such/program"),
+        (no_user, "no user 'nobody-knows-me'"),
+    ] {
         link.launch("F", task).await;
         let statuses = link.until_end("F").await;
         assert_eq!(states(&statuses), [TaskFailed]);
@@ -132,6 +134,9 @@ async fn what_cannot_start_fails_with_what_is_wrong() {
         assert_eq!(end.source(), bellows_wire::v1::task_status::Source::Agent);
         assert!(end.message().starts_with("Failed to launch container: "), "{}", end.message());
         assert!(end.message().contains(words), "{}", end.message());
+        let names_the_way_out =
+            end.message().contains("HADOOP_USER_NAME") && end.message().contains("--no-switch-user");
+        assert_eq!(names_the_way_out, words.contains("no user"), "{}", end.message());
     }
     agent.stop().await;
 }
@@ -212,6 +217,55 @@ async fn a_burst_of_tasks_all_end_in_order() {
 }
 
 #[tokio::test]
+async fn an_operator_sets_the_environment_home_included() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let mut master = Master::start().await;
+    let mut config = config(&master, dir.path());
+    let variable = |name: &str, value: &str| bellows_agent::EnvironmentVariable {
+        name: name.into(),
+        value: value.into(),
+    };
+    config.executor_environment = Some(vec![variable("HOME", "/srv/spark"), variable("OWN", "1")]);
+    let agent = bellows_agent::start(config).await.expect("started");
+    let (mut link, _) = master.register().await;
+    link.launch("F", shell("t", "env")).await;
+    let statuses = link.until_end("F").await;
+    let text =
+        std::fs::read_to_string(sandbox(dir.path(), "F", &statuses[2]).join("stdout")).expect("stdout");
+    for line in ["HOME=/srv/spark", "OWN=1", "MESOS_TASK_ID=t"] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+    assert!(text.lines().any(|line| line.starts_with("PATH=/")), "it would find no program");
+    assert!(!text.contains("JAVA_HOME=") && !text.contains("LANG="), "{text}");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn output_is_rotated_while_a_task_runs_and_a_failure_is_remembered() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let mut master = Master::start().await;
+    let mut config = config(&master, dir.path());
+    let rotation = bellows_agent::Rotation { max_bytes: 20_000, old_files: 1 };
+    config.rotation = Some((rotation, std::time::Duration::from_millis(10)));
+    let agent = bellows_agent::start(config).await.expect("started");
+    let (mut link, _) = master.register().await;
+    let print = "head -c 30000 /dev/zero; until [ -e stdout.1 ] && ! [ -s stdout ]; do sleep 0.01; done; echo after; exit 1";
+    link.launch("F", shell("t", print)).await;
+    let statuses = link.until_end("F").await;
+    assert_eq!(states(&statuses), [TaskStarting, TaskRunning, TaskFailed]);
+    let sandbox = sandbox(dir.path(), "F", &statuses[2]);
+    let addr = agent.local_addr();
+    let path = format!("/slaves{}", sandbox.display().to_string().split_once("/slaves").expect("below").1);
+    let (status, _, text) = get(addr, &format!("/files/read?path={path}/stdout.1&offset=-1"), None).await;
+    assert_eq!((status, text.contains("30000")), (200, true), "{text}");
+    let (_, _, text) = get(addr, &format!("/files/read?path={path}/stdout&offset=0"), None).await;
+    assert!(text.contains("after"), "{text}");
+    let container = sandbox.file_name().expect("named").display().to_string();
+    until(|| sandbox.with_file_name(format!(".failed.{container}")).exists()).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn the_tasks_of_an_agent_can_be_taken_down_with_it() {
     let dir = tempfile::tempdir().expect("temporary");
     let mut master = Master::start().await;
@@ -220,6 +274,6 @@ async fn the_tasks_of_an_agent_can_be_taken_down_with_it() {
     link.launch("F", shell("t", "sleep 1000")).await;
     let running = link.until_running("F").await;
     let pid = running.container_status.and_then(|status| status.executor_pid).expect("it runs");
-    agent.stop_and_kill_tasks(std::time::Duration::from_secs(20)).await;
+    agent.stop_and_kill_tasks(std::time::Duration::from_secs(20), &Default::default()).await;
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
 }

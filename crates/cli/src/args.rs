@@ -68,6 +68,8 @@ pub struct UpArgs {
     pub clients: ShuffleClientArgs,
     #[command(flatten)]
     pub hosts: AllowHostArgs,
+    #[command(flatten)]
+    pub offers: OfferArgs,
     /// Where everything is kept [default: $XDG_STATE_HOME/bellows, else ~/.local/state/bellows]
     #[arg(long, value_name = "DIR", env = "BELLOWS_WORK_DIR")]
     pub work_dir: Option<PathBuf>,
@@ -85,6 +87,14 @@ pub struct SizeArgs {
     /// Memory that each agent offers, in MB
     #[arg(long, default_value_t = 4096.0, value_name = "MB", value_parser = positive)]
     pub mem: f64,
+}
+
+/// What the master does with offers.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct OfferArgs {
+    /// Take an offer back that a framework holds for so long, as in 30s or 5m, once another framework wants it
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = age, env = "BELLOWS_OFFER_TIMEOUT")]
+    pub offer_timeout: Age,
 }
 
 /// Where the embedded cluster listens. A port of 0 takes any free one.
@@ -210,6 +220,8 @@ pub struct MasterArgs {
     pub advertise: AdvertiseArgs,
     #[command(flatten)]
     pub hosts: AllowHostArgs,
+    #[command(flatten)]
+    pub offers: OfferArgs,
 }
 
 /// What others are told, where they do not reach what is listened on: behind NAT, or with several networks.
@@ -244,10 +256,12 @@ pub struct AgentArgs {
     /// Where sandboxes and the checkpoint are kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/bellows/agent", env = "BELLOWS_WORK_DIR")]
     pub work_dir: PathBuf,
-    /// What to offer, as in "cpus:8;mem:16384;ports:[31000-32000]" [default: the machine's CPUs and memory]
+    /// What to offer, as in "cpus:8;mem:16384;ports:[31000-32000]"; or a JSON array of Mesos' Resource; or file:///PATH
+    /// to either. What it does not name is detected: CPUs and memory that the machine or the container has (less 1 GB),
+    /// the disk of the work directory (less 5 GB), ports 31000 to 32000. cpus:0 offers none
     #[arg(long, env = "BELLOWS_RESOURCES")]
     pub resources: Option<String>,
-    /// What to say about this machine, as in "rack:a1;gpu:none"
+    /// What to say about this machine, as in "rack:a1;gpu:none", or file:///PATH to it
     #[arg(long, env = "BELLOWS_ATTRIBUTES")]
     pub attributes: Option<String>,
     /// Directories for shuffle files, one on each disk [default: shuffle in the work directory]
@@ -256,6 +270,40 @@ pub struct AgentArgs {
     /// The shuffle service's admin socket on this machine
     #[arg(long, value_name = "PATH", env = "BELLOWS_SHUFFLE_SOCKET")]
     pub shuffle_socket: Option<PathBuf>,
+    /// Run every task as the agent's own user. Without it, an agent that is root runs a task as the user that its command
+    /// or its framework names (Spark: HADOOP_USER_NAME, else who runs the driver)
+    #[arg(long, env = "BELLOWS_NO_SWITCH_USER")]
+    pub no_switch_user: bool,
+    /// What tasks find in their environment, as in '{"PATH": "/usr/bin:/bin", "HOME": "/srv/spark"}', or file:///PATH to
+    /// it [default: the agent's PATH, LANG, LC_ALL, TZ, JAVA_HOME, and its HOME for tasks of its own user]. To this come
+    /// LIBPROCESS_*, MESOS_*, PWD and SPARK_EXECUTOR_DIRS; what the task itself sets wins
+    #[arg(long, value_name = "JSON", env = "BELLOWS_EXECUTOR_ENVIRONMENT")]
+    pub executor_environment: Option<String>,
+    /// How large a task's stdout and stderr may become before they are rotated, as in 10MB; 0B: never. stdout becomes
+    /// stdout.1, that stdout.2, and so on
+    #[arg(long, value_name = "SIZE", default_value = "10MB", value_parser = size, env = "BELLOWS_MAX_OUTPUT_SIZE")]
+    pub max_output_size: u64,
+    /// How many old ones of each are kept
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(0..=1000),
+        env = "BELLOWS_MAX_OUTPUT_FILES")]
+    pub max_output_files: u32,
+    #[command(flatten)]
+    pub collection: CollectionArgs,
+}
+
+/// When an agent deletes the sandboxes of tasks that have ended.
+#[derive(Debug, Args)]
+pub struct CollectionArgs {
+    /// How long a sandbox is kept on an empty disk, as in 36h or 7d; the fuller the disk, the shorter
+    #[arg(long, value_name = "AGE", default_value = "7d", value_parser = age, env = "BELLOWS_GC_DELAY")]
+    pub gc_delay: Age,
+    /// The part of the disk that is to stay free. Only when it does not, sandboxes go whose tasks failed within the last
+    /// hour
+    #[arg(long, value_name = "PART", default_value_t = 0.1, value_parser = part, env = "BELLOWS_GC_DISK_HEADROOM")]
+    pub gc_disk_headroom: f64,
+    /// How often the disk is looked at, as in 60s
+    #[arg(long, value_name = "AGE", default_value = "60s", value_parser = age, env = "BELLOWS_DISK_WATCH_INTERVAL")]
+    pub disk_watch_interval: Age,
 }
 
 #[derive(Debug, Args)]
@@ -372,6 +420,28 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Mesos' way to write a number of bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_bytes = match &text[number.len()..] {
+        "B" => Some(1),
+        "KB" => Some(1 << 10),
+        "MB" => Some(1 << 20),
+        "GB" => Some(1 << 30),
+        "TB" => Some(1 << 40),
+        _ => None,
+    };
+    let bytes = unit_bytes.and_then(|unit: u64| number.parse::<u64>().ok()?.checked_mul(unit));
+    bytes.ok_or_else(|| "a whole number with a unit (B, KB, MB, GB, TB)".to_owned())
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
+        _ => Err("must be a number from 0 to 1".to_owned()),
+    }
+}
+
 /// How old something may become; nothing where it may stay for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Age(pub Option<Duration>);
@@ -463,6 +533,13 @@ mod tests {
             "submit",
             "kill",
             "demo --keep --fetch-only",
+            "agent --gc-disk-headroom 1.5",
+            "agent --gc-disk-headroom nan",
+            "agent --max-output-size 10",
+            "agent --max-output-size -1MB",
+            "agent --max-output-size 99999999999TB",
+            "agent --gc-delay 7",
+            "agent --disk-watch-interval 0s",
             "shuffle --tls-key k",
             "shuffle --tls-certificate c",
             "shuffle --max-connections 0",

@@ -9,6 +9,7 @@ use bellows_election::{MasterAddress, detect};
 use bellows_runtime::Limits;
 use bellows_wire::v1::FrameworkId;
 use futures::future::{join_all, select_all};
+use tokio_util::sync::CancellationToken;
 
 use crate::args::{AllowHostArgs, ListenArgs, ShuffleClientArgs, SizeArgs};
 use crate::error::Error;
@@ -25,6 +26,8 @@ pub struct Options {
     pub listen: ListenArgs,
     pub clients: ShuffleClientArgs,
     pub hosts: AllowHostArgs,
+    /// As the master's setting of that name.
+    pub offer_timeout: Option<Duration>,
     /// Absolute, and there.
     pub work_dir: PathBuf,
 }
@@ -38,7 +41,7 @@ pub struct Embedded {
 
 impl Embedded {
     pub async fn start(options: &Options) -> Result<Self, Error> {
-        let Options { size, listen, clients, hosts, work_dir } = options;
+        let Options { size, listen, clients, hosts, offer_timeout, work_dir } = options;
         let shuffle_root = work_dir.join("shuffle-files");
         let socket = work_dir.join("shuffle.sock");
 
@@ -56,6 +59,7 @@ impl Embedded {
         // The master and the agents share what this process may open.
         let limits = Limits::of_servers(1 + usize::from(size.agents));
         let mut config = bellows_master::Config::new(SocketAddr::new(listen.ip, listen.port));
+        config.kernel.offer_timeout = *offer_timeout;
         config.advertise_ip = advertise_ip;
         config.limits = limits.clone();
         config.allow_hosts.clone_from(&hosts.allow_hosts);
@@ -132,12 +136,26 @@ impl Embedded {
         }
     }
 
-    /// Ends every framework with its tasks and files, then the cluster.
+    /// Ends every framework with its tasks and files, then the cluster. A second signal takes the tasks their grace.
     pub async fn stop(self) {
+        let hurry = CancellationToken::new();
+        let asked_again = async {
+            if bellows_runtime::shutdown_signal().await.is_ok() {
+                hurry.cancel();
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = self.end(&hurry) => {}
+            () = asked_again => {}
+        }
+    }
+
+    async fn end(self, hurry: &CancellationToken) {
         if let Err(error) = self.end_frameworks().await {
             tracing::warn!(%error, "frameworks may not have been told the end");
         }
-        join_all(self.agents.into_iter().map(|agent| agent.stop_and_kill_tasks(END_LIMIT))).await;
+        join_all(self.agents.into_iter().map(|agent| agent.stop_and_kill_tasks(END_LIMIT, hurry))).await;
         self.master.stop().await;
         self.shuffle.stop().await;
     }

@@ -19,6 +19,7 @@ mod shuffle;
 mod spark;
 mod submit;
 mod up;
+mod value;
 
 use std::process::ExitCode;
 
@@ -83,10 +84,24 @@ fn block_on(
     mut runtime: tokio::runtime::Builder,
     command: impl Future<Output = Result<(), Error>>,
 ) -> Result<(), Error> {
+    can_start_threads()?;
     let runtime = runtime.enable_all().build();
     let runtime = runtime.map_err(|source| Error::Io { what: "starting threads".to_owned(), source })?;
     let ended = runtime.block_on(command);
     // A thread that waits for a disk that hangs may do so for ever.
     runtime.shutdown_background();
     ended
+}
+
+/// Tokio would panic. The C library makes threads with `clone3`, and without it only where that says ENOSYS.
+fn can_start_threads() -> Result<(), Error> {
+    let Err(error) = std::thread::Builder::new().spawn(|| ()) else { return Ok(()) };
+    let hint = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "the container's seccomp profile forbids clone3: use Docker 20.10.10, containerd 1.5.6 or libseccomp 2.5.2 and \
+             newer, or start the container with --security-opt seccomp=unconfined"
+        }
+        _ => "the limits on processes and memory of this user or container may be too low",
+    };
+    Err(Error::failed(format!("no thread can be started: {error}"), hint))
 }

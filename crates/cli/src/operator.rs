@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bellows_client::{AgentClient, OperatorClient};
+use bellows_client::{AgentClient, CallError, OperatorClient};
 use bellows_election::{MasterAddress, detect};
 use bellows_wire::v1::FrameworkId;
 use bellows_wire::v1::master::response::GetState;
@@ -116,24 +116,39 @@ pub async fn logs(args: LogsArgs) -> Result<(), Error> {
     };
     let path = format!("{directory}/{}", if args.stderr { "stderr" } else { "stdout" });
 
-    let mut offset = 0;
+    let (mut offset, mut size) = (0, 0);
     loop {
         // Asked before reading, so that what a task writes last is read after its end is known.
         let live = args.follow && is_live(&master.state().await?, &task);
-        loop {
-            let text = client.read_file(&path, offset, READ_BYTES).await.map_err(failed)?;
-            if text.is_empty() {
-                break;
-            }
-            offset += text.len() as u64;
-            if !write(&text) {
+        let previous = std::mem::replace(&mut size, client.file_size(&path).await.map_err(failed)?);
+        if size < previous {
+            // It was rotated: what was not read of it lies in the newest of the old ones, if any are kept.
+            if matches!(print_from(&client, &format!("{path}.1"), &mut offset).await, Ok(false)) {
                 return Ok(());
             }
+            offset = 0;
+        }
+        if !print_from(&client, &path, &mut offset).await.map_err(failed)? {
+            return Ok(());
         }
         if !live {
             return Ok(());
         }
         tokio::time::sleep(FOLLOW_INTERVAL).await;
+    }
+}
+
+/// All that a file holds from `offset` on; `false`: nobody reads it any more.
+async fn print_from(client: &AgentClient, path: &str, offset: &mut u64) -> Result<bool, CallError> {
+    loop {
+        let text = client.read_file(path, *offset, READ_BYTES).await?;
+        if text.is_empty() {
+            return Ok(true);
+        }
+        *offset += text.len() as u64;
+        if !write(&text) {
+            return Ok(false);
+        }
     }
 }
 

@@ -1,17 +1,20 @@
-//! Master and agent as processes of their own: flags to configuration, until SIGTERM or Ctrl-C.
+//! Master and agent as processes of their own: flags to configuration, until a signal ends them.
 
 use std::fmt::Display;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use bellows_agent::Rotation;
 use bellows_election::detect;
 use bellows_names::OwnName;
-use bellows_runtime::{LogFormat, forget_startup, init_logging, shutdown_signal};
+use bellows_runtime::{LogFormat, Request, Signals, forget_startup, init_logging, shutdown_signal};
 
 use crate::args::{AgentArgs, MasterArgs};
 use crate::error::Error;
 use crate::operator::parse_address;
+use crate::value;
 
 /// Why the process ends though nobody asked for it; also in the log, where there is one.
 pub fn fatal(what: impl Display, error: impl Display) -> Error {
@@ -22,6 +25,7 @@ pub fn fatal(what: impl Display, error: impl Display) -> Error {
 pub async fn master(args: MasterArgs) -> Result<(), Error> {
     init_logging("info", LogFormat::Text);
     let mut config = bellows_master::Config::new(SocketAddr::new(args.ip, args.port));
+    config.kernel.offer_timeout = args.offers.offer_timeout.0;
     let name = own_name(args.hostname, args.ip).await;
     config.advertise_port = args.advertise.advertise_port;
     config.advertise_ip = args.advertise.advertise_ip.or_else(|| {
@@ -35,11 +39,12 @@ pub async fn master(args: MasterArgs) -> Result<(), Error> {
         told = until_told() => told,
         ended = master.ended() => Err(fatal("the master", ended)),
     };
-    master.stop().await;
+    unless_hurried(master.stop()).await;
     outcome
 }
 
-/// At its end the tasks go on: the next agent with this work directory finds them.
+/// At its end the tasks go on: the next agent with this work directory finds them. SIGUSR1 takes the agent out of
+/// service, as it does with Mesos' agents: the master forgets it at once, and its tasks end.
 pub async fn agent(args: AgentArgs) -> Result<(), Error> {
     init_logging("info", LogFormat::Text);
     let master = detect(&parse_address(&args.address.master)?);
@@ -52,17 +57,45 @@ pub async fn agent(args: AgentArgs) -> Result<(), Error> {
     config.advertise_ip = args.advertise.advertise_ip;
     config.advertise_port = args.advertise.advertise_port;
     config.allow_hosts = args.hosts.allow_hosts;
-    config.resources = args.resources.unwrap_or_default();
-    config.attributes = args.attributes.unwrap_or_default();
+    config.resources = value::resolve("--resources", args.resources.unwrap_or_default())?;
+    config.attributes = value::resolve("--attributes", args.attributes.unwrap_or_default())?;
+    config.switch_user &= !args.no_switch_user;
+    if let Some(json) = args.executor_environment {
+        const FLAG: &str = "--executor-environment";
+        config.executor_environment = Some(value::environment(FLAG, &value::resolve(FLAG, json)?)?);
+    }
+    let rotation = Rotation { max_bytes: args.max_output_size, old_files: args.max_output_files };
+    config.rotation =
+        config.rotation.map(|(_, interval)| (rotation, interval)).filter(|_| rotation.max_bytes > 0);
+    config.gc_delay = args.collection.gc_delay.0.unwrap_or(Duration::MAX);
+    config.gc_disk_headroom = args.collection.gc_disk_headroom;
+    config.disk_watch_interval = args.collection.disk_watch_interval.0.unwrap_or(Duration::MAX);
     config.shuffle_dirs = shuffle_dirs;
     config.shuffle_socket = args.shuffle_socket;
     config.native_library = crate::spark::find_libmesos().ok();
     let mut agent = start_agent(config, "--port").await?;
-    tokio::select! {
-        told = until_told() => told?,
-        error = agent.ended() => return Err(fatal("the agent", error)),
+    forget_startup();
+    let mut signals = listen_to_signals()?;
+    let mut retiring = false;
+    loop {
+        tokio::select! {
+            request = signals.next() => match request {
+                Request::End if !retiring => break,
+                Request::Retire if !retiring => {
+                    retiring = true;
+                    tracing::info!("taken out of service: leaving the master and ending all tasks");
+                    agent.retire().await;
+                }
+                // Whoever asks twice is in a hurry.
+                Request::End | Request::Retire => agent.kill_tasks_now().await,
+            },
+            error = agent.ended() => match retiring {
+                true => return Ok(()),
+                false => return Err(fatal("the agent", error)),
+            },
+        }
     }
-    agent.stop().await;
+    unless_hurried(agent.stop()).await;
     Ok(())
 }
 
@@ -103,10 +136,23 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// SIGTERM, or Ctrl-C; the start is over.
+/// SIGTERM, Ctrl-C, or the end of the terminal; the start is over.
 pub async fn until_told() -> Result<(), Error> {
     forget_startup();
-    shutdown_signal().await.map_err(|source| Error::Io { what: "waiting for a signal".to_owned(), source })
+    listen_to_signals()?.next().await;
+    Ok(())
+}
+
+/// Waits for `stop`, but after a second signal no longer.
+pub async fn unless_hurried(stop: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop => {}
+        Ok(()) = shutdown_signal() => {}
+    }
+}
+
+fn listen_to_signals() -> Result<Signals, Error> {
+    Signals::listen().map_err(|source| Error::Io { what: "waiting for a signal".to_owned(), source })
 }
 
 /// The name that others are told: the operator's, else the machine's full one. Warns where it leads them to themselves.

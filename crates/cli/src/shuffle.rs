@@ -12,7 +12,7 @@ use crate::args::{
 };
 use crate::error::Error;
 use crate::output::{Table, bytes, out};
-use crate::serve::{fatal, until_told};
+use crate::serve::{fatal, unless_hurried, until_told};
 
 const SOCKET: &str = "admin.sock";
 const SECRETS_HINT: &str = "\
@@ -38,7 +38,7 @@ pub async fn run(args: ShuffleServeArgs) -> Result<(), Error> {
         told = until_told() => told?,
         ended = shuffle.ended() => return Err(fatal("the shuffle service", ended)),
     }
-    shuffle.stop().await;
+    unless_hurried(shuffle.stop()).await;
     Ok(())
 }
 

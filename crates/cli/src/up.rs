@@ -24,8 +24,8 @@ pub fn run(args: UpArgs) -> Result<(), Error> {
     };
     make_dirs(&work_dir, PASSAGE_DIR).map_err(|source| Error::io("creating", &work_dir, source))?;
     let work_dir = work_dir.canonicalize().map_err(|source| Error::io("finding", &work_dir, source))?;
-    let UpArgs { size, listen, clients, hosts, .. } = args;
-    let options = Options { size, listen, clients, hosts, work_dir };
+    let UpArgs { size, listen, clients, hosts, offers, .. } = args;
+    let options = Options { size, listen, clients, hosts, offer_timeout: offers.offer_timeout.0, work_dir };
     crate::serve(until_told(options))
 }
 

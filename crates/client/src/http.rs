@@ -8,12 +8,16 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
 
 use crate::error::{CallError, Refusal};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An answer's headers; a server that takes longer is taken for lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// A master that answers nothing for so long, not even that it got what was sent, is taken for lost.
+const LOST_PEER_TIMEOUT: Duration = Duration::from_secs(40);
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
 pub(crate) const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
@@ -95,11 +99,23 @@ async fn connect(authority: &str) -> Result<SendRequest<Full<Bytes>>, String> {
         .map_err(|error| error.to_string())?;
     // Calls are small and wait for their answers: never hold one back for more.
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    notice_lost_peer(&stream).map_err(|error| error.to_string())?;
     let (sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     // Ends with the connection: when the sender is dropped and the last answer read.
     tokio::spawn(connection);
     Ok(sender)
+}
+
+/// Has the system break the connection when the machine at its other end is gone without a word.
+fn notice_lost_peer(stream: &TcpStream) -> std::io::Result<()> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(LOST_PEER_TIMEOUT / 4)
+        .with_interval(LOST_PEER_TIMEOUT / 8)
+        .with_retries(6);
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(LOST_PEER_TIMEOUT))
 }
 
 /// The text of an answer that is no success.

@@ -5,28 +5,21 @@ use crate::{
     Isolator, Owner, Usage,
     dirs::{PRIVATE_DIR, make_dirs, own_dir},
     isolator::MARKER,
-    process::{self, Identity},
+    process::{self, Handle, Identity},
     shim::{self, Ended, Instruction, Record, Register, Report, Started, State, Zygote},
 };
 use bellows_model::{ContainerId, EnvironmentVariable};
 use parking_lot::Mutex;
-use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 use std::{
     collections::HashMap,
     io::{self, Read, Write},
     net::Shutdown,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+    os::unix::net::UnixStream,
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
-use tokio::{
-    io::unix::AsyncFd,
-    sync::{Semaphore, mpsc},
-};
+use tokio::sync::{Semaphore, mpsc};
 
 const CONTAINERS_LIMIT: usize = 65_536;
 /// Each holds one thread of the runtime's, which has other uses for them.
@@ -177,9 +170,7 @@ impl Containers {
 
 /// A shim that was seen alive.
 struct Shim {
-    /// Becomes readable when the shim has ended.
-    handle: AsyncFd<OwnedFd>,
-    shim: Identity,
+    handle: Handle,
     task: Identity,
 }
 
@@ -225,17 +216,14 @@ impl Containerizer {
         let inner = self.0.clone();
         let started = blocking(move || inner.start(&spec, slot)).await;
         drop(permit);
-        let (handle, Started { shim, task, .. }) = match started {
+        let (handle, Started { task, .. }) = match started {
             Ok(started) => started,
             Err(why) => {
                 let _ = self.forget(&id).await;
                 return Err(why);
             }
         };
-        self.watch(id, handle, shim, task).map_err(|why| {
-            let _ = shim.signal(Signal::TERM);
-            at("cannot watch the shim")(why)
-        })?;
+        self.watch(id, handle, task);
         Ok(Launched { pid: task.pid })
     }
 
@@ -244,7 +232,7 @@ impl Containerizer {
     pub fn kill(&self, container_id: &ContainerId, grace: Duration) -> bool {
         let shim = self.0.containers.lock().running.get(container_id).cloned();
         // A shim that ended in this moment has its event under way.
-        shim.is_some_and(|shim| shim::send_kill(shim.handle.get_ref().as_fd(), grace).is_ok())
+        shim.is_some_and(|shim| shim::send_kill(&shim.handle, grace).is_ok())
     }
 
     /// Finds what earlier agent processes launched and nobody forgot. Call once, before the first launch.
@@ -255,8 +243,8 @@ impl Containerizer {
             let (inner, id) = (self.0.clone(), container_id.clone());
             let state = match blocking(move || inner.find(&id, slot)).await? {
                 Found::Ended(exit) => RecoveredState::Ended(exit),
-                Found::Running { handle, shim, task } => {
-                    self.watch(container_id.clone(), handle, shim, task)?;
+                Found::Running { handle, task } => {
+                    self.watch(container_id.clone(), handle, task);
                     RecoveredState::Running { pid: task.pid }
                 }
             };
@@ -292,22 +280,21 @@ impl Containerizer {
 
     /// What a running container's processes use now; `None` when it does not run.
     pub async fn usage(&self, container_id: &ContainerId) -> Option<Usage> {
-        let shim = self.0.containers.lock().running.get(container_id)?.shim.pid;
+        let shim = self.0.containers.lock().running.get(container_id)?.handle.identity().pid;
         let (inner, id) = (self.0.clone(), container_id.clone());
         Some(blocking(move || inner.config.isolator.usage(&id, shim)).await)
     }
 
-    fn watch(&self, id: ContainerId, handle: OwnedFd, shim: Identity, task: Identity) -> io::Result<()> {
-        let handle = process::watchable(handle)?;
-        let watched = Arc::new(Shim { handle, shim, task });
+    fn watch(&self, id: ContainerId, handle: Handle, task: Identity) {
+        let watched = Arc::new(Shim { handle, task });
         self.0.containers.lock().running.insert(id.clone(), watched.clone());
         let inner = self.0.clone();
         tokio::spawn(async move {
             // An error here means that the runtime shuts down: the next agent process will find the container.
-            if watched.handle.readable().await.is_err() {
+            if watched.handle.ended().await.is_err() {
                 return;
             }
-            reap(watched.handle.get_ref());
+            watched.handle.reap();
             let exit = match inner.said_exit(&id) {
                 Some(exit) => exit,
                 None => {
@@ -318,14 +305,13 @@ impl Containerizer {
             inner.containers.lock().running.remove(&id);
             let _ = inner.exits.send(ExitEvent { container_id: id, exit }).await;
         });
-        Ok(())
     }
 }
 
 /// What blocks; runs on threads of its own.
 impl Inner {
     /// Returns once the command has been executed or could not be. The handle is the shim's.
-    fn start(&self, spec: &LaunchSpec, slot: u32) -> Result<(OwnedFd, Started), LaunchError> {
+    fn start(&self, spec: &LaunchSpec, slot: u32) -> Result<(Handle, Started), LaunchError> {
         let record = Record { container_id: spec.container_id.to_string(), state: State::Starting };
         self.register
             .update(slot, |_| Some(record))
@@ -337,14 +323,14 @@ impl Inner {
         match self.instruct(conversation, spec, slot) {
             Ok(started) => Ok((handle, started)),
             Err(why) => {
-                reap(&handle);
+                handle.reap();
                 Err(why)
             }
         }
     }
 
     /// From the zygote, which is started when there is none, or none that answers.
-    fn fork_shim(&self) -> io::Result<(OwnedFd, UnixStream)> {
+    fn fork_shim(&self) -> io::Result<(Handle, UnixStream)> {
         let mut kept = self.zygote.lock();
         // One that failed is dropped, and killed with that.
         if let Some(zygote) = kept.take()
@@ -412,9 +398,9 @@ impl Inner {
             Some(State::Running(started)) if started.boot_id != self.boot_id => {
                 Found::Ended(Exit::lost("the machine was restarted while it ran"))
             }
-            Some(State::Running(Started { shim, task, .. })) => match shim.open() {
-                Ok(handle) => Found::Running { handle, shim, task },
-                Err(_) => Found::Ended(
+            Some(State::Running(Started { shim, task, .. })) => match Handle::of_stranger(shim)? {
+                Some(handle) => Found::Running { handle, task },
+                None => Found::Ended(
                     self.said_exit(container_id).unwrap_or_else(|| self.end_without_shim(container_id, task)),
                 ),
             },
@@ -443,7 +429,7 @@ impl Inner {
 }
 
 enum Found {
-    Running { handle: OwnedFd, shim: Identity, task: Identity },
+    Running { handle: Handle, task: Identity },
     Ended(Exit),
 }
 
@@ -461,12 +447,6 @@ impl From<Ended> for Exit {
             Ended::Failed(why) => Self { status: ExitStatus::NotStarted, reason: Some(why) },
         }
     }
-}
-
-/// Waits for a shim that has ended or is about to, so that it leaves no zombie. One that an earlier agent process
-/// started is not ours to wait for.
-fn reap(shim: &OwnedFd) {
-    let _ = waitid(WaitId::PidFd(shim.as_fd()), WaitIdOptions::EXITED);
 }
 
 fn at(what: &'static str) -> impl Fn(io::Error) -> LaunchError {

@@ -1,8 +1,9 @@
 //! Read-only access to the files below one directory, for the agent's `/files` endpoints.
 //!
-//! The kernel keeps every look-up beneath the directory (`openat2`), whatever the path or the links in it say.
+//! Every look-up stays beneath the directory ([`open_beneath`]), whatever the path or the links in it say.
+use bellows_syscall::open_beneath;
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat},
+    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat},
     io::Errno,
 };
 use std::{
@@ -169,19 +170,6 @@ impl FileRoot {
     }
 }
 
-/// Opens without ever leaving `root`: neither by `..` nor by a link.
-pub(crate) fn open_beneath(root: impl AsFd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    // The kernel gives up when something was renamed while it looked at a `..`; a bounded number of times we do not.
-    for _try in 0..16 {
-        match openat2(root.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            Err(Errno::AGAIN) => {}
-            result => return result,
-        }
-    }
-    Err(Errno::AGAIN)
-}
-
 fn relative(path: &str) -> &str {
     match path.trim_start_matches('/') {
         "" => ".",
@@ -261,6 +249,16 @@ mod tests {
         let fifo = files.path.join("fifo");
         rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RWXU, 0).expect("mkfifo");
         assert!(matches!(files.download("fifo"), Err(FilesError::Special)), "and does not block");
+    }
+
+    #[test]
+    fn the_same_where_newer_system_calls_are_refused() {
+        bellows_testkit::on_older_machines(|| {
+            reads_within_bounds();
+            nothing_outside_is_reached();
+            lists_what_a_directory_holds();
+            no_path_panics_or_leads_out();
+        });
     }
 
     #[test]

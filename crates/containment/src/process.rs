@@ -1,12 +1,17 @@
 //! What `/proc` tells of processes: who they are, whose children, what they use; and signals that hit no stranger.
 //!
 //! A pid alone is never trusted: it may have been given to another process meanwhile.
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use bellows_syscall::{is_refused, open_pidfd};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, pidfd_send_signal, waitid},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -23,17 +28,86 @@ impl Identity {
         Ok(Self { pid, start: Stat::read(pid)?.identity.start })
     }
 
-    /// A handle to this very process; an error once it has ended.
-    pub(crate) fn open(self) -> io::Result<OwnedFd> {
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
-        let fd = pidfd_open(pid.ok_or(io::ErrorKind::InvalidInput)?, PidfdFlags::empty())?;
-        // The handle is open: from here on the pid cannot come to mean another process unnoticed.
-        let stat = Stat::read(self.pid)?;
-        if stat.identity == self && !stat.is_zombie() { Ok(fd) } else { Err(io::ErrorKind::NotFound.into()) }
+    pub(crate) fn lives(self) -> bool {
+        Stat::read(self.pid).is_ok_and(|stat| stat.identity == self && !stat.is_zombie())
     }
 
+    /// An error once the process has ended.
     pub(crate) fn signal(self, signal: Signal) -> io::Result<()> {
-        Ok(pidfd_send_signal(self.open()?, signal)?)
+        let pidfd = open_pidfd(self.raw()?)?;
+        // With the pidfd open, the pid cannot come to mean another process unnoticed.
+        if !self.lives() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        match pidfd.map(|pidfd| pidfd_send_signal(pidfd, signal)) {
+            Some(Err(why)) if !is_refused(why) => Err(why.into()),
+            Some(Ok(())) => Ok(()),
+            // Without a pidfd a stranger would be hit only if all pids were given out once since the look at it.
+            None | Some(Err(_)) => Ok(kill_process(self.raw()?, signal)?),
+        }
+    }
+
+    fn raw(self) -> io::Result<Pid> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        pid.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+}
+
+/// How often a process is looked at that cannot be watched.
+const POLL: Duration = Duration::from_millis(100);
+
+/// One process whose end can be waited for. Where there are no pidfds, it is looked at from time to time. Must be made
+/// within a Tokio runtime.
+pub(crate) struct Handle {
+    identity: Identity,
+    /// A child that nobody has waited for keeps its pid.
+    is_child: bool,
+    pidfd: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Handle {
+    /// To a child of this process that nobody has waited for yet, nor will: [`Handle::reap`] does.
+    pub(crate) fn of_child(pid: Pid) -> io::Result<Self> {
+        let identity = Identity::of(pid.as_raw_pid() as u32)?;
+        let pidfd = open_pidfd(pid)?.map(watchable).transpose()?;
+        Ok(Self { identity, is_child: true, pidfd })
+    }
+
+    /// To a process that is no child of this one; `None` when it has ended.
+    pub(crate) fn of_stranger(identity: Identity) -> io::Result<Option<Self>> {
+        let pidfd = match open_pidfd(identity.raw()?) {
+            Err(why) if why.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => return Ok(None),
+            pidfd => pidfd?.map(watchable).transpose()?,
+        };
+        Ok(identity.lives().then_some(Self { identity, is_child: false, pidfd }))
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    pub(crate) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.pidfd.as_ref().map(|pidfd| pidfd.get_ref().as_fd())
+    }
+
+    /// Returns when the process has ended; an error means that the runtime shuts down.
+    pub(crate) async fn ended(&self) -> io::Result<()> {
+        let Some(pidfd) = &self.pidfd else {
+            while self.identity.lives() {
+                tokio::time::sleep(POLL).await;
+            }
+            return Ok(());
+        };
+        pidfd.readable().await.map(drop)
+    }
+
+    /// Waits for a child that has ended or is about to, so that it leaves no zombie. Call once.
+    pub(crate) fn reap(&self) {
+        if self.is_child
+            && let Ok(pid) = self.identity.raw()
+        {
+            let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+        }
     }
 }
 
@@ -82,7 +156,7 @@ impl Stat {
 
 /// Wraps a process handle, which becomes readable when its process has ended.
 #[allow(unsafe_code, reason = "Tokio cannot see that the descriptor stays the same")]
-pub(crate) fn watchable(handle: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+fn watchable(handle: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open and keeps its number as long as the `AsyncFd` owns it; nothing takes it out.
     unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) }.map_err(io::Error::from)
 }
@@ -139,7 +213,7 @@ mod tests {
     #[test]
     fn another_process_with_the_same_pid_is_not_signalled() {
         let mine = Identity::of(std::process::id()).expect("own stat");
-        assert!(mine.open().is_ok());
+        assert!(mine.lives());
         let stranger = Identity { start: mine.start + 1, ..mine };
         assert!(stranger.signal(Signal::KILL).is_err());
     }

@@ -105,10 +105,21 @@ impl Sandboxes {
         Ok(sandbox)
     }
 
+    /// Remembers that the sandbox' task failed, until the sandbox is deleted.
+    pub fn mark_failed(&self, run: &Run) -> Result<(), SandboxError> {
+        let mark = failure_mark(&self.path(run)?);
+        fs::File::create(&mark).map(drop).map_err(SandboxError::at(&mark))
+    }
+
+    pub fn has_failed(&self, run: &Run) -> bool {
+        self.path(run).is_ok_and(|sandbox| failure_mark(&sandbox).exists())
+    }
+
     /// Deletes a sandbox, and the directories above it that are empty then. A missing one is no error.
     pub fn collect(&self, run: &Run) -> Result<(), SandboxError> {
         let sandbox = self.path(run)?;
         remove_tree(&sandbox).map_err(SandboxError::at(&sandbox))?;
+        let _ = fs::remove_file(failure_mark(&sandbox));
         let runs = sandbox.parent().expect("invariant: it has just been joined");
         let latest = runs.join(LATEST);
         if fs::read_link(&latest).is_ok_and(|target| target == Path::new(run.container_id.as_str())) {
@@ -143,6 +154,12 @@ impl Sandboxes {
         }
         Ok(runs)
     }
+}
+
+/// Beside the sandbox, where no task can make one.
+fn failure_mark(sandbox: &Path) -> PathBuf {
+    let container = sandbox.file_name().unwrap_or_default().display();
+    sandbox.with_file_name(format!(".failed.{container}"))
 }
 
 struct Directory {
@@ -201,6 +218,9 @@ mod tests {
         assert_eq!(listed, [run("0", "c1"), run("0", "c2")]);
 
         fs::write(first.join("stdout"), "x").expect("written");
+        sandboxes.mark_failed(&run("0", "c1")).expect("marked");
+        assert!(sandboxes.has_failed(&run("0", "c1")) && !sandboxes.has_failed(&run("0", "c2")));
+        assert_eq!(sandboxes.list().expect("listed").len(), 2);
         sandboxes.collect(&run("0", "c1")).expect("collected");
         assert!(!first.exists() && second.exists() && latest.exists());
         sandboxes.collect(&run("0", "c1")).expect("a missing one is no error");

@@ -565,3 +565,13 @@ async fn a_full_disk_names_the_file_and_the_cause() {
     }
     assert!(failures.is_empty(), "{failures:?}");
 }
+
+#[test]
+fn archives_stay_inside_where_newer_system_calls_are_refused() {
+    bellows_testkit::on_older_machines(|| {
+        local_files_by_path_and_uri();
+        archives_are_unpacked();
+        hostile_archives_change_nothing_outside();
+        files_belong_to_the_user_and_its_rights_decide();
+    });
+}

@@ -17,7 +17,7 @@ mod speech;
 mod views;
 
 pub use bellows_kernel::master::Config as KernelConfig;
-pub use bellows_runtime::Limits;
+pub use bellows_runtime::{LOST_PEER_TIMEOUT, Limits};
 
 use bellows_kernel::master::State;
 use bellows_runtime::{Ended, Hosts, MemoryBudget, Vital};
@@ -49,6 +49,8 @@ pub struct Config {
     pub heartbeat: Duration,
     /// How long an agent that has connected may take to register.
     pub registration_timeout: Duration,
+    /// A peer that vanished without a word is given up so long after it should have answered something.
+    pub lost_peer_timeout: Duration,
     /// Longer calls are refused.
     pub max_body_bytes: usize,
     /// A peer that leaves more unread is disconnected.
@@ -71,6 +73,7 @@ impl Config {
             limits: Limits::default(),
             heartbeat: Duration::from_secs(15),
             registration_timeout: Duration::from_secs(10),
+            lost_peer_timeout: LOST_PEER_TIMEOUT,
             max_body_bytes: 16 << 20,
             max_unread_bytes: 64 << 20,
             shared_memory_bytes: 512 << 20,
@@ -106,6 +109,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub async fn start(config: Config) -> Result<Running, Error> {
     let listen = |source| Error::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+    bellows_runtime::notice_lost_peers(&listener, config.lost_peer_timeout).map_err(listen)?;
     let bound = listener.local_addr().map_err(listen)?;
 
     let clock = clock::Clock::start();

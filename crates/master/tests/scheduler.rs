@@ -118,6 +118,35 @@ async fn heartbeats_go_on() {
     }
 }
 
+/// From now on the peer's system takes note of nothing that arrives: no FIN, no RST, no acknowledgement leaves it.
+fn vanish(stream: &tokio::net::TcpStream) {
+    // One instruction of classic BPF, `ret #0`: drop the packet.
+    let drop_all = socket2::SockFilter::new(0x06, 0, 0, 0);
+    socket2::SockRef::from(stream).attach_filter(&[drop_all]).unwrap();
+}
+
+/// A driver's machine that loses its power says nothing. What it had is given to others all the same.
+#[tokio::test]
+async fn a_framework_whose_machine_vanishes_is_noticed() {
+    // What is sent is not acknowledged; and nothing is sent at all.
+    for heartbeat in [std::time::Duration::from_millis(50), std::time::Duration::from_secs(3_600)] {
+        let lost_peer_timeout = std::time::Duration::from_secs(1);
+        let config = bellows_master::Config { heartbeat, lost_peer_timeout, ..config() };
+        let master = bellows_master::start(config).await.unwrap();
+        let address = master.local_addr();
+        let agent = Agent::register(address).await;
+        let mut info = framework_info();
+        info["failover_timeout"] = json!(0);
+        let mut lost = Framework::subscribe_as(address, info).await;
+        lost.offer().await;
+        vanish(lost.stream.0.get_ref());
+        let mut waiting = Framework::subscribe(address).await;
+        assert_eq!(waiting.offer_of(&agent.id).await["agent_id"]["value"], agent.id.as_str());
+        waiting.call(json!({"type": "TEARDOWN"})).await.is(202, "");
+        master.stop().await;
+    }
+}
+
 /// Headers, body, status, text.
 type Case<'a> = (&'a [(&'a str, &'a str)], String, u16, &'a str);
 

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// The role of frameworks that name none, and of resources that are reserved for nobody.
 pub const DEFAULT_ROLE: &str = "*";
 
+/// Set to `true` by frameworks whose executors need the shuffle service.
+const SHUFFLE_SERVICE_LABEL: &str = "bellows.shuffle_service";
+
 /// Mesos' `FrameworkInfo`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FrameworkInfo {
@@ -28,6 +31,14 @@ pub struct FrameworkInfo {
 impl FrameworkInfo {
     pub fn has(&self, capability: Capability) -> bool {
         self.capabilities.contains(&capability)
+    }
+
+    /// Whether its executors register with the shuffle service of their machine: `libmesos` reads Spark's setting and
+    /// says so in a label.
+    pub fn uses_shuffle_service(&self) -> bool {
+        let says =
+            |label: &Label| label.key == SHUFFLE_SERVICE_LABEL && label.value.as_deref() == Some("true");
+        self.labels.iter().any(says)
     }
 }
 

@@ -15,16 +15,16 @@ pub struct Offer {
     pub resources: Resources,
 }
 
-/// How long what was not used is kept from the same framework. Mesos' default is 5 s.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// How long what was not used is kept from the same framework.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Filters {
-    pub refuse: Duration,
+    /// `None`: the framework did not say, and the master decides.
+    pub refuse: Option<Duration>,
 }
 
-impl Default for Filters {
-    fn default() -> Self {
-        Self { refuse: Duration::from_secs(5) }
-    }
+impl Filters {
+    /// Mesos' default, for what is no duration.
+    pub const DEFAULT_REFUSE: Duration = Duration::from_secs(5);
 }
 
 /// What ACCEPT asks to be done with the offered resources.

@@ -158,6 +158,8 @@ pub enum ResourceError {
     TooManyKinds,
     #[error("range {0}-{1} is inverted")]
     InvertedRange(u64, u64),
+    #[error("'{0}' names an element of its set twice")]
+    Duplicate(String),
     #[error("'{0}' is given with two different types")]
     MixedTypes(String),
     #[error(
@@ -205,8 +207,12 @@ impl Resources {
 
     /// Reads Mesos' text form: `cpus:4;mem:8192;disk(role):100;ports:[31000-32000,33000-33100];zones:{a,b}`.
     pub fn parse(text: &str) -> Result<Self, ResourceError> {
-        let items = text.split(';').map(str::trim).filter(|part| !part.is_empty()).map(parse_item);
-        Self::from_items(items.collect::<Result<Vec<_>, _>>()?)
+        Self::from_items(Self::parse_items(text)?)
+    }
+
+    /// Reads the same form item by item; those of nothing, as `cpus:0`, are among them.
+    pub fn parse_items(text: &str) -> Result<Vec<Resource>, ResourceError> {
+        text.split(';').map(str::trim).filter(|part| !part.is_empty()).map(parse_item).collect()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Resource> {
@@ -319,6 +325,7 @@ fn parse_item(part: &str) -> Result<Resource, ResourceError> {
         None => (name.trim(), None),
     };
     if name.is_empty()
+        || value.contains(':')
         || name.contains(['(', ')'])
         || reserved_for.is_some_and(|role| crate::validate_role(role).is_err())
     {
@@ -326,16 +333,21 @@ fn parse_item(part: &str) -> Result<Resource, ResourceError> {
     }
     let value = value.trim();
     let inside = |open, close| value.strip_prefix(open).and_then(|rest: &str| rest.strip_suffix(close));
-    let value = if let Some(list) = inside('[', ']') {
+    let value = if value == "[]" {
+        Value::Ranges(Vec::new())
+    } else if let Some(list) = inside('[', ']') {
         let range = |range: &str| {
             let (begin, end) = range.trim().split_once('-')?;
             Some((begin.trim().parse().ok()?, end.trim().parse().ok()?))
         };
         Value::ranges(list.split(',').map(range).collect::<Option<Vec<_>>>().ok_or_else(syntax)?)?
     } else if let Some(list) = inside('{', '}') {
-        Value::Set(
-            list.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect(),
-        )
+        let mut set = BTreeSet::new();
+        let mut items = list.split(',').map(str::trim).filter(|item| !item.is_empty());
+        if !items.all(|item| set.insert(item.to_owned())) {
+            return Err(ResourceError::Duplicate(part.to_owned()));
+        }
+        Value::Set(set)
     } else {
         let number = value.parse().map_err(|_| syntax())?;
         Value::Scalar(Scalar::from_f64(number).ok_or_else(|| ResourceError::BadScalar(name.to_owned()))?)

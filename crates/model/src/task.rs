@@ -17,6 +17,8 @@ pub struct TaskInfo {
     pub kill_grace: Option<Duration>,
     /// The kind of container that the task asks for, when it asks for one (`DOCKER`, `MESOS`).
     pub container: Option<String>,
+    /// A field by which the task asks for something that is done nowhere here, as `container.volumes`.
+    pub unsupported: Option<String>,
 }
 
 impl TaskInfo {
@@ -48,6 +50,7 @@ impl TaskInfo {
             labels: self.labels.clone(),
             kill_grace: self.kill_grace,
             container: self.container.clone(),
+            unsupported: self.unsupported.clone(),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! `getent` as a child process: the machine's name service, with all its modules, outside of this process.
 use crate::Sources;
+use bellows_syscall::open_pidfd;
 use parking_lot::{Condvar, Mutex};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
-    process::{Pid, PidfdFlags, pidfd_open},
+    process::Pid,
 };
 use std::{
     collections::HashMap,
@@ -16,6 +17,8 @@ use std::{
 
 /// For one answer, and for the wait until one may be asked for.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a child is looked at where it cannot be watched.
+const POLL: Duration = Duration::from_millis(50);
 /// A user of LDAP may be in thousands of groups, and a group may have thousands of members.
 const MAX_OUTPUT_BYTES: usize = 1 << 20;
 /// Children at once; who asks for more waits.
@@ -151,7 +154,7 @@ fn said(program: &std::path::Path, what: &str) -> io::Error {
 
 /// Reads until the child has ended (`true`), whoever else may hold its standard output open, or has said too much.
 fn read_until_end(child: &mut Child, deadline: Instant) -> io::Result<(Vec<u8>, bool)> {
-    let ended = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    let ended = open_pidfd(Pid::from_child(child))?;
     let mut stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
     fcntl_setfl(&stdout, fcntl_getfl(&stdout)? | OFlags::NONBLOCK)?;
     let mut output = Vec::new();
@@ -161,14 +164,20 @@ fn read_until_end(child: &mut Child, deadline: Instant) -> io::Result<(Vec<u8>, 
         if left.is_zero() {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "has not answered in time"));
         }
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-        let of_stdout = if open { PollFlags::IN } else { PollFlags::empty() };
-        let mut fds = [PollFd::new(&ended, PollFlags::IN), PollFd::new(&stdout, of_stdout)];
-        match poll(if open { &mut fds } else { &mut fds[..1] }, Some(&timeout)) {
+        let wait = if ended.is_some() { left } else { left.min(POLL) };
+        let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
+        let mut fds: Vec<PollFd<'_>> = ended.iter().map(|ended| PollFd::new(ended, PollFlags::IN)).collect();
+        if open {
+            fds.push(PollFd::new(&stdout, PollFlags::IN));
+        }
+        match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let has_ended = !fds[0].revents().is_empty();
+        let has_ended = match ended {
+            Some(_) => !fds[0].revents().is_empty(),
+            None => child.try_wait()?.is_some(),
+        };
         if open && drain(&mut stdout, &mut output)? {
             open = false;
         }
@@ -241,6 +250,15 @@ pub(crate) mod tests {
         let (_dir, sources) = machine(&[LDAP], Some("echo asked"));
         assert_eq!(sources.getent("initgroups", &["x"]).expect("ran"), "asked\n");
         assert_eq!(machine(&[LDAP], None).1.getent("passwd", &["x"]).expect("no getent, no answer"), "");
+    }
+
+    #[test]
+    fn answers_are_the_same_without_pidfds() {
+        bellows_testkit::on_older_machines(|| {
+            keys_are_no_options();
+            an_end_that_is_no_answer_is_an_error();
+            endless_output_is_cut();
+        });
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::config::KEEPER_DIR;
@@ -319,8 +319,7 @@ fn remove_if_empty(dir: &Path) {
 const OPEN_DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 fn open_dir(path: &Path) -> io::Result<Option<OwnedFd>> {
-    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    found(rustix::fs::openat2(CWD, path, OPEN_DIR, Mode::empty(), resolve))
+    found(bellows_syscall::open_without_symlinks(path, OPEN_DIR, false))
 }
 
 fn open_child(dir: &OwnedFd, name: impl rustix::path::Arg) -> io::Result<Option<OwnedFd>> {
@@ -513,5 +512,14 @@ mod tests {
         let tree = Tree::new(&["blockmgr-1/00/rdd_1_2", "blockmgr-1/00/temp_local_1"]);
         remove_private_files(&tree.path().join("blockmgr-1"), true).expect("removed");
         assert!(tree.has("blockmgr-1/00/rdd_1_2") && !tree.has("blockmgr-1/00/temp_local_1"));
+    }
+
+    #[test]
+    fn the_same_where_newer_system_calls_are_refused() {
+        bellows_testkit::on_older_machines(|| {
+            a_block_directory_goes_with_the_emptied_directory_above_but_not_the_root();
+            links_are_removed_not_followed();
+            an_executors_private_files_go_and_what_is_served_stays();
+        });
     }
 }

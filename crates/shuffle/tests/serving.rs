@@ -241,3 +241,13 @@ async fn corruption_is_traced_to_its_place() {
     }
     service.stop().await;
 }
+
+#[test]
+fn blocks_are_served_where_newer_system_calls_are_refused() {
+    bellows_testkit::on_older_machines(|| {
+        every_protocol_gives_the_same_bytes();
+        cached_rdd_blocks_are_served_and_removed();
+        a_removed_map_output_is_not_served_from_what_was_open();
+        what_is_not_there_fails_the_chunk_and_only_that();
+    });
+}

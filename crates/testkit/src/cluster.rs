@@ -81,6 +81,11 @@ impl Cluster {
         self.shuffle_port
     }
 
+    /// Does not wait.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.daemon.signal(signal)
+    }
+
     pub fn pid(&self) -> u32 {
         self.daemon.child.id()
     }
@@ -122,7 +127,12 @@ impl Cluster {
 
     /// Ends it as Ctrl-C does and waits for it.
     pub fn stop(mut self) -> Result<()> {
-        let status = self.daemon.end(Signal::INT)?;
+        self.end(Signal::INT)
+    }
+
+    /// Ends it with a signal and waits for it.
+    pub fn end(&mut self, signal: Signal) -> Result<()> {
+        let status = self.daemon.end(signal)?;
         if !status.success() {
             bail!("bellows up ended with {status}: {}", self.log());
         }

@@ -29,8 +29,13 @@ impl Daemon {
         if let Some(status) = self.child.try_wait()? {
             return Ok(status);
         }
-        kill_process(Pid::from_child(&self.child), signal)?;
+        self.signal(signal)?;
         Ok(self.child.wait()?)
+    }
+
+    /// Of one that has not been waited for.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
     }
 }
 

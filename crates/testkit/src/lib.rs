@@ -5,6 +5,7 @@
 mod cluster;
 mod daemon;
 mod framework;
+mod older;
 mod processes;
 mod shuffle;
 mod spark;
@@ -12,7 +13,9 @@ mod standalone;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use framework::Framework;
+pub use older::{on_older_machines, where_clone3_is_not_permitted};
 pub use processes::Processes;
+pub use rustix::process::Signal;
 pub use shuffle::ShuffleService;
 pub use spark::{Application, Spark, kill_nine};
 pub use standalone::Standalone;

@@ -8,7 +8,7 @@ use std::{
     fs,
     net::TcpListener,
     path::Path,
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
     time::Duration,
 };
 use tempfile::TempDir;
@@ -87,6 +87,16 @@ impl Processes {
     pub async fn shuffle_status(&self) -> Result<Value> {
         let url = format!("http://127.0.0.1:{}/v1/status", self.ports.metrics);
         eventually("the shuffle service to answer", Duration::from_secs(30), || get_json(&url)).await
+    }
+
+    /// Does not wait.
+    pub fn signal_agent(&self, signal: Signal) -> Result<()> {
+        self.agent.signal(signal)
+    }
+
+    /// Sends the agent a signal and waits for its end.
+    pub fn end_agent(&mut self, signal: Signal) -> Result<ExitStatus> {
+        self.agent.end(signal)
     }
 
     /// With SIGKILL: it can do nothing more.

@@ -1,5 +1,6 @@
 //! Decoding takes memory in proportion to what arrived, whatever arrives: measured by an allocator that counts.
 #![allow(unsafe_code, reason = "an allocator")]
+#![allow(clippy::print_stdout, reason = "shows what it measured")]
 
 use bellows_wire::{
     bounds::{MEMORY_OF_ANY, MEMORY_PER_BYTE, allowed},

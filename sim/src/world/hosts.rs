@@ -74,6 +74,7 @@ impl World {
                             latest_state: task.latest_state,
                         })
                         .collect(),
+                    shuffle_service_down: registration.shuffle_service_down,
                 };
                 self.send_to_master(link.0, ToMaster::Register(Box::new(registration)));
             }

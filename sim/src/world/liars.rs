@@ -112,7 +112,9 @@ impl World {
             })
         });
         let tasks = tasks.collect();
-        Event::AgentRegister { link, registration: AgentRegistration { info, frameworks, tasks } }
+        let shuffle_service_down = self.random.percent(30);
+        let registration = AgentRegistration { info, frameworks, tasks, shuffle_service_down };
+        Event::AgentRegister { link, registration }
     }
 
     /// Somebody under the id of an agent that is there.
@@ -155,9 +157,11 @@ impl World {
 
     fn any_message(&mut self) -> Option<AgentMessage> {
         let (framework_id, task) = self.pick_from(all_tasks)?;
-        Some(match self.random.below(4) {
+        Some(match self.random.below(6) {
             0 => AgentMessage::Pong { seq: self.random.below(3) as u64 },
             1 => AgentMessage::ExecutorTerminated { framework_id, executor_id: "x".into(), status: -1 },
+            3 => AgentMessage::Unregister,
+            2 => AgentMessage::ShuffleService { down: self.random.percent(50) },
             _ => {
                 let (state, latest_state) = (self.any_state(), self.any_state());
                 let status = self.status(task.task_id, state);
@@ -225,7 +229,7 @@ impl World {
         let any = self.pick_from(|master| master.frameworks.keys().cloned().collect())?;
         let framework_id = if self.random.percent(80) { own } else { any };
         let call = match self.random.below(6) {
-            0 => Call::Decline { offer_ids: self.offers(), filters: Filters { refuse: Duration::MAX } },
+            0 => Call::Decline { offer_ids: self.offers(), filters: Filters { refuse: Some(Duration::MAX) } },
             1 => {
                 let (_, task) = self.pick_from(all_tasks)?;
                 Call::Kill { task_id: task.task_id, agent_id: None, grace: Some(Duration::MAX) }
@@ -235,7 +239,7 @@ impl World {
             _ => {
                 let offer_ids = self.offers();
                 let operations = vec![Operation::Launch(self.wishes(&offer_ids))];
-                Call::Accept { offer_ids, operations, filters: Filters { refuse: Duration::MAX } }
+                Call::Accept { offer_ids, operations, filters: Filters { refuse: Some(Duration::MAX) } }
             }
         };
         let request = RequestId(number(stream.as_str()));
@@ -294,5 +298,6 @@ fn task(task_id: TaskId, agent_id: AgentId, resources: Resources) -> TaskInfo {
         labels: Vec::new(),
         kill_grace: None,
         container: None,
+        unsupported: None,
     }
 }

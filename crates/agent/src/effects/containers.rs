@@ -37,7 +37,7 @@ impl Containment {
         let fetcher = self.fetcher.clone();
         let (sandbox, owner) = blocking(move || {
             let user = self.other_user(&job);
-            let owner = user.map(Owner::resolve).transpose().map_err(text)?.flatten();
+            let owner = user.map(resolve).transpose()?.flatten();
             let sandbox = self.sandboxes.create(&run_of(&job), owner.as_ref()).map_err(text)?;
             self.shuffle_dirs.create(&job.framework_id, owner.as_ref()).map_err(text)?;
             if let Some(owner) = &owner {
@@ -58,7 +58,7 @@ impl Containment {
         let launched = caught(async {
             let containerizer = self.containerizer.clone();
             let owner = match self.other_user(&job).map(str::to_owned) {
-                Some(user) => blocking(move || Owner::resolve(&user).map_err(text)).await?,
+                Some(user) => blocking(move || resolve(&user)).await?,
                 None => None,
             };
             containerizer.launch(self.spec(job, owner)?).await.map_err(text)
@@ -127,9 +127,12 @@ impl Containment {
         });
     }
 
-    /// Marks the sandbox with the time of its end, by which its collection goes.
-    pub(super) fn retire(self: Arc<Self>, job: Job) {
+    /// Marks the sandbox with the time and the kind of its end, by which its collection goes.
+    pub(super) fn retire(self: Arc<Self>, job: Job, failed: bool) {
         tokio::task::spawn_blocking(move || {
+            if failed && let Err(error) = self.sandboxes.mark_failed(&run_of(&job)) {
+                tracing::debug!(container = %job.container_id, %error, "cannot mark the failure of a task");
+            }
             let Ok(path) = self.sandboxes.path(&run_of(&job)) else { return };
             // A task that ended before its sandbox was made has none.
             if let Ok(sandbox) = open_dir(&path)
@@ -148,6 +151,15 @@ fn end_of(sandbox: &Path, name: &str) -> Result<String, FilesError> {
     let begin = size.saturating_sub(MAX_STDERR_BYTES as u64);
     let bytes = files.read(name, begin, MAX_STDERR_BYTES)?;
     Ok(last_lines(&bytes, begin > 0, MAX_STDERR_BYTES))
+}
+
+fn resolve(user: &str) -> Result<Option<Owner>, String> {
+    Owner::resolve(user).map_err(|error| {
+        format!(
+            "{error}. The framework names this user (Spark: HADOOP_USER_NAME, else who runs the driver): add it to this \
+             machine, or start the agent with --no-switch-user"
+        )
+    })
 }
 
 /// A command task's executor bears the task's id.

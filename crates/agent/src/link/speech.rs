@@ -15,6 +15,7 @@ pub(super) fn register(registration: &Registration) -> link::AgentMessage {
         ip: Some(registration.info.ip.clone()),
         tasks: registration.tasks.iter().map(running_task).collect(),
         frameworks: registration.frameworks.iter().map(|info| (&**info).into()).collect(),
+        shuffle_service_down: Some(registration.shuffle_service_down),
     };
     link::AgentMessage { message: Some(agent_message::Message::Register(register)) }
 }
@@ -37,6 +38,9 @@ pub(super) fn to_master(message: AgentMessage) -> link::AgentMessage {
                 latest_state: Some(v1::TaskState::from(latest_state).into()),
             })
         }
+        AgentMessage::ShuffleService { down } => {
+            agent_message::Message::ShuffleService(link::ShuffleService { down })
+        }
         AgentMessage::ExecutorTerminated { framework_id, executor_id, status } => {
             agent_message::Message::ExecutorTerminated(link::ExecutorTerminated {
                 framework_id: (&framework_id).into(),
@@ -51,6 +55,7 @@ pub(super) fn to_master(message: AgentMessage) -> link::AgentMessage {
                 data: data.into(),
             })
         }
+        AgentMessage::Unregister => agent_message::Message::Unregister(link::Unregister {}),
         AgentMessage::Pong { seq } => agent_message::Message::Pong(link::Pong { seq }),
     };
     link::AgentMessage { message: Some(message) }

@@ -43,6 +43,7 @@ fn task(id: &str) -> TaskInfo {
         labels: vec![],
         kill_grace: Some(Duration::from_millis(1_500)),
         container: Some("MESOS".into()),
+        unsupported: None,
     }
 }
 

@@ -86,6 +86,7 @@ async fn serve(args: DemoArgs, fetched: Fetched, library: PathBuf, work_dir: Pat
         listen: args.listen.clone(),
         clients: ShuffleClientArgs::default(),
         hosts: AllowHostArgs::default(),
+        offer_timeout: None,
         work_dir: work_dir.clone(),
     };
     let cluster = Embedded::start(&options).await?;

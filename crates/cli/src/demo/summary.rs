@@ -123,7 +123,11 @@ impl Summary<'_> {
         };
         [
             step(Some(0), m.registered, "Spark: spark-submit until it registers with the master"),
-            step(m.registered, m.launched, "Spark: until it takes an offer; it declines the first for 5 s"),
+            step(
+                m.registered,
+                m.launched,
+                "Spark: until it takes an offer; it declines them until it knows what it wants",
+            ),
             step(m.launched, m.running, "Spark and Bellows: until six executors run"),
             step(m.running, m.ready, "Spark: until their JVMs are ready"),
         ]

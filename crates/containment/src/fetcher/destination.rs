@@ -1,6 +1,6 @@
 //! Writes files below one directory and nowhere else, whatever their names and the links that lie there say.
 use super::FetchFailure;
-use crate::files::open_beneath;
+use bellows_syscall::open_beneath;
 use rustix::{
     fs::{AtFlags, Mode, OFlags, fchmod, linkat, mkdirat, open, openat, symlinkat, unlinkat},
     io::Errno,

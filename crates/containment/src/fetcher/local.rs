@@ -2,11 +2,12 @@
 //!
 //! A thread with the user's rights would not do: what `/proc/self` leads to are the descriptors of the whole process,
 //! the agent's checkpoint among them. The process here has nothing open but what it copies to, and follows no such link.
-#![allow(unsafe_code, reason = "close_range has no safe wrapper")]
+#![allow(unsafe_code, reason = "descriptors of others are closed")]
 use super::FetchFailure;
 use crate::Owner;
+use bellows_syscall::open_without_magic_links;
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, open, openat2},
+    fs::{FileType, Mode, OFlags, fstat, fstatfs, open},
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
@@ -154,7 +155,7 @@ impl Copy<'_> {
 /// to its standard output. Returns the exit code.
 pub(crate) fn main() -> i32 {
     // SAFETY: nothing in this process has opened anything yet; its three standard streams stay.
-    if unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) } != 0 {
+    if unsafe { bellows_syscall::close_from(3) }.is_err() {
         return 1;
     }
     let _ = rustix::thread::set_name(c"bellows-fetch");
@@ -199,13 +200,7 @@ fn answer(request: &Request, to: &mut File) -> Answer {
 /// A regular file of a real file system, and its size. It is looked at before it is opened: to open a device or a FIFO
 /// has effects.
 fn open_source(path: &Path) -> io::Result<(File, u64)> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let found = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS);
-    let found = found.map_err(|why| match why {
-        // Without it nothing keeps links of /proc from being followed.
-        Errno::NOSYS => {
-            io::Error::other("to read files of this machine, the fetcher needs Linux 5.6 (openat2)")
-        }
+    let found = open_without_magic_links(path, OFlags::PATH).map_err(|why| match why {
         Errno::LOOP => io::Error::other("too many links, or one of /proc's to an open file"),
         why => why.into(),
     })?;

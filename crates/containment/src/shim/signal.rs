@@ -1,12 +1,10 @@
 //! The one message an agent sends to a running shim: "kill the task, with this grace", as a queued signal.
 //!
-//! A signal needs no socket, no file and no disk space, and a pid handle makes it reach the right process.
+//! A signal needs no socket, no file and no disk space, and a handle makes it reach the right process.
 #![allow(unsafe_code, reason = "queued signals and signal masks have no safe wrapper")]
-use std::{
-    io, mem,
-    os::fd::{AsRawFd, BorrowedFd},
-    time::Duration,
-};
+use crate::process::Handle;
+use rustix::io::Errno;
+use std::{io, mem, os::fd::AsRawFd, time::Duration};
 
 /// The kernel's `siginfo_t` for queued signals on 64-bit Linux (`include/uapi/asm-generic/siginfo.h`, `_rt`).
 #[repr(C, align(8))]
@@ -51,14 +49,28 @@ pub(super) enum Wakeup {
     Timeout,
 }
 
-/// Asks the shim behind `pidfd` to kill its task.
-pub(crate) fn send_kill(pidfd: BorrowedFd<'_>, grace: Duration) -> io::Result<()> {
+/// Asks a shim to kill its task.
+pub(crate) fn send_kill(shim: &Handle, grace: Duration) -> io::Result<()> {
     let grace_ms = i32::try_from(grace.as_millis()).unwrap_or(i32::MAX);
     let info = SignalInfo::new(KILL_TASK, libc::SI_QUEUE, grace_ms);
-    // SAFETY: `info` is a whole `siginfo_t` (size asserted above) that outlives the call; the call only reads it.
-    let result = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), KILL_TASK, &raw const info, 0)
-    };
+    if let Some(pidfd) = shim.pidfd() {
+        // SAFETY: `info` is a whole `siginfo_t` (size asserted above) that outlives the call; the call only reads it.
+        let result = unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), KILL_TASK, &raw const info, 0)
+        };
+        match Errno::from_io_error(&io::Error::last_os_error()) {
+            _ if result == 0 => return Ok(()),
+            Some(why) if !bellows_syscall::is_refused(why) => return Err(why.into()),
+            _ => {}
+        }
+    }
+    // As in `Identity::signal`.
+    if !shim.identity().lives() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    // SAFETY: as above.
+    let result =
+        unsafe { libc::syscall(libc::SYS_rt_sigqueueinfo, shim.identity().pid, KILL_TASK, &raw const info) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -1,7 +1,8 @@
 //! Forks the task's main process and takes it to its `execve`, or says why it did not get there.
-#![allow(unsafe_code, reason = "fork, _exit and close_range have no safe wrapper")]
+#![allow(unsafe_code, reason = "fork and _exit have no safe wrapper")]
 use super::{Instruction, Started, record::Slot, signal};
 use crate::process::Identity;
+use bellows_syscall::close_on_exec_from;
 use rustix::process::{Pid, WaitOptions, getppid, setsid, waitpid};
 use std::{
     fs::{File, OpenOptions},
@@ -65,7 +66,7 @@ fn execute(instruction: &Instruction, slot: &Slot) -> Result<std::convert::Infal
     let stdout = open_output("stdout").map_err(|why| format!("{sandbox}/stdout: {why}"))?;
     let stderr = open_output("stderr").map_err(|why| format!("{sandbox}/stderr: {why}"))?;
     signal::unblock_all().map_err(|why| format!("cannot unblock signals: {why}"))?;
-    close_on_exec().map_err(|why| format!("cannot close files: {why}"))?;
+    close_on_exec_from(3).map_err(|why| format!("cannot close files: {why}"))?;
 
     let mut command = if instruction.shell {
         let mut command = Command::new("/bin/sh");
@@ -96,10 +97,4 @@ fn publish(instruction: &Instruction, slot: &Slot) -> io::Result<()> {
 /// Appended to, so that several writers keep their lines; never through a link that lies there.
 fn open_output(name: &str) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW).open(name)
-}
-
-fn close_on_exec() -> io::Result<()> {
-    // SAFETY: only marks descriptors; none is closed before the execve that ends this program.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -4,6 +4,7 @@
 //! It reads no instruction and knows no task. It ends with the agent process that started it; shims do not.
 #![allow(unsafe_code, reason = "a fork whose child belongs to this process' parent has no safe wrapper")]
 use super::signal;
+use crate::process::Handle;
 use rustix::{
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
@@ -11,7 +12,7 @@ use rustix::{
         sendmsg, socketpair,
         sockopt::{Timeout, set_socket_timeout},
     },
-    process::{Pid, PidfdFlags, WaitOptions, pidfd_open, setsid, waitpid},
+    process::{Pid, WaitOptions, setsid, waitpid},
 };
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -50,7 +51,7 @@ impl Zygote {
 
     /// A new shim, a child of this process, and the socket on which it waits for its instruction. It ends when that is
     /// closed before. Only one call at a time, and none after one that failed: its answer may still come.
-    pub(crate) fn fork(&self) -> io::Result<(OwnedFd, UnixStream)> {
+    pub(crate) fn fork(&self) -> io::Result<(Handle, UnixStream)> {
         let (conversation, theirs) = UnixStream::pair()?;
         let theirs = [theirs.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -66,12 +67,12 @@ impl Zygote {
         let pid = Pid::from_raw(answer).filter(|_| answer > 0);
         let pid = pid.ok_or_else(|| io::Error::from_raw_os_error(-answer))?;
         // Not reaped yet, so the pid is its own.
-        match pidfd_open(pid, PidfdFlags::empty()) {
+        match Handle::of_child(pid) {
             Ok(handle) => Ok((handle, conversation)),
             Err(why) => {
                 drop(conversation);
                 let _ = waitpid(Some(pid), WaitOptions::empty());
-                Err(why.into())
+                Err(why)
             }
         }
     }

@@ -2,7 +2,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_kill_reaches_the_whole_tree_and_leaves_it_time() {
+pub(super) async fn a_kill_reaches_the_whole_tree_and_leaves_it_time() {
     let place = Place::new();
     let (agent, mut exits) = place.agent();
     // The grandchild is in a session of its own, and takes its time for a goodbye.
@@ -19,7 +19,7 @@ async fn a_kill_reaches_the_whole_tree_and_leaves_it_time() {
 }
 
 #[tokio::test]
-async fn who_ignores_term_is_killed_after_the_grace() {
+pub(super) async fn who_ignores_term_is_killed_after_the_grace() {
     let place = Place::new();
     let (agent, mut exits) = place.agent();
     let stubborn = r#"trap "" TERM; setsid sh -c 'echo $$ > grandchild; while :; do sleep 1; done' & echo $$ > main; while :; do sleep 1; done"#;

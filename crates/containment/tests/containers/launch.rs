@@ -3,7 +3,7 @@ use super::*;
 use bellows_containment::LaunchError;
 
 #[tokio::test]
-async fn exit_statuses_and_output() {
+pub(super) async fn exit_statuses_and_output() {
     let place = Place::new();
     let (agent, mut exits) = place.agent();
     let launched =
@@ -80,7 +80,7 @@ async fn a_large_environment_arrives_whole() {
 }
 
 #[tokio::test]
-async fn what_cannot_start_says_why_and_leaves_nothing() {
+pub(super) async fn what_cannot_start_says_why_and_leaves_nothing() {
     let place = Place::new();
     let (agent, _exits) = place.agent();
     let missing = LaunchSpec { shell: false, value: "/no/such/program".into(), ..place.shell("x", "") };

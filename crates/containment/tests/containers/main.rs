@@ -1,6 +1,7 @@
 //! Containers from launch to forgetting, with real shims and real processes.
 mod kill;
 mod launch;
+mod older;
 mod recovery;
 mod register;
 #[path = "../root/mod.rs"]

@@ -23,7 +23,7 @@ fn agent_that_died(place: &Place, command: &str) -> u32 {
 }
 
 #[tokio::test]
-async fn a_task_outlives_its_agent_and_is_found_again() {
+pub(super) async fn a_task_outlives_its_agent_and_is_found_again() {
     let place = Place::new();
     let pid = agent_that_died(&place, "while ! [ -e go ]; do sleep 0.01; done; exit 5");
     assert!(lives(pid));
@@ -39,7 +39,7 @@ async fn a_task_outlives_its_agent_and_is_found_again() {
 }
 
 #[tokio::test]
-async fn a_recovered_task_can_be_killed() {
+pub(super) async fn a_recovered_task_can_be_killed() {
     let place = Place::new();
     agent_that_died(&place, "exec sleep 1000");
     let (agent, mut exits) = place.agent();
@@ -49,7 +49,7 @@ async fn a_recovered_task_can_be_killed() {
 }
 
 #[tokio::test]
-async fn an_exit_while_no_agent_ran_is_found() {
+pub(super) async fn an_exit_while_no_agent_ran_is_found() {
     let place = Place::new();
     agent_that_died(&place, "exit 9");
     while !place.register().contains("Exited") {
@@ -66,7 +66,7 @@ async fn an_exit_while_no_agent_ran_is_found() {
 const FAMILY: &str = r#"setsid sh -c 'echo $$ > grandchild; while :; do sleep 1; done' & echo $$ > main; while :; do sleep 1; done"#;
 
 #[tokio::test]
-async fn a_killed_shim_takes_its_tree_with_it() {
+pub(super) async fn a_killed_shim_takes_its_tree_with_it() {
     let place = Place::new();
     let (agent, mut exits) = place.agent();
     let pid = agent.launch(place.shell("orphan", FAMILY)).await.expect("launched").pid;
@@ -79,7 +79,7 @@ async fn a_killed_shim_takes_its_tree_with_it() {
 }
 
 #[tokio::test]
-async fn a_shim_killed_while_no_agent_ran_is_noticed() {
+pub(super) async fn a_shim_killed_while_no_agent_ran_is_noticed() {
     let place = Place::new();
     let pid = agent_that_died(&place, FAMILY);
     let grandchild = place.reported_pid("grandchild").await;

@@ -4,7 +4,7 @@ use bellows_containment::{Owner, Run, Sandboxes};
 use std::path::Path;
 
 #[tokio::test]
-async fn another_user_owns_its_files_and_has_no_more_rights() {
+pub(super) async fn another_user_owns_its_files_and_has_no_more_rights() {
     if !root::may_switch_users("users::another_user_owns_its_files_and_has_no_more_rights") {
         return;
     }

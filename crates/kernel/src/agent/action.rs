@@ -51,6 +51,7 @@ pub struct Registration {
     pub info: AgentInfo,
     pub frameworks: Vec<Arc<FrameworkInfo>>,
     pub tasks: Vec<RegisteredTask>,
+    pub shuffle_service_down: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -1,6 +1,7 @@
 //! Everything that reaches an agent: what the master says, and how its own actions turned out.
 use super::{AgentCommand, LinkId, WriteId};
 use bellows_model::{ContainerId, FrameworkId};
+use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -66,8 +67,17 @@ pub enum Event {
     ShuffleRemovalFailed {
         framework_id: FrameworkId,
     },
-    /// The operator wants every task ended.
-    KillAll,
+    /// The shuffle service was asked whether it answers.
+    ShuffleService {
+        down: bool,
+    },
+    /// The operator wants every task ended, in so much time; `None`: in the task's own.
+    KillAll {
+        grace: Option<Duration>,
+    },
+    /// The operator takes this agent out of service: the master forgets it, its tasks end. A second one does not wait
+    /// for the master any longer.
+    Retire,
 }
 
 /// How a container ended.

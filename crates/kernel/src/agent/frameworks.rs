@@ -138,7 +138,7 @@ impl Step<'_> {
         self.state.removals.remove(framework_id);
         self.store(Record::ForgetRemoval(framework_id.clone()));
         let Some(framework) = self.state.frameworks.get(framework_id) else { return };
-        let waiting = framework.tasks.values().filter(|task| task.phase == Phase::AwaitingRemoval);
+        let waiting = framework.tasks.values().filter(|task| task.phase == Phase::Held);
         let waiting: Vec<Key> =
             waiting.map(|task| (framework_id.clone(), task.info.task_id.clone())).collect();
         waiting.iter().for_each(|key| self.fetch(key));

@@ -2,8 +2,8 @@
 //!
 //! stored -> fetched -> launched -> exited; a kill may come at every point of it.
 use super::{
-    Action, Exit, Framework, Phase, Record, Removal, Task,
-    state::Waiting,
+    Action, AgentMessage, Exit, Framework, Phase, Record, Removal, Task,
+    state::{Timer, Waiting},
     step::{Key, Step},
 };
 use bellows_model::{
@@ -98,13 +98,56 @@ impl Step<'_> {
     /// The next step of a task whose record is durable.
     pub(super) fn fetch(&mut self, key: &Key) {
         let removing = self.state.removals.contains_key(&key.0);
+        let held = self.needs_shuffle_service(&key.0);
+        let due = self.now + self.state.config.shuffle_service_wait;
         let Some(task) = self.task(key) else { return };
-        if removing {
-            task.phase = Phase::AwaitingRemoval;
+        if removing || held {
+            task.phase = Phase::Held;
+            let container_id = task.container_id.clone();
+            if held {
+                self.state.timers.insert((due, Timer::ShuffleService(container_id)));
+            }
             return;
         }
         task.phase = Phase::Fetching;
         self.actions.extend(self.job(key).map(Action::Fetch));
+    }
+
+    /// It is down, and the framework's executors would have Spark's driver fail for its lack.
+    fn needs_shuffle_service(&self, framework_id: &FrameworkId) -> bool {
+        let framework = self.state.frameworks.get(framework_id);
+        self.state.shuffle_service_down
+            && framework.is_some_and(|framework| framework.info.uses_shuffle_service())
+    }
+
+    pub(super) fn shuffle_service(&mut self, down: bool) {
+        if std::mem::replace(&mut self.state.shuffle_service_down, down) == down {
+            return;
+        }
+        if let Some(link) = self.state.link() {
+            self.actions.push(Action::Send { link, message: AgentMessage::ShuffleService { down } });
+        }
+        if !down {
+            self.state.timers.retain(|(_, timer)| !matches!(timer, Timer::ShuffleService(_)));
+            let held = self.state.tasks().filter(|task| task.phase == Phase::Held);
+            let held: Vec<Key> =
+                held.map(|task| (task.framework_id.clone(), task.info.task_id.clone())).collect();
+            held.iter().for_each(|key| self.fetch(key));
+        }
+    }
+
+    pub(super) fn gave_up_shuffle_service(&mut self, container_id: &ContainerId) {
+        let Some((key, _)) = self.task_in(container_id, Phase::Held) else { return };
+        if self.needs_shuffle_service(&key.0) {
+            let waited = self.state.config.shuffle_service_wait.as_secs();
+            self.fail_launch(
+                &key,
+                format!(
+                    "The shuffle service of this machine has not answered for {waited} s, and the application uses \
+                     it: start `bellows shuffle`, or see its log"
+                ),
+            );
+        }
     }
 
     pub(super) fn fetched(&mut self, container_id: &ContainerId) {
@@ -174,7 +217,7 @@ impl Step<'_> {
         match task.phase {
             Phase::Launching => task.early_exit = Some((exit, stderr)),
             Phase::Running { .. } => self.ended(&key, exit, &stderr),
-            Phase::Storing | Phase::AwaitingRemoval | Phase::Fetching | Phase::Ended => {}
+            Phase::Storing | Phase::Held | Phase::Fetching | Phase::Ended => {}
         }
     }
 
@@ -233,7 +276,7 @@ impl Step<'_> {
             self.store(Record::Killed { framework_id: key.0.clone(), task_id: key.1.clone() });
         }
         match phase {
-            Phase::Storing | Phase::AwaitingRemoval => self.killed_early(&key),
+            Phase::Storing | Phase::Held => self.killed_early(&key),
             Phase::Fetching => {
                 self.actions.push(Action::CancelFetch { container_id });
                 self.killed_early(&key);
@@ -258,7 +301,7 @@ impl Step<'_> {
         let Some(removal) = self.state.removals.get(framework_id).copied() else { return };
         self.store(Record::ForgetRemoval(framework_id.clone()));
         if let Removal::Retry { due, .. } = removal {
-            self.state.timers.remove(&(due, super::state::Timer::Removal(framework_id.clone())));
+            self.state.timers.remove(&(due, Timer::Removal(framework_id.clone())));
             self.state.removals.remove(framework_id);
         }
     }

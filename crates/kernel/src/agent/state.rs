@@ -27,6 +27,8 @@ pub struct Config {
     pub resend_min: Duration,
     pub resend_max: Duration,
     pub removal_retry: Duration,
+    /// So long a task waits for the shuffle service before it fails.
+    pub shuffle_service_wait: Duration,
     pub max_completed_frameworks: usize,
     pub max_completed_tasks_per_framework: usize,
 }
@@ -40,6 +42,7 @@ impl Config {
             resend_min: Duration::from_secs(10),
             resend_max: Duration::from_secs(600),
             removal_retry: Duration::from_secs(5),
+            shuffle_service_wait: Duration::from_secs(60),
             max_completed_frameworks: 50,
             max_completed_tasks_per_framework: 150,
         }
@@ -59,6 +62,8 @@ pub struct State {
     /// The newest last.
     pub completed_frameworks: VecDeque<CompletedFramework>,
     pub counters: Counters,
+    /// Executors of frameworks that use it would only fail.
+    pub shuffle_service_down: bool,
     pub(super) containers: BTreeMap<ContainerId, (FrameworkId, TaskId)>,
     pub(super) timers: BTreeSet<(Time, Timer)>,
     /// Records that somebody waits for, in the order of their ids.
@@ -67,6 +72,8 @@ pub struct State {
     pub(super) uuids: u64,
     /// Shuffle directories of unknown frameworks were looked for since the start.
     pub(super) orphans_sought: bool,
+    /// The master was told so, and has not answered yet.
+    pub(super) retiring: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,8 +127,8 @@ pub struct Task {
 pub enum Phase {
     /// Until its record is durable.
     Storing,
-    /// Until an older removal of its framework's files is over.
-    AwaitingRemoval,
+    /// Until an older removal of its framework's files is over, and the shuffle service answers if it needs that.
+    Held,
     Fetching,
     Launching,
     Running {
@@ -172,6 +179,8 @@ pub struct Counters {
 pub(super) enum Timer {
     Resend(ContainerId),
     Removal(FrameworkId),
+    /// The task has waited for the shuffle service for long enough.
+    ShuffleService(ContainerId),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,12 +214,14 @@ impl State {
             removals: BTreeMap::new(),
             completed_frameworks: VecDeque::new(),
             counters: Counters::default(),
+            shuffle_service_down: false,
             containers: BTreeMap::new(),
             timers: BTreeSet::new(),
             unstored: VecDeque::new(),
             writes: 0,
             uuids: 0,
             orphans_sought: false,
+            retiring: false,
         }
     }
 

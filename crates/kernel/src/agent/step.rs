@@ -35,6 +35,9 @@ impl Step<'_> {
             Event::LinkClosed { link } => {
                 if self.state.link() == Some(link) {
                     self.disconnected();
+                    if self.state.retiring {
+                        self.retire();
+                    }
                 }
             }
             Event::Command { link, command } => self.command(link, *command),
@@ -51,10 +54,12 @@ impl Step<'_> {
             Event::ShuffleFound { frameworks } => self.shuffle_found(frameworks),
             Event::ShuffleRemoved { framework_id } => self.shuffle_removed(&framework_id),
             Event::ShuffleRemovalFailed { framework_id } => self.shuffle_removal_failed(&framework_id),
-            Event::KillAll => {
+            Event::ShuffleService { down } => self.shuffle_service(down),
+            Event::KillAll { grace } => {
                 let all: Vec<Key> = self.state.containers.values().cloned().collect();
-                all.iter().for_each(|(framework_id, task_id)| self.kill(framework_id, task_id, None));
+                all.iter().for_each(|(framework_id, task_id)| self.kill(framework_id, task_id, grace));
             }
+            Event::Retire => self.retire(),
         }
     }
 
@@ -64,6 +69,7 @@ impl Step<'_> {
         {
             match self.state.timers.pop_first() {
                 Some((_, Timer::Resend(container_id))) => self.resend(&container_id),
+                Some((_, Timer::ShuffleService(container_id))) => self.gave_up_shuffle_service(&container_id),
                 Some((_, Timer::Removal(framework_id))) => self.retry_removal(&framework_id),
                 None => {}
             }
@@ -94,12 +100,25 @@ impl Step<'_> {
             info,
             frameworks: self.state.frameworks.values().map(|framework| framework.info.clone()).collect(),
             tasks: tasks.collect(),
+            shuffle_service_down: self.state.shuffle_service_down,
         }
     }
 
     fn disconnected(&mut self) {
         self.state.master = Master::Disconnected;
         self.nothing_in_flight();
+    }
+
+    /// The master answers by turning this agent away.
+    fn retire(&mut self) {
+        match self.state.master {
+            Master::Refused(_) => {}
+            Master::Registered(link) if !self.state.retiring => {
+                self.state.retiring = true;
+                self.actions.push(Action::Send { link, message: AgentMessage::Unregister });
+            }
+            _ => self.removed("the operator took it out of service".into()),
+        }
     }
 
     fn command(&mut self, link: LinkId, command: AgentCommand) {
@@ -154,12 +173,17 @@ impl Step<'_> {
     /// A registration that is refused is for the operator to mend, and tasks go on. An agent that is turned away
     /// later was removed: whatever runs here, nobody knows of it any more, as if every framework had ended.
     fn refused(&mut self, reason: String) {
-        let removed = matches!(self.state.master, Master::Registered(_));
+        if matches!(self.state.master, Master::Registered(_)) {
+            return self.removed(reason);
+        }
         self.disconnected();
         self.state.master = Master::Refused(reason.clone());
-        if !removed {
-            return self.actions.push(Action::Stop { reason });
-        }
+        self.actions.push(Action::Stop { reason });
+    }
+
+    fn removed(&mut self, reason: String) {
+        self.disconnected();
+        self.state.master = Master::Refused(reason);
         if self.state.agent_id.take().is_some() {
             self.store(Record::ForgetAgentId);
         }

@@ -5,6 +5,7 @@
 //! It knows no offers, tasks or connections: those are the master's.
 mod refusals;
 mod solve;
+mod unsaid;
 
 use crate::Time;
 use bellows_model::{AgentId, FrameworkId, Resources, Value};
@@ -59,6 +60,8 @@ pub struct Allocator {
     vacant_roles: Vec<u32>,
     /// When the first refusal on an agent ends; one entry an agent.
     expiries: BTreeSet<(Time, u32)>,
+    /// Clients whose `idle_since` is set.
+    idle_clients: usize,
     dirty: Dirty,
     scratch: solve::Scratch,
 }
@@ -86,6 +89,8 @@ struct Agent {
     label: AgentId,
     active: bool,
     dirty: bool,
+    has_gpus: bool,
+    shuffle_service_down: bool,
     total: Resources,
     free: Resources,
     refusals: Vec<Refusal>,
@@ -102,12 +107,33 @@ struct Client {
     dirty: bool,
     /// In `Dirty::sweep`.
     sweeping: bool,
+    traits: ClientTraits,
     allocated: Vec<i64>,
     share: u64,
     /// Grants so far: among equal shares the one that was served less often comes first.
     served: u64,
     /// Refusals of an earlier epoch are void.
     epoch: u32,
+    /// Since when it has been declining without a filter, and done nothing else.
+    idle_since: Option<Time>,
+    /// Agents that may have refusals of it without a filter.
+    unsaid_on: BTreeSet<u32>,
+}
+
+/// What decides which agents suit a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClientTraits {
+    /// As Mesos with its default `--filter_gpu_resources`: who is not aware of GPUs is offered nothing of agents that
+    /// have some, lest it fills them with tasks that need none.
+    pub gpu_aware: bool,
+    pub uses_shuffle_service: bool,
+}
+
+impl Agent {
+    fn suits(&self, client: &Client) -> bool {
+        (client.traits.gpu_aware || !self.has_gpus)
+            && !(client.traits.uses_shuffle_service && self.shuffle_service_down)
+    }
 }
 
 #[derive(Debug)]
@@ -134,6 +160,7 @@ impl Allocator {
             role_indices: BTreeMap::new(),
             vacant_roles: Vec::new(),
             expiries: BTreeSet::new(),
+            idle_clients: 0,
             dirty: Dirty::default(),
             scratch: solve::Scratch::default(),
         }
@@ -147,6 +174,8 @@ impl Allocator {
             label,
             active: true,
             dirty: false,
+            has_gpus: has_gpus(&total),
+            shuffle_service_down: false,
             free: total.clone(),
             total,
             refusals: Vec::new(),
@@ -179,6 +208,7 @@ impl Allocator {
         self.learn_kinds(&total);
         self.count_total(&total, 1);
         let agent = &mut self.agents[index.0 as usize];
+        agent.has_gpus = has_gpus(&total);
         let old = std::mem::replace(&mut agent.total, total);
         let held = old.checked_sub(&agent.free).expect("invariant: what is free is a part of all");
         agent.free = agent.total.checked_sub(&held).expect("invariant: what is held fits the new size");
@@ -208,10 +238,13 @@ impl Allocator {
             wants: false,
             dirty: false,
             sweeping: false,
+            traits: ClientTraits::default(),
             allocated: vec![0; self.kinds.len()],
             share: 0,
             served: 0,
             epoch,
+            idle_since: None,
+            unsaid_on: BTreeSet::new(),
         };
         let index = place(&mut self.clients, &mut self.vacant_clients, client);
         self.roles[role as usize].clients.push(index);
@@ -220,6 +253,7 @@ impl Allocator {
 
     /// Everything that it held must have been released before.
     pub fn remove_client(&mut self, index: ClientIndex) {
+        self.end_idleness(index.0);
         let client = &mut self.clients[index.0 as usize];
         debug_assert!(
             client.allocated.iter().all(|&held| held == 0),
@@ -227,6 +261,7 @@ impl Allocator {
         );
         client.wants = false;
         client.epoch = client.epoch.wrapping_add(1);
+        client.unsaid_on = BTreeSet::new();
         let (number, role) = (client.role, &mut self.roles[client.role as usize]);
         role.clients.retain(|&other| other != index.0);
         if role.clients.is_empty() {
@@ -246,8 +281,24 @@ impl Allocator {
     }
 
     pub fn set_wants(&mut self, index: ClientIndex, wants: bool) {
+        if !wants {
+            self.end_idleness(index.0);
+        }
         if std::mem::replace(&mut self.clients[index.0 as usize].wants, wants) != wants && wants {
             self.touch_client(index.0);
+        }
+    }
+
+    pub fn set_traits(&mut self, index: ClientIndex, traits: ClientTraits) {
+        if std::mem::replace(&mut self.clients[index.0 as usize].traits, traits) != traits {
+            self.touch_client(index.0);
+        }
+    }
+
+    /// Clients that use the service are granted nothing of the agent meanwhile.
+    pub fn set_shuffle_service_down(&mut self, index: AgentIndex, down: bool) {
+        if std::mem::replace(&mut self.agents[index.0 as usize].shuffle_service_down, down) != down && !down {
+            self.touch_agent(index.0);
         }
     }
 
@@ -326,6 +377,10 @@ impl Allocator {
             self.dirty.clients.push(index);
         }
     }
+}
+
+fn has_gpus(total: &Resources) -> bool {
+    total.scalar("gpus").0 > 0
 }
 
 fn place<T>(slots: &mut Vec<T>, vacant: &mut Vec<u32>, value: T) -> u32 {

@@ -4,7 +4,8 @@ use crate::Time;
 use bellows_model::{FrameworkId, Resources};
 use std::{collections::BTreeSet, sync::Arc};
 
-/// So many refusals of one client are kept for one agent; the one that ends first gives way.
+/// So many refusals of one client are kept for one agent, and as many again that are `unsaid`; the one that ends
+/// first gives way.
 pub(super) const MAX_REFUSALS: usize = 4;
 
 /// On one agent, what is within `resources` is not offered to `client` before `until`.
@@ -13,6 +14,8 @@ pub(super) struct Refusal {
     pub(super) client: u32,
     pub(super) epoch: u32,
     pub(super) until: Time,
+    /// The client did not say for how long; once it reconsiders, the refusal ends here.
+    pub(super) unsaid: Option<Time>,
     /// Shared by clients that refused the same.
     pub(super) resources: Arc<Resources>,
 }
@@ -20,25 +23,40 @@ pub(super) struct Refusal {
 impl Allocator {
     /// The client does not want `resources` of the agent, nor a part of them, before `until`.
     pub fn refuse(&mut self, agent: AgentIndex, client: ClientIndex, resources: &Resources, until: Time) {
+        self.add_refusal(agent, client, resources, (until, None));
+    }
+
+    /// With the values for `until` and `unsaid`.
+    pub(super) fn add_refusal(
+        &mut self,
+        agent: AgentIndex,
+        client: ClientIndex,
+        resources: &Resources,
+        (until, unsaid): (Time, Option<Time>),
+    ) {
         let slot = &mut self.agents[agent.0 as usize];
         let epoch = self.clients[client.0 as usize].epoch;
         let clients = &self.clients;
         slot.refusals.retain(|old| {
             let valid = clients[old.client as usize].epoch == old.epoch;
-            let covered = old.client == client.0 && old.until <= until && resources.contains(&old.resources);
+            // One that may end sooner covers none that does not.
+            let outlasts = old.until <= until && (unsaid.is_none() || old.unsaid.is_some());
+            let covered = old.client == client.0 && outlasts && resources.contains(&old.resources);
             valid && !covered
         });
-        let mine = |refusal: &&Refusal| refusal.client == client.0;
-        if slot.refusals.iter().filter(mine).count() >= MAX_REFUSALS
-            && let Some(first) = slot.refusals.iter().filter(mine).map(|refusal| refusal.until).min()
+        let mine =
+            |refusal: &Refusal| refusal.client == client.0 && refusal.unsaid.is_some() == unsaid.is_some();
+        let ends = slot.refusals.iter().filter(|old| mine(old)).map(|old| old.until);
+        if ends.clone().count() >= MAX_REFUSALS
+            && let Some(first) = ends.min()
         {
-            slot.refusals.retain(|old| old.client != client.0 || old.until != first);
+            slot.refusals.retain(|old| !mine(old) || old.until != first);
         }
         let resources = match slot.refusals.last() {
             Some(last) if *last.resources == *resources => Arc::clone(&last.resources),
             _ => Arc::new(resources.clone()),
         };
-        slot.refusals.push(Refusal { client: client.0, epoch, until, resources });
+        slot.refusals.push(Refusal { client: client.0, epoch, until, unsaid, resources });
         self.schedule_expiry(agent.0);
     }
 
@@ -46,6 +64,8 @@ impl Allocator {
     pub fn revive(&mut self, client: ClientIndex) {
         let slot = &mut self.clients[client.0 as usize];
         slot.epoch = slot.epoch.wrapping_add(1);
+        slot.unsaid_on.clear();
+        self.end_idleness(client.0);
         self.touch_client(client.0);
     }
 
@@ -87,22 +107,24 @@ impl Allocator {
         resources: &'a Resources,
         now: Time,
     ) -> impl Iterator<Item = &'a FrameworkId> {
+        let agent = &self.agents[agent as usize];
         let refuses = |refusal: &&Refusal| {
             let client = &self.clients[refusal.client as usize];
             refusal.epoch == client.epoch
                 && refusal.until > now
                 && refusal.resources.contains_available(resources, &self.roles[client.role as usize].name)
         };
-        let refusals = self.agents[agent as usize].refusals.iter().filter(refuses);
+        let refusals = agent.refusals.iter().filter(refuses);
         let refusing: BTreeSet<u32> = refusals.map(|refusal| refusal.client).collect();
         let roles = self.roles.iter().filter(|role| self.is_allocatable(resources, &role.name));
         roles.flat_map(|role| &role.clients).filter_map(move |index| {
             let client = &self.clients[*index as usize];
-            (client.wants && !refusing.contains(index)).then_some(&client.framework)
+            let eligible = client.wants && agent.suits(client) && !refusing.contains(index);
+            eligible.then_some(&client.framework)
         })
     }
 
-    fn schedule_expiry(&mut self, index: u32) {
+    pub(super) fn schedule_expiry(&mut self, index: u32) {
         let slot = &mut self.agents[index as usize];
         let next = slot.refusals.iter().map(|refusal| refusal.until).min();
         if slot.expiry == next {

@@ -2,7 +2,7 @@
 //!
 //! Coarse as in Mesos: all that is free on an agent goes to one client. No hashing and no allocation in the
 //! loops over clients; a pair of agent and client is looked at only if something about it changed.
-use super::{Allocator, Client, Role, Sweep};
+use super::{Agent, Allocator, Client, Role, Sweep};
 use crate::Time;
 use bellows_model::{AgentId, DEFAULT_ROLE, FrameworkId, Resources};
 use std::{collections::BTreeSet, sync::Arc};
@@ -217,7 +217,8 @@ impl Allocator {
 
     /// Of those candidates that do not refuse, the one that has least, in the role that has least.
     fn neediest(&self, agent: u32, candidates: Candidates<'_>) -> Option<u32> {
-        let takers = self.takers_of(&self.agents[agent as usize].free);
+        let agent = &self.agents[agent as usize];
+        let takers = self.takers_of(&agent.free);
         let by_role = |index: u32, client: &Client| {
             let role = &self.roles[client.role as usize];
             (role.share, role.served, client.role, client.share, client.served, index)
@@ -227,43 +228,43 @@ impl Allocator {
                 let clients = clients.iter().map(|&index| (index, &self.clients[index as usize]));
                 clients
                     .filter(|&(index, client)| {
-                        takers.includes(client.role) && self.is_eligible(index, client)
+                        takers.includes(client.role) && self.is_eligible(agent, index, client)
                     })
                     .map(|(index, client)| by_role(index, client))
                     .min()
                     .map(|(.., index)| index)
             }
-            (Candidates::All, Takers::Everyone) => self.neediest_in(0..self.roles.len() as u32),
-            (Candidates::All, Takers::Roles(roles)) => self.neediest_in(roles.iter().copied()),
+            (Candidates::All, Takers::Everyone) => self.neediest_in(agent, 0..self.roles.len() as u32),
+            (Candidates::All, Takers::Roles(roles)) => self.neediest_in(agent, roles.iter().copied()),
         }
     }
 
     /// `roles` ascend.
-    fn neediest_in(&self, roles: impl Iterator<Item = u32>) -> Option<u32> {
+    fn neediest_in(&self, agent: &Agent, roles: impl Iterator<Item = u32>) -> Option<u32> {
         let mut best: Option<(&Role, u32)> = None;
         for role in roles.map(|index| &self.roles[index as usize]) {
             let behind = best.is_some_and(|(best, _)| (best.share, best.served) <= (role.share, role.served));
-            if !behind && let Some(client) = self.neediest_of(role) {
+            if !behind && let Some(client) = self.neediest_of(agent, role) {
                 best = Some((role, client));
             }
         }
         best.map(|(_, client)| client)
     }
 
-    fn neediest_of(&self, role: &Role) -> Option<u32> {
+    fn neediest_of(&self, agent: &Agent, role: &Role) -> Option<u32> {
         let mut best: Option<(u64, u64, u32)> = None;
         for &index in &role.clients {
             let client = &self.clients[index as usize];
             let rank = (client.share, client.served, index);
-            if best.is_none_or(|best| rank < best) && self.is_eligible(index, client) {
+            if best.is_none_or(|best| rank < best) && self.is_eligible(agent, index, client) {
                 best = Some(rank);
             }
         }
         best.map(|(.., index)| index)
     }
 
-    fn is_eligible(&self, index: u32, client: &Client) -> bool {
-        client.wants && self.scratch.refused[index as usize] != self.scratch.round
+    fn is_eligible(&self, agent: &Agent, index: u32, client: &Client) -> bool {
+        client.wants && agent.suits(client) && self.scratch.refused[index as usize] != self.scratch.round
     }
 
     /// The roles for which what they may have of `free` is worth an offer.

@@ -16,6 +16,7 @@ fn allocator() -> Allocator {
 
 fn client(allocator: &mut Allocator, name: &str, role: &str) -> ClientIndex {
     let client = allocator.add_client(name.into(), role);
+    allocator.set_traits(client, ClientTraits { gpu_aware: true, ..ClientTraits::default() });
     allocator.set_wants(client, true);
     client
 }
@@ -144,7 +145,68 @@ fn slots_are_used_again_without_a_past() {
     assert_eq!(add_agents(&mut allocator, 1, "cpus:1")[0], agent);
 }
 
+/// Many idle frameworks together are asked as often as with Mesos' 5 s, not as often as a few.
+#[test]
+fn a_crowd_of_idle_frameworks_is_asked_rarely() {
+    let mut allocator = allocator();
+    let clients: Vec<_> = (0..600).map(|n| client(&mut allocator, &format!("f{n}"), "*")).collect();
+    let agents = add_agents(&mut allocator, 5, "cpus:4;mem:4096");
+    let (mut now, end) = (NOW, NOW + Duration::from_secs(30));
+    let mut asked = 0;
+    while now < end {
+        for grant in allocator.solve(now) {
+            let number = |text: &str| text[1..].parse::<usize>().expect("a number");
+            let (agent, client) =
+                (agents[number(grant.agent.as_str())], clients[number(grant.framework.as_str())]);
+            allocator.release(agent, client, &grant.resources);
+            allocator.refuse_for_now(agent, client, &grant.resources, now);
+            asked += 1;
+        }
+        if allocator.dirty.agents.is_empty() {
+            now = allocator.next_expiry().expect("all is refused").max(now);
+            allocator.expire(now);
+        }
+    }
+    let pairs = clients.len() * agents.len();
+    assert!((6 * pairs..9 * pairs).contains(&asked), "{asked} times, for 30 s and {pairs} pairs");
+    clients.iter().for_each(|&client| allocator.set_wants(client, false));
+    assert_eq!(allocator.idle_clients, 0);
+}
+
 proptest! {
+    /// A filter that was set holds until it ends, whatever else is refused, and whatever makes the client reconsider.
+    #[test]
+    fn explicit_filters_hold(ops in proptest::collection::vec((0..4u8, 0..3usize, 1..5u32, 0..3_000u64), 1..60)) {
+        let mut allocator = allocator();
+        let clients = ["x", "y", "z"].map(|name| client(&mut allocator, name, "*"));
+        let agent = add_agents(&mut allocator, 1, "cpus:4")[0];
+        let (mut now, mut filters) = (NOW, Vec::new());
+        for (op, index, cpus, millis) in ops {
+            let (part, client) = (resources(&format!("cpus:{cpus}")), clients[index]);
+            match op {
+                0 => {
+                    let until = now + Duration::from_millis(millis);
+                    allocator.refuse(agent, client, &resources("cpus:4"), until);
+                    filters.push((["x", "y", "z"][index], until));
+                }
+                1 => allocator.refuse_for_now(agent, client, &part, now),
+                2 => allocator.reconsider(client, now),
+                _ => now = now + Duration::from_millis(millis),
+            }
+            allocator.expire(now);
+            for grant in allocator.solve(now) {
+                let owner = grant.framework.as_str().to_owned();
+                let filtered = |(of, until): &(&str, Time)| *of == owner && *until > now;
+                prop_assert!(!filters.iter().any(filtered));
+                let index = ["x", "y", "z"].iter().position(|name| *name == owner).expect("one of them");
+                allocator.release(agent, clients[index], &grant.resources);
+                allocator.refuse_for_now(agent, clients[index], &grant.resources, now);
+            }
+            let idle = allocator.clients.iter().filter(|client| client.idle_since.is_some()).count();
+            prop_assert_eq!(allocator.idle_clients, idle);
+        }
+    }
+
     /// Whatever is refused by whom, nothing is granted twice and nothing that is wanted stays free.
     #[test]
     fn every_solution_is_complete(

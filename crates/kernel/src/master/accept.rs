@@ -1,5 +1,7 @@
 //! ACCEPT: which tasks the offered resources may be used for, and what happens to the rest.
-use super::{AgentCommand, Observation, SchedulerEvent, Step, Task, tasks::Origin, work::EndOfOffer};
+use super::{
+    AgentCommand, Observation, SchedulerEvent, Step, Task, offers::Refusal, tasks::Origin, work::EndOfOffer,
+};
 use bellows_model::{
     AgentId, CommandInfo, ExecutorInfo, Filters, FrameworkId, InvalidTask, OfferId, Operation, Reason,
     Resources, TaskInfo, TaskState,
@@ -56,7 +58,10 @@ impl Step<'_> {
                 }
             }
         }
-        let refusal = if launched { Some(filters.refuse) } else { self.declined(filters) };
+        if launched {
+            self.reconsider(framework_id);
+        }
+        let refusal = if launched { Self::left_over(filters) } else { self.declined(filters) };
         self.give_back(&offer, &left, refusal);
     }
 
@@ -89,7 +94,7 @@ impl Step<'_> {
         let framework = &self.state.frameworks[framework_id].info;
         let (agent_id, role) = known
             .unwrap_or_else(|| (AgentId::from(""), framework.roles.first().cloned().unwrap_or_default()));
-        let refusal = Some(self.state.config.min_refusal);
+        let refusal = Refusal::For(self.state.config.min_refusal);
         self.end_own_offers(framework_id, offer_ids, EndOfOffer::Discard(refusal));
         let state = self.for_partition_aware(framework_id, TaskState::Dropped);
         let message = format!("Task launched with invalid offers: {error}");
@@ -241,6 +246,12 @@ impl Step<'_> {
         }
         if let Some(kind) = task.container.as_deref().filter(|kind| *kind != PLAIN_CONTAINER) {
             return Err(format!("Task's `ContainerInfo` is invalid: '{kind}' containers are not supported"));
+        }
+        if let Some(field) = &task.unsupported {
+            return Err(format!(
+                "Task's `{field}` is not supported: tasks run on the agent's host, without containers or checks \
+                 of their own"
+            ));
         }
         let mut executor_needs = Resources::new();
         match (&task.command, &task.executor) {

@@ -1,7 +1,7 @@
 //! Agents register, answer pings, get lost and come back with what they have.
 use super::{
     Action, Agent, AgentCommand, AgentMessage, AgentRegistration, AgentTask, Framework, LinkId, Observation,
-    SchedulerEvent, Step, Task,
+    SchedulerEvent, Step, Task, offers,
     state::{Newcomer, Timer, holds_resources},
     tasks::Origin,
 };
@@ -64,7 +64,7 @@ impl Step<'_> {
             return self.try_later(link, reason);
         }
         self.spend(registration.tasks.len() + registration.frameworks.len());
-        self.connect(link, &id, registration.info);
+        self.connect(link, &id, registration.info, registration.shuffle_service_down);
         self.tell(&id, AgentCommand::Registered { agent_id: id.clone() });
         for framework in registration.frameworks {
             self.meet_framework(&id, framework, stranger);
@@ -302,7 +302,7 @@ impl Step<'_> {
         }
     }
 
-    fn connect(&mut self, link: LinkId, id: &AgentId, info: AgentInfo) {
+    fn connect(&mut self, link: LinkId, id: &AgentId, info: AgentInfo, shuffle_service_down: bool) {
         let now = self.now;
         let agent = self.state.agents.entry(id.clone()).and_modify(|agent| agent.reregistered = Some(now));
         let agent = agent.or_insert_with(|| Agent::new(info.clone(), now));
@@ -323,6 +323,7 @@ impl Step<'_> {
                 allocator.set_active(index, true);
             }
         }
+        self.shuffle_service(id, shuffle_service_down);
         self.state.links.insert(link, id.clone());
         self.state.counters.agents_registered += 1;
         self.observe(Observation::AgentAdded(id.clone()));
@@ -430,7 +431,14 @@ impl Step<'_> {
     }
 
     pub(super) fn agent_message(&mut self, link: LinkId, message: AgentMessage) {
-        let Some(agent_id) = self.state.links.get(&link).cloned() else { return };
+        let Some(agent_id) = self.state.links.get(&link).cloned() else {
+            if let AgentMessage::ShuffleService { down } = message
+                && let Some(newcomer) = self.state.newcomers.get_mut(&link)
+            {
+                newcomer.registration.shuffle_service_down = down;
+            }
+            return;
+        };
         match message {
             AgentMessage::StatusUpdate { framework_id, status, latest_state } => {
                 self.status_update(&agent_id, &framework_id, status, latest_state);
@@ -441,7 +449,13 @@ impl Step<'_> {
             AgentMessage::ExecutorMessage { framework_id, executor_id, data } => {
                 self.executor_message(&agent_id, &framework_id, executor_id, data);
             }
+            AgentMessage::ShuffleService { down } => self.shuffle_service(&agent_id, down),
             AgentMessage::Pong { seq } => self.pong(&agent_id, seq),
+            AgentMessage::Unregister => {
+                let reason = "the agent unregistered".to_owned();
+                self.tell(&agent_id, AgentCommand::Refused { reason: reason.clone() });
+                self.remove_agent(&agent_id, &reason);
+            }
         }
     }
 
@@ -466,6 +480,26 @@ impl Step<'_> {
         let hint = "two agents with copies of one work directory? give each its own";
         let reason = format!("Agent {agent_id} is connected already, and its connection lives ({hint})");
         self.try_later(link, reason);
+    }
+
+    /// While it is down, frameworks that use it are offered nothing of the agent: an executor that runs there has
+    /// Spark's driver register with the service, and fail for good if that is not there.
+    fn shuffle_service(&mut self, agent_id: &AgentId, down: bool) {
+        if std::mem::replace(&mut self.agent_mut(agent_id).shuffle_service_down, down) != down {
+            self.observe(Observation::AgentChanged(agent_id.clone()));
+        }
+        let Some(index) = self.state.agents[agent_id].index else { return };
+        self.state.allocator.set_shuffle_service_down(index, down);
+        if !down {
+            return;
+        }
+        let uses = |offer: &&bellows_model::Offer| {
+            let framework = self.state.frameworks.get(&offer.framework_id);
+            framework.is_some_and(|framework| framework.info.uses_shuffle_service())
+        };
+        let here = self.state.offers.values().filter(|offer| offer.agent_id == *agent_id);
+        let void: Vec<_> = here.filter(uses).map(|offer| offer.id.clone()).collect();
+        void.iter().for_each(|id| self.rescind(id, offers::Refusal::None));
     }
 
     pub(super) fn link_closed(&mut self, link: LinkId) {
@@ -625,7 +659,7 @@ impl Step<'_> {
 
 /// What an agent may say of its tasks and frameworks, whatever this master knows of them.
 fn validate_reported(registration: &AgentRegistration) -> Result<(), String> {
-    let AgentRegistration { info, frameworks, tasks } = registration;
+    let AgentRegistration { info, frameworks, tasks, shuffle_service_down: _ } = registration;
     if tasks.len() > limits::REGISTERED_TASKS || frameworks.len() > limits::REGISTERED_FRAMEWORKS {
         return Err(format!("{} tasks of {} frameworks are too many", tasks.len(), frameworks.len()));
     }

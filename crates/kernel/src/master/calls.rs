@@ -115,6 +115,7 @@ impl Step<'_> {
             return;
         }
         let unreachable = task.state == TaskState::Unreachable;
+        self.reconsider(framework_id);
         self.agent_mut(&runs_on).killed.insert((framework_id.clone(), task_id.clone()), grace);
         if unreachable {
             self.reconcile_task(framework_id, task_id, Some(runs_on));

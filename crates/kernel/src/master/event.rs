@@ -91,6 +91,8 @@ pub struct AgentRegistration {
     pub info: AgentInfo,
     pub frameworks: Vec<FrameworkInfo>,
     pub tasks: Vec<AgentTask>,
+    /// Its shuffle service does not answer.
+    pub shuffle_service_down: bool,
 }
 
 /// A task that an agent has, as it says when it registers again.
@@ -122,4 +124,10 @@ pub enum AgentMessage {
     Pong {
         seq: u64,
     },
+    /// The agent's shuffle service has fallen silent, or answers again.
+    ShuffleService {
+        down: bool,
+    },
+    /// The agent goes for good, and its tasks with it.
+    Unregister,
 }

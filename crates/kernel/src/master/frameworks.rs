@@ -4,7 +4,8 @@ use super::{
     state::Timer,
     work::{EndOfOffer, Told, Work},
 };
-use bellows_model::{FrameworkId, FrameworkInfo, OfferId, StreamId, validate_role};
+use crate::allocator::ClientTraits;
+use bellows_model::{Capability, FrameworkId, FrameworkInfo, OfferId, StreamId, validate_role};
 use std::collections::BTreeSet;
 
 /// Frameworks that were removed, but for some of their tasks, do not count to `Config::max_frameworks`; so many of them do
@@ -44,6 +45,7 @@ impl Step<'_> {
         framework.reregistered = now;
         self.send(&framework_id, SchedulerEvent::Subscribed { framework_id: framework_id.clone() });
         self.refresh_clients(&framework_id);
+        self.reconsider(&framework_id);
     }
 
     /// Makes the framework known as `info` has it; says why not.
@@ -214,6 +216,7 @@ impl Step<'_> {
         self.set_info(framework_id, info);
         self.framework_mut(framework_id).suppressed_roles = suppressed_roles;
         self.refresh_clients(framework_id);
+        self.reconsider(framework_id);
         Ok(())
     }
 
@@ -254,6 +257,10 @@ impl Step<'_> {
         let connected = framework.stream.is_some();
         let roles: BTreeSet<_> = framework.info.roles.iter().cloned().collect();
         let suppressed = framework.suppressed_roles.clone();
+        let traits = ClientTraits {
+            gpu_aware: framework.info.has(Capability::GpuResources),
+            uses_shuffle_service: framework.info.uses_shuffle_service(),
+        };
         for (role, client) in framework.clients.clone() {
             if roles.contains(&role) {
                 continue;
@@ -266,6 +273,7 @@ impl Step<'_> {
         }
         for role in roles {
             let client = self.client(framework_id, &role);
+            self.state.allocator.set_traits(client, traits);
             self.state.allocator.set_wants(client, connected && !suppressed.contains(&role));
         }
     }

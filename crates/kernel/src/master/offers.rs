@@ -16,7 +16,13 @@ use std::{
 const MAX_REFUSAL: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// For how long the framework does not want to see again what comes back from its offer.
-pub(super) type Refusal = Option<Duration>;
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Refusal {
+    None,
+    For(Duration),
+    /// It did not say: for as long as the allocator thinks right.
+    Unsaid,
+}
 
 impl Step<'_> {
     /// Runs the allocator on what changed.
@@ -79,7 +85,7 @@ impl Step<'_> {
             let index = self.index(&offer.agent_id);
             looks = looks.saturating_sub(self.state.allocator.cost_of_asking(index));
             if self.state.allocator.is_wanted(index, &offer.resources, client, self.now) {
-                self.rescind(&id, Some(Filters::default().refuse));
+                self.rescind(&id, Refusal::For(Filters::DEFAULT_REFUSE));
             } else {
                 self.hold(id);
             }
@@ -97,14 +103,14 @@ impl Step<'_> {
 
     pub(super) fn rescind_of_agent(&mut self, agent_id: &AgentId) {
         for id in self.offer_ids(|offer| offer.agent_id == *agent_id) {
-            self.rescind(&id, None);
+            self.rescind(&id, Refusal::None);
         }
     }
 
     /// Takes the offers of a framework back that does not hear of it.
     pub(super) fn discard_of_framework(&mut self, framework_id: &FrameworkId) {
         let offers = std::mem::take(&mut self.framework_mut(framework_id).offers);
-        self.end_offers_later(framework_id, offers.into_iter().collect(), EndOfOffer::Discard(None));
+        self.end_offers_later(framework_id, offers.into_iter().collect(), EndOfOffer::Discard(Refusal::None));
     }
 
     /// Ends those of the offers that the framework has, from now on for it, and for the books in due course.
@@ -147,18 +153,39 @@ impl Step<'_> {
             return;
         }
         self.release(Account::Offered, &offer.framework_id, &offer.role, &offer.agent_id, part);
-        if let Some(duration) = refusal
-            && !duration.is_zero()
-        {
-            let client = self.client(&offer.framework_id, &offer.role);
-            let index = self.index(&offer.agent_id);
-            self.state.allocator.refuse(index, client, part, self.now + duration.min(MAX_REFUSAL));
+        if matches!(refusal, Refusal::None | Refusal::For(Duration::ZERO)) {
+            return;
         }
+        let client = self.client(&offer.framework_id, &offer.role);
+        let index = self.index(&offer.agent_id);
+        match refusal {
+            Refusal::None => {}
+            Refusal::For(duration) => {
+                self.state.allocator.refuse(index, client, part, self.now + duration.min(MAX_REFUSAL));
+            }
+            Refusal::Unsaid => self.state.allocator.refuse_for_now(index, client, part, self.now),
+        }
+    }
+
+    /// The refusal that comes with an ACCEPT that launched something.
+    pub(super) fn left_over(filters: Filters) -> Refusal {
+        filters.refuse.map_or(Refusal::Unsaid, Refusal::For)
     }
 
     /// A refusal that makes sure that the same is not offered again at once.
     pub(super) fn declined(&self, filters: Filters) -> Refusal {
-        Some(filters.refuse.max(self.state.config.min_refusal))
+        match filters.refuse {
+            Some(refuse) => Refusal::For(refuse.max(self.state.config.min_refusal)),
+            None => Refusal::Unsaid,
+        }
+    }
+
+    /// The framework did something that says that it may want by now what it declined without a filter.
+    pub(super) fn reconsider(&mut self, framework_id: &FrameworkId) {
+        let Some(framework) = self.state.frameworks.get(framework_id) else { return };
+        for &client in framework.clients.values() {
+            self.state.allocator.reconsider(client, self.now);
+        }
     }
 
     fn offer_ids(&self, of: impl Fn(&Offer) -> bool) -> Vec<OfferId> {

@@ -167,6 +167,8 @@ pub struct Agent {
     pub used: Resources,
     /// Sum of its open offers.
     pub offered: Resources,
+    /// Its shuffle service does not answer: see [`super::AgentMessage::ShuffleService`].
+    pub shuffle_service_down: bool,
     /// `Some(when)` since the ping budget ran out; its tasks are then UNREACHABLE.
     pub unreachable: Option<Time>,
     /// A previous master knew it; it has not come back yet.
@@ -349,6 +351,7 @@ impl Agent {
             reregistered: None,
             used: Resources::new(),
             offered: Resources::new(),
+            shuffle_service_down: false,
             unreachable: None,
             recovered: false,
             executors: BTreeMap::new(),

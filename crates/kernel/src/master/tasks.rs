@@ -173,6 +173,7 @@ impl Step<'_> {
         if state.is_terminal() {
             *self.state.counters.tasks_ended.entry(state).or_default() += 1;
             self.agent_mut(&agent_id).killed.remove(&(framework_id.clone(), task_id.clone()));
+            self.reconsider(framework_id);
         }
         let (framework_id, task_id) = (framework_id.clone(), task_id.clone());
         self.observe(Observation::TaskChanged { framework_id, task_id });

@@ -25,7 +25,7 @@ pub(super) enum Work {
     EndFramework { framework_id: FrameworkId, told: Told },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum EndOfOffer {
     /// The framework knows, or cannot be told.
     Discard(Refusal),
@@ -83,7 +83,7 @@ impl Step<'_> {
             self.spend(1);
             match how {
                 EndOfOffer::Discard(refusal) => self.discard(&id, refusal),
-                EndOfOffer::Rescind => self.rescind(&id, None),
+                EndOfOffer::Rescind => self.rescind(&id, Refusal::None),
             }
         }
         (!offers.is_empty()).then_some(Work::EndOffers { framework_id, offers, how })

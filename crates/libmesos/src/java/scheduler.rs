@@ -143,6 +143,9 @@ impl JavaRole for Scheduler {
     }
 }
 
+/// What the master goes by.
+const SHUFFLE_SERVICE_LABEL: &str = "bellows.shuffle_service";
+
 fn read_settings(env: &mut Env<'_>, object: &JObject<'_>) -> Result<Settings, NativeError> {
     let framework = env
         .get_field(object, jni_str!("framework"), jni_sig!("Lorg/apache/mesos/Protos$FrameworkInfo;"))?
@@ -150,6 +153,10 @@ fn read_settings(env: &mut Env<'_>, object: &JObject<'_>) -> Result<Settings, Na
         .auto();
     let mut framework: v1::FrameworkInfo = from_java(env, &framework)?;
     fill_in(env, &mut framework)?;
+    if uses_shuffle_service(env, object)? {
+        let label = v1::Label { key: SHUFFLE_SERVICE_LABEL.into(), value: Some("true".into()) };
+        framework.labels.get_or_insert_default().labels.push(label);
+    }
     let master = env.get_field(object, jni_str!("master"), jni_sig!("Ljava/lang/String;"))?.l()?.auto();
     let credential = env
         .get_field(object, jni_str!("credential"), jni_sig!("Lorg/apache/mesos/Protos$Credential;"))?
@@ -175,6 +182,18 @@ fn read_settings(env: &mut Env<'_>, object: &JObject<'_>) -> Result<Settings, Na
         implicit_acknowledgements,
         gives_agents_up,
     })
+}
+
+/// Whether executors of Spark's backend will need the shuffle service of their machine; it keeps
+/// `spark.shuffle.service.enabled` under this name. Other programs have none.
+fn uses_shuffle_service(env: &mut Env<'_>, object: &JObject<'_>) -> Result<bool, NativeError> {
+    let scheduler =
+        env.get_field(object, jni_str!("scheduler"), jni_sig!("Lorg/apache/mesos/Scheduler;"))?.l()?.auto();
+    match env.call_method(&scheduler, jni_str!("shuffleServiceEnabled"), jni_sig!("()Z"), &[]) {
+        Ok(enabled) => Ok(enabled.z()?),
+        Err(jni::errors::Error::MethodNotFound { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Bindings before Mesos 1.9 have no such field.

@@ -209,6 +209,8 @@ impl Reader {
                     status,
                 }
             }
+            Message::ShuffleService(service) => AgentMessage::ShuffleService { down: service.down },
+            Message::Unregister(_) => AgentMessage::Unregister,
             Message::Pong(pong) => AgentMessage::Pong { seq: pong.seq },
             Message::ExecutorTerminated(ended) => AgentMessage::ExecutorTerminated {
                 framework_id: ended.framework_id.try_into()?,
@@ -226,6 +228,7 @@ impl Reader {
 }
 
 fn registration(register: link::Register, peer: SocketAddr) -> Result<AgentRegistration, LinkError> {
+    let shuffle_service_down = register.shuffle_service_down();
     // Where the agent is reached: what it says, else where it called from.
     let ip = register.ip.unwrap_or_else(|| peer.ip().to_string());
     let info = agent_from_wire(register.agent_info, ip, register.version)?;
@@ -236,7 +239,7 @@ fn registration(register: link::Register, peer: SocketAddr) -> Result<AgentRegis
     let tasks = register.tasks.into_iter().map(agent_task).collect::<Result<_, _>>()?;
     let frameworks =
         register.frameworks.into_iter().map(FrameworkInfo::try_from).collect::<Result<_, _>>()?;
-    Ok(AgentRegistration { info, frameworks, tasks })
+    Ok(AgentRegistration { info, frameworks, tasks, shuffle_service_down })
 }
 
 fn agent_task(task: link::RunningTask) -> Result<AgentTask, LinkError> {

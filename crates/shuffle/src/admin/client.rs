@@ -40,6 +40,17 @@ impl Client {
         self.call(Method::GET, "/v1/status").await
     }
 
+    /// Whether there is a service that answers at all.
+    pub async fn answers(&self) -> bool {
+        let answer = self.call::<serde::de::IgnoredAny>(Method::GET, "/v1/alive").await;
+        // Of an older service any answer will do.
+        matches!(answer, Ok(_) | Err(Error::Refused { .. }))
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Error> {
         let what = || format!("{method} {path} on {}", self.socket.display());
         let failed = |source| Error::Io { what: what(), source };

@@ -22,6 +22,7 @@ type Shared = State<Arc<Service>>;
 /// All that an operator and the agent may ask.
 pub(crate) fn admin_routes(service: Arc<Service>) -> Router {
     let routes = Router::new()
+        .route("/v1/alive", get(async || "true"))
         .route("/v1/apps/{app}", delete(remove_app))
         .route("/v1/apps/{app}/executors/{executor}", delete(executor_departed));
     routes.with_state(service.clone()).merge(metrics_routes(service))

@@ -10,7 +10,8 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use bellows_syscall::open_without_symlinks;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::{BlockError, Look, Source};
@@ -261,14 +262,13 @@ pub(super) struct Opened {
 pub(super) fn open_file(path: &Path, look: Look) -> Result<Opened, BlockError> {
     // O_NONBLOCK: a named pipe in place of a block must not hold the opening thread.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let open = |flags, resolve| rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve);
+    let open = |flags| open_without_symlinks(path, flags, look == Look::Memory);
     let untouched = flags | OFlags::NOATIME;
     let opened = match look {
-        Look::Memory => open(untouched, resolve | ResolveFlags::CACHED).map(|file| (file, true)),
-        Look::Disk => match open(untouched, resolve) {
+        Look::Memory => open(untouched).map(|file| (file, true)),
+        Look::Disk => match open(untouched) {
             // Only its owner may leave the time alone.
-            Err(Errno::PERM) => open(flags, resolve).map(|file| (file, false)),
+            Err(Errno::PERM) => open(flags).map(|file| (file, false)),
             opened => opened.map(|file| (file, true)),
         },
     };
@@ -461,5 +461,24 @@ mod tests {
             assert!(open("dir/real", look).is_err());
             assert!(matches!(open("", look), Err(BlockError::Missing(_))));
         }
+    }
+
+    #[test]
+    fn no_link_is_followed_where_newer_system_calls_are_refused() {
+        bellows_testkit::on_older_machines(|| {
+            let root = tempfile::tempdir().expect("directory");
+            let root = root.path().canonicalize().expect("exists");
+            std::fs::write(root.join("real"), "x").expect("write");
+            std::os::unix::fs::symlink(root.join("real"), root.join("link")).expect("link");
+            std::os::unix::fs::symlink(&root, root.join("dir")).expect("link");
+            let open = |name: &str| open_file(&root.join(name), Look::Disk).map(|opened| opened.bytes);
+            assert!(matches!(open("real"), Ok(1)));
+            for linked in ["link", "dir/real"] {
+                assert!(matches!(open(linked), Err(BlockError::Disk { .. })), "{linked}");
+            }
+            for missing in ["", "none", "none/real", "real/real"] {
+                assert!(matches!(open(missing), Err(BlockError::Missing(_))), "{missing:?}");
+            }
+        });
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use bellows_syscall::is_refused;
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
@@ -64,8 +65,8 @@ impl Source {
                 Ok(0) | Err(Errno::AGAIN) => break,
                 Ok(n) => done += n,
                 Err(Errno::INTR) => {}
-                // A file system that cannot say: treated as if nothing were in memory.
-                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => break,
+                // A file system or kernel that cannot say: treated as if nothing were in memory.
+                Err(why) if why == Errno::OPNOTSUPP || why == Errno::INVAL || is_refused(why) => break,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -108,7 +109,11 @@ impl Source {
     /// the file system would ask its disk or another machine.
     pub(crate) fn is_unlinked(&self) -> bool {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-        rustix::fs::statx(&self.file, c"", flags, StatxFlags::NLINK).is_ok_and(|stat| stat.stx_nlink == 0)
+        let links = match rustix::fs::statx(&self.file, c"", flags, StatxFlags::NLINK) {
+            Err(why) if is_refused(why) => rustix::fs::fstat(&self.file).map(|stat| stat.st_nlink),
+            stat => stat.map(|stat| stat.stx_nlink.into()),
+        };
+        links == Ok(0)
     }
 }
 

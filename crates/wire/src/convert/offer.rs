@@ -92,6 +92,7 @@ fn identity_of(task: &v1::TaskInfo) -> TaskInfo {
         labels: Vec::new(),
         kill_grace: None,
         container: None,
+        unsupported: None,
     }
 }
 
@@ -101,21 +102,21 @@ pub fn offer_ids_from_wire(ids: Vec<v1::OfferId>) -> Vec<OfferId> {
     ids.into_iter().map(|id| OfferId::try_from(id).unwrap_or_else(|_| OfferId::from("(invalid)"))).collect()
 }
 
-/// As in Mesos, what is no duration stands for the default, and what is too long for a year.
+/// As in Mesos, what is no duration stands for Mesos' default, and what is too long for a year. What is not set
+/// stays so.
 impl From<v1::Filters> for Filters {
     fn from(filters: v1::Filters) -> Self {
-        let seconds = filters.refuse_seconds();
-        let refuse = match seconds_from_wire(seconds) {
+        let refuse = filters.refuse_seconds.map(|seconds| match seconds_from_wire(seconds) {
             Some(refuse) => refuse.min(MAX_REFUSAL),
             None if seconds > 0.0 => MAX_REFUSAL,
-            None => Self::default().refuse,
-        };
+            None => Self::DEFAULT_REFUSE,
+        });
         Self { refuse }
     }
 }
 
 impl From<&Filters> for v1::Filters {
     fn from(filters: &Filters) -> Self {
-        Self { refuse_seconds: Some(filters.refuse.as_secs_f64()) }
+        Self { refuse_seconds: filters.refuse.map(|refuse| refuse.as_secs_f64()) }
     }
 }

@@ -5,7 +5,7 @@ use super::{
     ConvertError, ResourceFormat, at_most, bounded, duration_from_wire, duration_to_wire, field,
     labels_from_wire, labels_to_wire, no_nul, optional, repeated, resources_from_wire, resources_to_wire,
 };
-use crate::v1::{self, environment::variable, executor_info};
+use crate::v1::{self, container_info::Type as ContainerType, environment::variable, executor_info};
 use bellows_model::{CommandInfo, EnvironmentVariable, ExecutorInfo, FrameworkId, TaskInfo, Uri, limits};
 use prost::Message as _;
 
@@ -15,6 +15,7 @@ impl TryFrom<v1::TaskInfo> for TaskInfo {
     type Error = ConvertError;
 
     fn try_from(task: v1::TaskInfo) -> Result<Self, ConvertError> {
+        let unsupported = unsupported(&task);
         let kill_grace = task.kill_policy.and_then(|policy| policy.grace_period);
         Ok(Self {
             name: at_most("name", limits::TASK_NAME, task.name)?,
@@ -27,8 +28,46 @@ impl TryFrom<v1::TaskInfo> for TaskInfo {
             labels: labels_from_wire(task.labels)?,
             kill_grace: duration_from_wire("kill_policy.grace_period", kill_grace)?,
             container: task.container.map(|container| container.r#type().as_str_name().to_owned()),
+            unsupported,
         })
     }
+}
+
+/// The path of a field that asks for what no agent here does; to pass over it would run the task on the bare host.
+fn unsupported(task: &v1::TaskInfo) -> Option<String> {
+    let executor = task.executor.as_ref();
+    let of_executor = executor.and_then(|executor| {
+        let docker =
+            executor.container.as_ref().filter(|container| container.r#type() == ContainerType::Docker);
+        docker.map(|_| "type").or_else(|| unsupported_in_container(executor.container.as_deref()?))
+    });
+    let of_container = task.container.as_deref().and_then(unsupported_in_container);
+    let others = [
+        ("health_check", task.health_check.is_some()),
+        ("check", task.check.is_some()),
+        ("max_completion_time", task.max_completion_time.is_some()),
+        ("limits", !task.limits.is_empty()),
+    ];
+    let other = others.into_iter().find_map(|(name, is_set)| is_set.then(|| name.to_owned()));
+    of_container
+        .map(|field| format!("container.{field}"))
+        .or_else(|| of_executor.map(|field| format!("executor.container.{field}")))
+        .or(other)
+}
+
+fn unsupported_in_container(container: &v1::ContainerInfo) -> Option<&'static str> {
+    [
+        ("docker", container.docker.is_some()),
+        ("mesos.image", container.mesos.as_ref().is_some_and(|mesos| mesos.image.is_some())),
+        ("volumes", !container.volumes.is_empty()),
+        ("network_infos", !container.network_infos.is_empty()),
+        ("hostname", container.hostname.is_some()),
+        ("linux_info", container.linux_info.is_some()),
+        ("rlimit_info", container.rlimit_info.is_some()),
+        ("tty_info", container.tty_info.is_some()),
+    ]
+    .into_iter()
+    .find_map(|(name, is_set)| is_set.then_some(name))
 }
 
 /// Writes a task whose resources are allocated to `role`. A framework's own executor bears the framework's id.

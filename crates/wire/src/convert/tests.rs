@@ -71,7 +71,7 @@ prop_compose! {
     ) -> TaskInfo {
         TaskInfo {
             name, task_id: task_id.into(), agent_id: agent_id.into(), resources, command, executor, data, labels,
-            kill_grace, container,
+            kill_grace, container, unsupported: None,
         }
     }
 }
@@ -181,7 +181,7 @@ proptest! {
 
     #[test]
     fn filters(refuse in duration()) {
-        let filters = Filters { refuse: refuse.min(Duration::from_secs(365 * 24 * 3600)) };
+        let filters = Filters { refuse: Some(refuse.min(Duration::from_secs(365 * 24 * 3600))) };
         prop_assert_eq!(Filters::from(over_the_wire(v1::Filters::from(&filters))), filters);
     }
 }
@@ -428,19 +428,31 @@ fn what_is_too_long_is_refused_by_name() {
 
 #[test]
 fn odd_filters_stand_for_the_default_or_a_year() {
-    let read = |refuse_seconds| Filters::from(v1::Filters { refuse_seconds }).refuse.as_secs();
-    assert_eq!(read(None), 5);
-    assert_eq!(read(Some(-1.0)), 5);
-    assert_eq!(read(Some(f64::NAN)), 5);
-    assert_eq!(read(Some(120.0)), 120);
-    assert_eq!(read(Some(f64::INFINITY)), 365 * 24 * 3600);
-    assert_eq!(read(Some(1e300)), 365 * 24 * 3600);
+    let read = |seconds| {
+        let filters = Filters::from(v1::Filters { refuse_seconds: Some(seconds) });
+        filters.refuse.expect("it is set").as_secs()
+    };
+    assert_eq!(read(-1.0), 5);
+    assert_eq!(read(f64::NAN), 5);
+    assert_eq!(read(120.0), 120);
+    assert_eq!(read(f64::INFINITY), 365 * 24 * 3600);
+    assert_eq!(read(1e300), 365 * 24 * 3600);
+}
+
+/// Spark's backend declines what it has no use for so; Java's `Filters` with nothing set are no bytes at all.
+#[test]
+fn a_filter_that_is_not_set_is_told_from_one_of_five_seconds() {
+    let read =
+        |bytes: &[u8]| Filters::from(<v1::Filters as prost::Message>::decode(bytes).expect("a message"));
+    assert_eq!(read(&[]).refuse, None);
+    let set = prost::Message::encode_to_vec(&v1::Filters { refuse_seconds: Some(5.0) });
+    assert_eq!(read(&set).refuse, Some(Duration::from_secs(5)));
 }
 
 #[test]
 fn long_durations_keep_their_milliseconds() {
     let refuse = Duration::from_millis(8_718_283_038);
-    assert_eq!(Filters::from(v1::Filters::from(&Filters { refuse })).refuse, refuse);
+    assert_eq!(Filters::from(v1::Filters::from(&Filters { refuse: Some(refuse) })).refuse, Some(refuse));
 }
 
 #[test]
@@ -454,4 +466,58 @@ fn statuses_of_executors_are_completed() {
     assert_eq!((plain.source, plain.uuid, plain.reason), (Source::Executor, None, None));
     assert_eq!(read(json!({"uuid": "AQI="})).expect_err("refused").path(), "uuid");
     assert_eq!(read(json!({"timestamp": "NaN"})).expect_err("refused").path(), "timestamp");
+}
+
+/// What is passed over would be missing without a word: an image, a volume, a secret in a file.
+#[test]
+fn what_no_agent_does_is_named() {
+    let unsupported = |more: serde_json::Value| {
+        let mut task = json!({
+            "name": "t", "task_id": {"value": "t"}, "agent_id": {"value": "a"}, "command": {"value": "true"},
+        });
+        task.as_object_mut().expect("object").extend(more.as_object().expect("object").clone());
+        let task = TaskInfo::try_from(json::decode_value::<v1::TaskInfo>(&task).expect("shape"));
+        task.expect("a task").unsupported
+    };
+    let container = |more: serde_json::Value| {
+        let mut container = json!({"type": "MESOS"});
+        container.as_object_mut().expect("object").extend(more.as_object().expect("object").clone());
+        container
+    };
+    let volume = json!({"mode": "RO", "container_path": "/x", "host_path": "/y"});
+    let secret = json!({"type": "VALUE", "value": {"data": "cw=="}});
+    let secret_file =
+        json!({"mode": "RO", "container_path": "/s", "source": {"type": "SECRET", "secret": secret}});
+    let parts = [
+        ("docker", json!({"image": "i"})),
+        ("mesos", json!({"image": {"type": "DOCKER", "docker": {"name": "i"}}})),
+        ("volumes", json!([volume])),
+        ("volumes", json!([secret_file])),
+        ("network_infos", json!([{"name": "n"}])),
+        ("hostname", json!("h")),
+        ("linux_info", json!({"share_pid_namespace": true})),
+        ("rlimit_info", json!({"rlimits": []})),
+        ("tty_info", json!({})),
+    ];
+    for (name, value) in parts {
+        let part = container(json!({name: value}));
+        let path =
+            if name == "mesos" { "container.mesos.image".to_owned() } else { format!("container.{name}") };
+        assert_eq!(unsupported(json!({"container": part})), Some(path.clone()));
+        let executor = json!({
+            "executor_id": {"value": "e"}, "command": {"value": "true"}, "container": part,
+        });
+        assert_eq!(unsupported(json!({"executor": executor})), Some(format!("executor.{path}")));
+    }
+    let others = [
+        ("health_check", json!({"type": "COMMAND", "command": {"value": "true"}})),
+        ("check", json!({"type": "COMMAND", "command": {"command": {"value": "true"}}})),
+        ("max_completion_time", json!({"nanoseconds": 1})),
+        ("limits", json!({"cpus": {"value": 1}})),
+    ];
+    for (name, value) in others {
+        assert_eq!(unsupported(json!({name: value})).as_deref(), Some(name));
+    }
+    assert_eq!(unsupported(json!({"container": container(json!({}))})), None);
+    assert_eq!(unsupported(json!({"container": container(json!({"mesos": {}}))})), None);
 }

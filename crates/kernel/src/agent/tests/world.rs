@@ -68,6 +68,7 @@ pub(super) fn task(id: &str) -> TaskInfo {
         labels: vec![],
         kill_grace: None,
         container: None,
+        unsupported: None,
     }
 }
 

@@ -67,7 +67,7 @@ fn invalid_tasks_are_errors() {
     let both = |task: &mut TaskInfo| task.executor = Some(executor("e", "cpus:0.1"));
     let unspecified =
         |task: &mut TaskInfo| task.command = Some(CommandInfo { shell: true, ..Default::default() });
-    let cases: [(&str, (TaskState, String)); 9] = [
+    let cases: [(&str, (TaskState, String)); 10] = [
         (
             "Total resources cpus:1000; mem:64 required by task and its executor is more than available \
              cpus:4; mem:4096",
@@ -91,6 +91,11 @@ fn invalid_tasks_are_errors() {
         (
             "Task's `ContainerInfo` is invalid: 'DOCKER' containers are not supported",
             refused(|task| task.container = Some("DOCKER".into())),
+        ),
+        (
+            "Task's `container.volumes` is not supported: tasks run on the agent's host, without containers or \
+             checks of their own",
+            refused(|task| task.unsupported = Some("container.volumes".into())),
         ),
         (
             "Total resources cpus(etl):1 required by task and its executor is more than available \

@@ -170,7 +170,7 @@ fn a_launch_that_never_arrived_was_dropped_and_what_ran_is_gone() {
 fn pretend(master: &mut Master, agent: &AgentId) -> (LinkId, Outcome) {
     let link = LinkId(master.number() + 1_000);
     let info = (*master.state.agents[agent].info).clone();
-    let registration = AgentRegistration { info, frameworks: vec![], tasks: vec![] };
+    let registration = registration_of(info);
     (link, master.step(Event::AgentRegister { link, registration }))
 }
 
@@ -236,6 +236,29 @@ fn a_connection_that_waits_takes_over_when_the_old_one_ends() {
 }
 
 #[test]
+fn what_a_connection_says_of_the_shuffle_service_while_it_waits_counts() {
+    let mut spark = framework_info("spark");
+    spark.labels.push(shuffle_service_label());
+    let (mut master, _, agent, old) = Master::running(spark);
+    let (other, _) = pretend(&mut master, &agent);
+    master.step(Event::Agent { link: other, message: AgentMessage::ShuffleService { down: true } });
+    assert!(!master.state.agents[&agent].shuffle_service_down, "it is not the agent yet");
+    let outcome = master.step(Event::LinkClosed { link: old });
+    assert_eq!(outcome.registered(), Some(agent.clone()));
+    assert!(master.state.agents[&agent].shuffle_service_down && outcome.offers().is_empty());
+}
+
+/// Nobody can take another's agent out of service.
+#[test]
+fn a_connection_that_waits_unregisters_nobody() {
+    let (mut master, _, agent, old) = Master::running(framework_info("f"));
+    let (other, _) = pretend(&mut master, &agent);
+    let outcome = master.step(Event::Agent { link: other, message: AgentMessage::Unregister });
+    assert!(outcome.0.is_empty(), "{outcome:?}");
+    assert_eq!(master.state.agents[&agent].link, Some(old));
+}
+
+#[test]
 fn agents_are_bounded_and_the_longest_unreachable_makes_room() {
     let mut config = Config::new("m");
     config.max_agents = 2;
@@ -245,7 +268,7 @@ fn agents_are_bounded_and_the_longest_unreachable_makes_room() {
     let register = |master: &mut Master| {
         let link = LinkId(master.number());
         let info = agent_info(link.0 as u16, "cpus:1");
-        (link, master.register(link, AgentRegistration { info, frameworks: vec![], tasks: vec![] }))
+        (link, master.register(link, registration_of(info)))
     };
     let (link, outcome) = register(&mut master);
     assert_eq!(put_off(&outcome), [link]);
@@ -304,7 +327,7 @@ fn a_new_agent_at_the_same_address_replaces_one_that_is_away() {
     let (mut master, framework, agent, link) = Master::running(framework_info("f"));
     master.step(Event::LinkClosed { link });
     let info = AgentInfo { id: None, ..(*master.state.agents[&agent].info).clone() };
-    let outcome = master.register(LinkId(77), AgentRegistration { info, frameworks: vec![], tasks: vec![] });
+    let outcome = master.register(LinkId(77), registration_of(info));
     assert_eq!(outcome.the_update().state, TaskState::Gone);
     assert_eq!(lost_agents(&outcome), [&agent]);
     assert!(!master.state.agents.contains_key(&agent));
@@ -316,7 +339,7 @@ fn a_new_agent_at_the_same_address_replaces_one_that_is_away() {
 fn a_new_agent_at_the_same_address_leaves_a_connected_one_alone() {
     let (mut master, framework, agent, link) = Master::running(framework_info("f"));
     let info = AgentInfo { id: None, ..(*master.state.agents[&agent].info).clone() };
-    let outcome = master.register(LinkId(77), AgentRegistration { info, frameworks: vec![], tasks: vec![] });
+    let outcome = master.register(LinkId(77), registration_of(info));
     assert!(lost_agents(&outcome).is_empty() && outcome.updates().is_empty());
     assert_eq!(outcome.registered(), Some("m-S1".into()));
     assert_eq!(master.state.agents[&agent].link, Some(link));
@@ -345,12 +368,20 @@ fn an_agent_that_shrank_below_its_tasks_is_refused_and_harms_nothing() {
         info: task("t", &agent, "cpus:0.1;mem:1"),
         latest_state: TaskState::Running,
     }];
-    let registration = AgentRegistration { info, frameworks: frameworks.clone(), tasks: tasks.clone() };
+    let registration = AgentRegistration {
+        info,
+        frameworks: frameworks.clone(),
+        tasks: tasks.clone(),
+        shuffle_service_down: false,
+    };
     let outcome = master.register(LinkId(50), registration);
     assert!(refusal(&outcome).is_some_and(|reason| reason.contains("less than what its tasks have")));
     assert_eq!(master.state.frameworks[&framework].tasks["t"].state, TaskState::Running);
 
-    let outcome = master.register(LinkId(51), AgentRegistration { info: fits, frameworks, tasks });
+    let outcome = master.register(
+        LinkId(51),
+        AgentRegistration { info: fits, frameworks, tasks, shuffle_service_down: false },
+    );
     assert_eq!(refusal(&outcome), None, "smaller, but large enough");
     assert_eq!(master.state.agents[&agent].info.resources, resources("cpus:1;mem:600"));
 }
@@ -360,6 +391,7 @@ fn bad_registrations_are_refused() {
     let mut master = Master::new();
     let (_, link, _) = master.agent("cpus:1");
     let registration = |id: Option<&str>, tasks| AgentRegistration {
+        shuffle_service_down: false,
         info: AgentInfo { id: id.map(Into::into), ..agent_info(9, "cpus:1") },
         frameworks: vec![],
         tasks,
@@ -406,4 +438,17 @@ fn of_unreachable_agents_only_so_many_are_remembered() {
     let outcome = master.pass(BUDGET * 2);
     assert_eq!(outcome.the_update().state, TaskState::Gone, "the first is forgotten for good");
     assert_eq!(master.state.agents.len(), 1);
+}
+
+#[test]
+fn an_agent_that_unregisters_is_forgotten_at_once() {
+    let (mut master, framework, agent, link) = Master::running(framework_info("f"));
+    let outcome = master.step(Event::Agent { link, message: AgentMessage::Unregister });
+    assert_eq!(outcome.the_update().state, TaskState::Gone);
+    assert_eq!(lost_agents(&outcome), [&agent]);
+    let reason = "the agent unregistered".to_owned();
+    assert!(outcome.0.contains(&Action::Tell { link, command: AgentCommand::Refused { reason } }));
+    assert!(outcome.0.contains(&Action::CloseLink { link }));
+    assert!(!master.state.agents.contains_key(&agent));
+    assert_eq!(master.state.frameworks[&framework].used, resources(""));
 }

@@ -64,6 +64,8 @@ fn framework() -> impl Strategy<Value = FrameworkInfo> {
                 user: user.into(),
                 failover_timeout,
                 capabilities,
+                // A framework that uses the shuffle service, or not.
+                labels: if aware { vec![shuffle_service_label()] } else { vec![] },
                 ..plain
             }
         },
@@ -93,7 +95,7 @@ fn registration() -> impl Strategy<Value = AgentRegistration> {
     });
     let id = prop::option::of(text(&AGENTS));
     let lists = (prop::collection::vec(tasks, 0..5), prop::collection::vec(framework(), 0..3));
-    (id, size(), 0..4u16, lists).prop_map(|(id, size, port, (tasks, frameworks))| {
+    (id, size(), 0..4u16, lists, any::<bool>()).prop_map(|(id, size, port, (tasks, frameworks), down)| {
         let info = AgentInfo { id: id.map(AgentId::from), resources: size, ..agent_info(port, "") };
         let tasks = tasks.into_iter().map(|(mut task, own)| {
             // Most get past the first check.
@@ -102,7 +104,7 @@ fn registration() -> impl Strategy<Value = AgentRegistration> {
             }
             task
         });
-        AgentRegistration { tasks: tasks.collect(), info, frameworks }
+        AgentRegistration { tasks: tasks.collect(), info, frameworks, shuffle_service_down: down }
     })
 }
 
@@ -127,7 +129,8 @@ fn message() -> impl Strategy<Value = AgentMessage> {
             }
         });
     let pong = prop_oneof![0..6u64, Just(u64::MAX)].prop_map(|seq| AgentMessage::Pong { seq });
-    prop_oneof![4 => update, 2 => executor, 1 => pong]
+    let service = any::<bool>().prop_map(|down| AgentMessage::ShuffleService { down });
+    prop_oneof![8 => update, 4 => executor, 2 => pong, 2 => service, 1 => Just(AgentMessage::Unregister)]
 }
 
 /// Which offers a call names, out of those that there are.
@@ -144,7 +147,7 @@ enum Hostile {
         framework: usize,
         offers: Vec<usize>,
         tasks: Vec<(TaskInfo, bool)>,
-        refuse: Duration,
+        refuse: Option<Duration>,
     },
     Call(usize, Call),
     Teardown(usize),
@@ -182,7 +185,7 @@ fn hostile() -> impl Strategy<Value = Hostile> {
         index.clone(),
         prop::collection::vec(0..64usize, 0..3),
         prop::collection::vec((a_task(), prop::bool::weighted(0.8)), 0..4),
-        duration(),
+        prop::option::of(duration()),
     );
     prop_oneof![
         4 => (0..12u64, registration()).prop_map(|(link, registration)| Hostile::Register(link, registration)),
@@ -220,6 +223,7 @@ fn as_known(state: &State, agent: &AgentId, size: Resources, latest_state: TaskS
         tasks: tasks.collect(),
         info: AgentInfo { resources: size, ..(*known.info).clone() },
         frameworks: state.frameworks.values().map(|framework| framework.info.clone()).collect(),
+        shuffle_service_down: known.shuffle_service_down,
     }
 }
 

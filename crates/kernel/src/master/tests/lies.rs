@@ -83,14 +83,15 @@ fn registrations_that_cannot_be_true_are_refused() {
     ];
     for (why, size, tasks) in cases {
         let info = AgentInfo { resources: resources(size), ..known.clone() };
-        let registration = AgentRegistration { info, frameworks: vec![], tasks };
+        let registration = AgentRegistration { info, frameworks: vec![], tasks, shuffle_service_down: false };
         let link = LinkId(master.number() + 100);
         let outcome = master.step(Event::AgentRegister { link, registration });
         assert!(refused(&outcome).is_some_and(|reason| reason.contains(why)), "{why}: {outcome:?}");
         assert_eq!(master.state.frameworks[&framework].tasks["t"].state, running);
     }
     let frameworks = vec![info.clone(), info];
-    let registration = AgentRegistration { info: known, frameworks, tasks: vec![] };
+    let registration =
+        AgentRegistration { info: known, frameworks, tasks: vec![], shuffle_service_down: false };
     let outcome = master.step(Event::AgentRegister { link: LinkId(99), registration });
     assert!(refused(&outcome).is_some_and(|reason| reason.contains("is there twice")));
 }
@@ -114,7 +115,12 @@ fn tasks_that_share_their_ports_are_refused() {
     ];
     for tasks in cases {
         let info = AgentInfo { id: Some(agent.clone()), ..agent_info(1, "cpus:4;ports:[1-9];zones:{a,b}") };
-        let registration = AgentRegistration { info, frameworks: vec![framework.clone()], tasks };
+        let registration = AgentRegistration {
+            info,
+            frameworks: vec![framework.clone()],
+            tasks,
+            shuffle_service_down: false,
+        };
         let outcome = master.step(Event::AgentRegister { link: LinkId(7), registration });
         assert!(refused(&outcome).is_some_and(|why| why.contains("less than what its tasks have")));
         assert!(outcome.0.contains(&Action::CloseLink { link: LinkId(7) }));
@@ -154,7 +160,7 @@ fn an_agent_s_tasks_are_bounded() {
 #[test]
 fn times_without_end_are_only_long() {
     let (mut master, framework, _, _, offer) = Master::ready();
-    let filters = Filters { refuse: Duration::MAX };
+    let filters = Filters { refuse: Some(Duration::MAX) };
     master.call(&framework, Call::Decline { offer_ids: vec![offer.id], filters });
     let operations = vec![Operation::Launch(vec![])];
     master.call(&framework, Call::Accept { offer_ids: vec![], operations, filters });

@@ -30,6 +30,7 @@ enum Op {
     CloseStream(usize),
     NewAgent(usize),
     CloseLink(usize),
+    ShuffleService(usize, bool),
     /// It comes back with a part of its tasks.
     ComeBack {
         agent: usize,
@@ -41,11 +42,11 @@ enum Op {
         offer: usize,
         tasks: usize,
         executor: bool,
-        refuse: u64,
+        refuse: Option<u64>,
     },
     Decline {
         offer: usize,
-        refuse: u64,
+        refuse: Option<u64>,
     },
     Progress {
         task: usize,
@@ -71,11 +72,12 @@ fn op() -> impl Strategy<Value = Op> {
         1 => index.clone().prop_map(Op::CloseStream),
         2 => (0..4usize).prop_map(Op::NewAgent),
         2 => index.clone().prop_map(Op::CloseLink),
+        2 => (index.clone(), any::<bool>()).prop_map(|(link, down)| Op::ShuffleService(link, down)),
         3 => (index.clone(), any::<bool>(), any::<bool>())
             .prop_map(|(agent, forgets, heard)| Op::ComeBack { agent, forgets, heard }),
-        9 => (index.clone(), 0..4usize, any::<bool>(), 0..20u64)
+        9 => (index.clone(), 0..4usize, any::<bool>(), proptest::option::of(0..20u64))
             .prop_map(|(offer, tasks, executor, refuse)| Op::Accept { offer, tasks, executor, refuse }),
-        5 => (index.clone(), 0..200u64).prop_map(|(offer, refuse)| Op::Decline { offer, refuse }),
+        5 => (index.clone(), proptest::option::of(0..200u64)).prop_map(|(offer, refuse)| Op::Decline { offer, refuse }),
         9 => (index.clone(), 0..6usize).prop_map(|(task, state)| Op::Progress { task, state }),
         6 => index.clone().prop_map(Op::Acknowledge),
         3 => index.clone().prop_map(Op::Kill),
@@ -223,6 +225,8 @@ impl Run {
         match op {
             Op::Subscribe { aware, role, failover } => {
                 let mut info = framework_info("f");
+                // Half of them use the shuffle service.
+                info.labels.extend(aware.then(shuffle_service_label));
                 info.failover_timeout = Duration::from_secs(failover);
                 info.roles = ROLES[..=role].iter().map(|role| (*role).to_owned()).collect();
                 if !aware {
@@ -248,7 +252,12 @@ impl Run {
                 let info = agent_info(link.0 as u16, kinds[kind]);
                 self.step(Event::AgentRegister {
                     link,
-                    registration: AgentRegistration { info, frameworks: vec![], tasks: vec![] },
+                    registration: AgentRegistration {
+                        info,
+                        frameworks: vec![],
+                        tasks: vec![],
+                        shuffle_service_down: false,
+                    },
                 });
             }
             Op::CloseLink(index) => {
@@ -256,11 +265,16 @@ impl Run {
                     self.step(Event::LinkClosed { link });
                 }
             }
+            Op::ShuffleService(index, down) => {
+                if let Some(link) = pick(self.master.state.links.keys().copied(), index) {
+                    self.step(Event::Agent { link, message: AgentMessage::ShuffleService { down } });
+                }
+            }
             Op::ComeBack { agent, forgets, heard } => self.come_back(agent, forgets, heard),
             Op::Accept { offer, tasks, executor, refuse } => self.accept(offer, tasks, executor, refuse),
             Op::Decline { offer, refuse } => {
                 if let Some(offer) = pick(self.master.state.offers.values().cloned(), offer) {
-                    let filters = Filters { refuse: Duration::from_secs(refuse) };
+                    let filters = Filters { refuse: refuse.map(Duration::from_secs) };
                     self.call(&offer.framework_id, Call::Decline { offer_ids: vec![offer.id], filters });
                 }
             }
@@ -363,10 +377,13 @@ impl Run {
             None => AgentInfo { id: Some(id), ..agent_info(7, "cpus:64;cpus(etl):64;mem:8192;ports:[1-9]") },
         };
         let link = LinkId(self.master.number());
-        self.step(Event::AgentRegister { link, registration: AgentRegistration { info, frameworks, tasks } });
+        self.step(Event::AgentRegister {
+            link,
+            registration: AgentRegistration { info, frameworks, tasks, shuffle_service_down: false },
+        });
     }
 
-    fn accept(&mut self, offer: usize, tasks: usize, with_executor: bool, refuse: u64) {
+    fn accept(&mut self, offer: usize, tasks: usize, with_executor: bool, refuse: Option<u64>) {
         let Some(offer) = pick(self.master.state.offers.values().cloned(), offer) else { return };
         let part = if offer.resources.cpus().0 > 0 { "cpus:0.5" } else { "mem:10" };
         let tasks = (0..tasks).map(|_| {
@@ -379,7 +396,7 @@ impl Run {
         });
         let operations = vec![bellows_model::Operation::Launch(tasks.collect())];
         let offer_ids: Vec<OfferId> = vec![offer.id];
-        let filters = Filters { refuse: Duration::from_secs(refuse) };
+        let filters = Filters { refuse: refuse.map(Duration::from_secs) };
         self.call(&offer.framework_id, Call::Accept { offer_ids, operations, filters });
     }
 
@@ -432,7 +449,7 @@ fn observable(state: &State) -> String {
             .agents
             .iter()
             .filter(|(_, agent)| agent.unreachable.is_none())
-            .map(|(id, _)| id.clone())
+            .map(|(id, agent)| (id.clone(), agent.shuffle_service_down))
             .collect::<Vec<_>>(),
         state.frameworks.values().map(framework).collect::<Vec<_>>(),
         state.completed_frameworks.iter().map(framework).collect::<Vec<_>>(),

@@ -1,8 +1,7 @@
 //! Work that is too much for one step: others have their turn between its slices, and in the end all of it is done.
 use super::support::*;
 use crate::master::{
-    Action, AgentCommand, AgentRegistration, Call, CallError, Config, Event, LinkId, Observation, RequestId,
-    work::SLICE,
+    Action, AgentCommand, Call, CallError, Config, Event, LinkId, Observation, RequestId, work::SLICE,
 };
 use bellows_model::{AgentId, FrameworkId, FrameworkInfo, Offer, TaskState};
 use std::time::Duration;
@@ -150,7 +149,7 @@ fn offers_that_were_declined_are_nobody_s_until_they_are_free() {
     let (mut master, framework, offers) = many_offers(SLICE + 100);
     assert_eq!(offers.len(), SLICE + 100);
     let offer_ids: Vec<_> = offers.iter().map(|offer| offer.id.clone()).collect();
-    let filters = bellows_model::Filters { refuse: Duration::from_secs(100) };
+    let filters = bellows_model::Filters { refuse: Some(Duration::from_secs(100)) };
     master.call(&framework, Call::Decline { offer_ids: offer_ids.clone(), filters });
     assert_eq!(master.state.counters.offers_declined as usize, SLICE + 100);
     let last = offers.last().expect("many");
@@ -193,7 +192,7 @@ fn a_sweep_past_many_agents_is_cut_and_misses_nobody() {
     // One that comes in the middle is not overlooked.
     let link = LinkId(9_999);
     let info = agent_info(9_999, "cpus:1;mem:64");
-    let outcome = master.register(link, AgentRegistration { info, frameworks: vec![], tasks: vec![] });
+    let outcome = master.register(link, registration_of(info));
     let between = outcome.offers().iter().filter(|offer| offer.framework_id == second).count();
     let rest: Vec<_> = finish(&mut master).iter().flat_map(Outcome::offers).collect();
     let to_second = rest.iter().filter(|offer| offer.framework_id == second).count();

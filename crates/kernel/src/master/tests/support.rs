@@ -8,8 +8,8 @@ use crate::{
 };
 use bellows_model::{
     AgentId, AgentInfo, Capability, CommandInfo, ExecutorId, ExecutorInfo, Filters, FrameworkId,
-    FrameworkInfo, Offer, OfferId, Operation, Resources, Source, StatusUuid, StreamId, TaskInfo, TaskState,
-    TaskStatus,
+    FrameworkInfo, Label, Offer, OfferId, Operation, Resources, Source, StatusUuid, StreamId, TaskInfo,
+    TaskState, TaskStatus,
 };
 use std::time::Duration;
 
@@ -45,6 +45,16 @@ pub(super) fn framework_info(name: &str) -> FrameworkInfo {
     }
 }
 
+/// An agent that has nothing yet.
+pub(super) fn registration_of(info: AgentInfo) -> AgentRegistration {
+    AgentRegistration { info, frameworks: vec![], tasks: vec![], shuffle_service_down: false }
+}
+
+/// What a framework that uses the shuffle service says of itself.
+pub(super) fn shuffle_service_label() -> Label {
+    Label { key: "bellows.shuffle_service".into(), value: Some("true".into()) }
+}
+
 pub(super) fn agent_info(port: u16, text: &str) -> AgentInfo {
     AgentInfo {
         id: None,
@@ -69,6 +79,7 @@ pub(super) fn task(id: &str, agent_id: &AgentId, text: &str) -> TaskInfo {
         labels: Vec::new(),
         kill_grace: None,
         container: None,
+        unsupported: None,
     }
 }
 
@@ -169,7 +180,7 @@ impl Master {
     pub(super) fn agent(&mut self, text: &str) -> (AgentId, LinkId, Outcome) {
         let link = LinkId(self.number());
         let info = agent_info(link.0 as u16, text);
-        let outcome = self.register(link, AgentRegistration { info, frameworks: vec![], tasks: vec![] });
+        let outcome = self.register(link, registration_of(info));
         let id = outcome.registered().expect("registered");
         (id, link, outcome)
     }
@@ -207,7 +218,10 @@ impl Master {
                 latest_state,
             })
             .collect();
-        (link, self.register(link, AgentRegistration { info, frameworks, tasks }))
+        (
+            link,
+            self.register(link, AgentRegistration { info, frameworks, tasks, shuffle_service_down: false }),
+        )
     }
 
     pub(super) fn framework(&mut self, info: FrameworkInfo) -> (FrameworkId, StreamId, Outcome) {
@@ -249,7 +263,13 @@ impl Master {
     }
 
     pub(super) fn decline(&mut self, framework: &FrameworkId, offer: &OfferId, seconds: u64) -> Outcome {
-        let filters = Filters { refuse: Duration::from_secs(seconds) };
+        let filters = Filters { refuse: Some(Duration::from_secs(seconds)) };
+        self.call(framework, Call::Decline { offer_ids: vec![offer.clone()], filters })
+    }
+
+    /// As Spark declines what it has no use for.
+    pub(super) fn decline_unsaid(&mut self, framework: &FrameworkId, offer: &OfferId) -> Outcome {
+        let filters = Filters::default();
         self.call(framework, Call::Decline { offer_ids: vec![offer.clone()], filters })
     }
 
