@@ -87,7 +87,10 @@ pub(crate) fn log_panics() {
     ONCE.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |panic| {
-            let text = panic.payload_as_str().unwrap_or("a value that is no text");
+            let payload = panic.payload();
+            let text = payload.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+            let text = text.unwrap_or("a value that is no text");
             let place = panic.location().map(ToString::to_string).unwrap_or_default();
             LAST_PANIC.set(Some(format!("it panicked: {text} ({place})")));
             if tracing::dispatcher::has_been_set() {
