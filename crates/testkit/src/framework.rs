@@ -13,9 +13,16 @@ pub struct Framework {
 impl Framework {
     /// Subscribes to the master at `host:port` as `user`.
     pub async fn subscribe(master: &str, user: &str) -> Result<Self> {
+        Self::subscribe_as(master, json!({ "user": user, "name": "test" })).await
+    }
+
+    /// Subscribes with this `FrameworkInfo`.
+    pub async fn subscribe_as(master: &str, info: Value) -> Result<Self> {
         let url = format!("http://{master}/api/v1/scheduler");
-        let info = json!({ "user": user, "name": "test" });
-        let call = json!({ "type": "SUBSCRIBE", "subscribe": { "framework_info": info } });
+        let mut call = json!({ "type": "SUBSCRIBE", "subscribe": { "framework_info": info } });
+        if let Some(id) = info.get("id") {
+            call["framework_id"] = id.clone();
+        }
         let events = post(&url, &call, None).await?;
         let stream_id =
             events.headers().get("Mesos-Stream-Id").context("a stream's id")?.to_str()?.to_owned();
@@ -25,11 +32,54 @@ impl Framework {
         Ok(framework)
     }
 
+    pub fn id(&self) -> &str {
+        self.id["value"].as_str().unwrap_or_default()
+    }
+
+    /// The header `Mesos-Stream-Id` of its calls.
+    pub fn stream_id(&self) -> &str {
+        &self.stream_id
+    }
+
+    /// Gives all offers back and wants no more.
+    pub async fn suppress(&mut self) -> Result<()> {
+        let offers = self.event("OFFERS").await?;
+        let ids: Vec<_> =
+            offers["offers"]["offers"].as_array().into_iter().flatten().map(|offer| &offer["id"]).collect();
+        self.call("SUPPRESS", "suppress", json!({})).await?;
+        self.call("DECLINE", "decline", json!({ "offer_ids": ids })).await
+    }
+
+    /// Ends it, and all its tasks.
+    pub async fn tear_down(self) -> Result<()> {
+        let call = json!({ "type": "TEARDOWN", "framework_id": self.id });
+        post(&self.url, &call, Some(&self.stream_id)).await.map(drop)
+    }
+
     /// Runs one task with this `command` on the first offer that comes; returns the status that ends it.
     pub async fn run(&mut self, name: &str, command: Value) -> Result<Value> {
+        self.run_where(|_| true, name, command).await
+    }
+
+    /// The same on the agent of this hostname.
+    pub async fn run_on(&mut self, hostname: &str, name: &str, command: Value) -> Result<Value> {
+        self.run_where(|offer| offer["hostname"] == hostname, name, command).await
+    }
+
+    async fn run_where(
+        &mut self,
+        wanted: impl Fn(&Value) -> bool,
+        name: &str,
+        command: Value,
+    ) -> Result<Value> {
         self.call("REVIVE", "revive", json!({})).await?;
-        let offers = self.event("OFFERS").await?;
-        let offer = &offers["offers"]["offers"][0];
+        let offer = loop {
+            let offers = self.event("OFFERS").await?;
+            let mut offers = offers["offers"]["offers"].as_array().context("a list")?.iter();
+            if let Some(offer) = offers.find(|offer| wanted(offer)) {
+                break offer.clone();
+            }
+        };
         let amount =
             |name: &str, value: f64| json!({ "name": name, "type": "SCALAR", "scalar": { "value": value } });
         let task = json!({

@@ -1,13 +1,14 @@
 //! A cluster as it is run on machines: `bellows master`, `bellows agent` and `bellows shuffle`, each a process of its
 //! own, here all on one machine and on free ports.
-use crate::{binaries, daemon::Daemon, eventually, files, get_json};
-use anyhow::{Result, bail, ensure};
+use crate::{binaries, daemon::Daemon, eventually, files, get_json, release_binary};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
     fs,
     net::TcpListener,
-    path::Path,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     time::Duration,
 };
@@ -16,14 +17,16 @@ use tempfile::TempDir;
 pub struct Processes {
     /// In the order in which they end: what one says at its end has somebody to go to.
     agent: Daemon,
-    _master: Daemon,
+    master: Daemon,
     shuffle: Daemon,
     dir: TempDir,
     ports: Ports,
+    binary: PathBuf,
 }
 
 struct Ports {
     master: u16,
+    agent: u16,
     shuffle: u16,
     metrics: u16,
 }
@@ -31,22 +34,34 @@ struct Ports {
 impl Processes {
     /// One agent that offers so many CPUs, with shuffle directories on two "disks"; returns when it has registered.
     pub async fn start(cpus: u32) -> Result<Self> {
+        Self::start_binary(binaries().join("bellows"), cpus).await
+    }
+
+    /// The same of the release binary.
+    pub async fn start_release(cpus: u32) -> Result<Self> {
+        Self::start_binary(release_binary().to_owned(), cpus).await
+    }
+
+    async fn start_binary(binary: PathBuf, cpus: u32) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let [master, shuffle, metrics] = free_ports()?;
-        let ports = Ports { master, shuffle, metrics };
+        // Tasks of any user get to their sandboxes and shuffle directories.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
+        let [master, agent, shuffle, metrics] = free_ports()?;
+        let ports = Ports { master, agent, shuffle, metrics };
         let leader = format!("127.0.0.1:{master}");
         let socket = dir.path().join("shuffle/admin.sock");
         let resources = format!("cpus:{cpus};mem:8192");
         let disks = disks(dir.path())?;
         let begun = Self {
-            shuffle: spawn(dir.path(), "shuffle", &shuffle_arguments(dir.path(), &ports, &disks))?,
-            _master: spawn(dir.path(), "master", &["--port".into(), master.to_string()])?,
+            shuffle: spawn(&binary, dir.path(), "shuffle", &shuffle_arguments(dir.path(), &ports, &disks))?,
+            master: spawn(&binary, dir.path(), "master", &["--port".into(), master.to_string()])?,
             agent: spawn(
+                &binary,
                 dir.path(),
                 "agent",
                 &[
                     "--port".into(),
-                    "0".into(),
+                    agent.to_string(),
                     "--master".into(),
                     leader,
                     "--hostname".into(),
@@ -63,6 +78,7 @@ impl Processes {
             )?,
             dir,
             ports,
+            binary,
         };
         eventually("the agent to register", Duration::from_secs(30), || async {
             let agents = get_json(&format!("http://{}/slaves", begun.master())).await?;
@@ -77,6 +93,42 @@ impl Processes {
     /// `host:port`
     pub fn master(&self) -> String {
         format!("127.0.0.1:{}", self.ports.master)
+    }
+
+    /// `host:port`
+    pub fn agent(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.agent)
+    }
+
+    /// `host:port` of the shuffle service's metrics.
+    pub fn shuffle_metrics(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.metrics)
+    }
+
+    /// One of the shuffle directories of both the agent and the service.
+    pub fn disk(&self) -> PathBuf {
+        self.dir.path().join("disk1")
+    }
+
+    /// Where all of them keep everything.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn pid(&self, part: &str) -> u32 {
+        match part {
+            "master" => self.master.child.id(),
+            "agent" => self.agent.child.id(),
+            _ => self.shuffle.child.id(),
+        }
+    }
+
+    /// The most memory that `part` (`master`, `agent` or `shuffle`) ever had, in MiB. One that has ended has none.
+    pub fn peak_mib(&self, part: &str) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid(part)))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|peak| peak.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        peak.map(|kib| kib >> 10).with_context(|| format!("{part} has ended: {}", self.log(part)))
     }
 
     pub fn shuffle_port(&self) -> u16 {
@@ -107,8 +159,12 @@ impl Processes {
     /// As an init system starts it again.
     pub fn restart_shuffle(&mut self) -> Result<()> {
         let disks = disks(self.dir.path())?;
-        self.shuffle =
-            spawn(self.dir.path(), "shuffle", &shuffle_arguments(self.dir.path(), &self.ports, &disks))?;
+        self.shuffle = spawn(
+            &self.binary,
+            self.dir.path(),
+            "shuffle",
+            &shuffle_arguments(self.dir.path(), &self.ports, &disks),
+        )?;
         Ok(())
     }
 
@@ -168,8 +224,8 @@ fn disks(dir: &Path) -> Result<String> {
 }
 
 /// `bellows PART --ip 127.0.0.1 ARGUMENTS`.
-fn spawn(dir: &Path, part: &str, arguments: &[String]) -> Result<Daemon> {
-    let mut command = Command::new(binaries().join("bellows"));
+fn spawn(binary: &Path, dir: &Path, part: &str, arguments: &[String]) -> Result<Daemon> {
+    let mut command = Command::new(binary);
     command.args([part, "--ip", "127.0.0.1"]).args(arguments).stdout(Stdio::null());
     Daemon::spawn(&mut command, dir.join(part).with_extension("log"))
 }

@@ -127,7 +127,8 @@ impl Walk {
             }
         }
         let absent = message.required & !given;
-        if absent != 0 {
+        // Where enough are named already, no more paths are written.
+        if absent != 0 && before < MAX_MISSING {
             let absent = message
                 .fields
                 .iter()

@@ -23,6 +23,7 @@ struct Counting;
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
+static CALLS: AtomicUsize = AtomicUsize::new(0);
 /// One test at a time: what another one prepares would count, too.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -32,6 +33,7 @@ static ALLOCATOR: Counting = Counting;
 // SAFETY: all is handed to the system's allocator, unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, Relaxed);
         PEAK.fetch_max(NOW.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
         // SAFETY: as the caller promises.
         unsafe { System.alloc(layout) }
@@ -195,4 +197,22 @@ fn honest_calls_are_far_below_the_bound() {
     assert!(Protobuf.decode::<scheduler::Call>(body.clone()).is_ok());
     measure::<scheduler::Call>("5,000 tasks", Protobuf, body.to_vec());
     println!("allowed: {MEMORY_OF_ANY} and {MEMORY_PER_BYTE} times the length");
+}
+
+/// Each of a million items lacks what is required; to name them all would take longer than all else.
+#[test]
+fn what_is_missing_is_named_a_few_times_only() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let field = |tag: u8, content: &[u8]| protobuf_field(tag.into(), content);
+    let ranges = [10, 0].repeat(1 << 20);
+    let resource = [field(1, b"ports"), vec![2 << 3, 1], field(4, &ranges)].concat();
+    let info = [field(1, b"host"), field(3, &resource)].concat();
+    let message = field(1, &[field(1, &info), field(2, b"1")].concat());
+    let decode = |body: Vec<u8>| Protobuf.decode::<link::AgentMessage>(body.into());
+    assert!(decode(field(1, &[])).is_err(), "the tables are made");
+    let before = CALLS.load(Relaxed);
+    let refused = decode(message).expect_err("ranges without ends").to_string();
+    let calls = CALLS.load(Relaxed) - before;
+    assert!(refused.contains("range[0].begin, ") && refused.len() < 4_096, "{refused}");
+    assert!(calls < 1_000, "{calls} allocations");
 }

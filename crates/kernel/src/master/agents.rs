@@ -144,8 +144,11 @@ impl Step<'_> {
         if !self.state.is_of_our_making(id.as_str()) || self.state.agents.contains_key(id) {
             return Ok(());
         }
-        let number = id.as_str().rsplit_once("-S").and_then(|(_, number)| number.parse::<u64>().ok());
-        match number.filter(|number| *number < self.state.ids.agents) {
+        let text = id.as_str().rsplit_once("-S").map(|(_, number)| number);
+        let number = text.and_then(|text| text.parse::<u64>().ok());
+        // As it is written when it is given: 00 is not 0.
+        let given = |number: &u64| *number < self.state.ids.agents && text == Some(&number.to_string());
+        match number.filter(given) {
             Some(_) => Ok(()),
             None => Err(format!("Agent ID {id} was never given to anybody")),
         }

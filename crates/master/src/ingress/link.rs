@@ -11,6 +11,7 @@ use bellows_model::{FrameworkInfo, TaskInfo, TaskState, TaskStatus, limits};
 use bellows_runtime::{
     Disconnect, Share,
     outbox::{Inbox, outbox},
+    work_on,
 };
 use bellows_wire::{
     convert::{ConvertError, agent_from_wire},
@@ -167,9 +168,11 @@ impl Reader {
 
     async fn record(&mut self, record: Bytes) -> Result<(), LinkError> {
         let (share, mut memory) = (&self.share, 0);
-        let message: link::AgentMessage = Encoding::Protobuf.decode_if(record, |needed| {
-            memory = needed;
-            share.grow(needed)
+        let message: link::AgentMessage = work_on(record.len(), || {
+            Encoding::Protobuf.decode_if(record, |needed| {
+                memory = needed;
+                share.grow(needed)
+            })
         })?;
         if let Some(event) = self.event(message)? {
             self.driver.tell(event).await.map_err(|_| LinkError::Stopped)?;

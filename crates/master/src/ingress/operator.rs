@@ -19,6 +19,7 @@ use bellows_model::FrameworkId;
 use bellows_runtime::{
     Disconnect, Share,
     outbox::{Inbox, outbox},
+    work_on,
 };
 use bellows_wire::{
     media::{self, Encoding},
@@ -42,7 +43,7 @@ pub(super) async fn call(shared: &Arc<Shared>, request: Request) -> Result<Respo
     let (share, of_answer) = (shared.share(&request), shared.share(&request));
     let unread = shared.share(&request);
     let body = body(request, shared.max_body_bytes, &share).await?;
-    let call: Call = encoding.decode_if(body, |memory| share.grow(memory))?;
+    let call: Call = work_on(body.len(), || encoding.decode_if(body, |memory| share.grow(memory)))?;
     let kind = call.r#type();
     match kind {
         call::Type::Unknown => Err(missing("type")),

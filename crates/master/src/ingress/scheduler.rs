@@ -17,6 +17,7 @@ use bellows_model::{Capability, FrameworkId, FrameworkInfo, StreamId};
 use bellows_runtime::{
     Disconnect, Share,
     outbox::{Inbox, outbox},
+    work_on,
 };
 use bellows_wire::{
     convert::ResourceFormat,
@@ -35,7 +36,8 @@ pub(super) async fn call(shared: &Arc<Shared>, request: Request) -> Result<Respo
     let disconnect = request.extensions().get::<Disconnect>().cloned();
     let (share, of_stream) = (shared.share(&request), shared.share(&request));
     let body = body(request, shared.max_body_bytes, &share).await?;
-    let call: scheduler::Call = encoding.decode_if(body, |memory| share.grow(memory))?;
+    let call: scheduler::Call =
+        work_on(body.len(), || encoding.decode_if(body, |memory| share.grow(memory)))?;
     let framework_id = call.framework_id.clone();
     match Known::try_from(call)? {
         Known::Subscribe { info, suppressed_roles } => {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,13 +35,21 @@ pub(super) fn builder() -> redb::Builder {
 
 /// Makes the database if there is none, under another name first: who is killed meanwhile leaves no half of one.
 pub(super) fn make(path: &Path, fresh: &Path) -> Result<(), redb::Error> {
+    let private = std::fs::Permissions::from_mode(0o600);
     if path.try_exists()? {
-        return Ok(());
+        // A release before made it readable for all.
+        return Ok(std::fs::set_permissions(path, private)?);
     }
     match std::fs::remove_file(fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
+    std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(fresh)?
+        .set_permissions(private)?;
     drop(builder().create(fresh)?);
     std::fs::rename(fresh, path)?;
     let dir = path.parent().expect("invariant: a file in the work directory");

@@ -17,6 +17,23 @@ fn executors(registry: &Registry, app: &str) -> usize {
 }
 
 #[tokio::test]
+async fn registrations_are_for_their_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let work = tempfile::tempdir().expect("directory");
+    let file = work.path().join(FILE);
+    // Also where a release before made it readable for all.
+    for before in [None, Some(0o644)] {
+        if let Some(mode) = before {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("there");
+        }
+        let (store, _, _, thread) = open(work.path());
+        drop(store);
+        thread.join().expect("ends");
+        assert_eq!(file.metadata().expect("there").permissions().mode() & 0o777, 0o600);
+    }
+}
+
+#[tokio::test]
 async fn what_was_answered_is_there_after_a_restart() {
     let work = tempfile::tempdir().expect("directory");
     let (store, _, _, thread) = open(work.path());

@@ -8,6 +8,7 @@ use super::{
 use crate::v1::{self, value};
 use bellows_model::{AgentInfo, Attribute, AttributeValue, limits};
 use prost::Message as _;
+use std::net::IpAddr;
 
 /// Reads an agent. Mesos' message has neither the address nor the version: they are told beside it.
 pub fn agent_from_wire(
@@ -19,13 +20,19 @@ pub fn agent_from_wire(
     if agent.hostname.is_empty() {
         return Err(ConvertError::invalid("hostname", "it is empty"));
     }
+    // Logs, addresses and Spark's list of hosts are made of both.
+    if agent.hostname.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(ConvertError::invalid("hostname", "it contains invalid characters"));
+    }
+    let ip = at_most("ip", limits::NAME, ip.into())?;
+    ip.parse::<IpAddr>().map_err(|error| ConvertError::invalid("ip", error))?;
     let attributes = few("attributes", limits::ATTRIBUTES, agent.attributes)?;
     let bytes = attributes.iter().map(|attribute| attribute.encoded_len()).sum();
     bounded("attributes", "bytes", limits::ATTRIBUTES_BYTES, bytes)?;
     Ok(AgentInfo {
         id: optional("id", agent.id)?,
         hostname: at_most("hostname", limits::NAME, agent.hostname)?,
-        ip: at_most("ip", limits::NAME, ip.into())?,
+        ip,
         port,
         resources: resources_from_wire("resources", agent.resources)?,
         attributes: repeated("attributes", attributes)?,

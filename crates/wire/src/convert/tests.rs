@@ -414,6 +414,11 @@ fn what_is_too_long_is_refused_by_name() {
     let agent = v1::AgentInfo { hostname: long(limits::NAME), ..Default::default() };
     assert_eq!(agent_from_wire(agent, "1.2.3.4", "0").expect_err("refused").path(), "hostname");
     let agent = v1::AgentInfo { hostname: "h".into(), ..Default::default() };
+    for ip in ["", "node1", "999.1.1.1", "127.0.0.1\nx"] {
+        assert_eq!(agent_from_wire(agent.clone(), ip, "0").expect_err("refused").path(), "ip");
+    }
+    let lines = v1::AgentInfo { hostname: "a\nb".into(), ..Default::default() };
+    assert_eq!(agent_from_wire(lines, "::1", "0").expect_err("refused").path(), "hostname");
     let too_long = agent_from_wire(agent.clone(), "1.2.3.4", long(limits::NAME)).expect_err("refused");
     assert_eq!(too_long.path(), "version");
     let attributes = vec![v1::Attribute::default(); limits::ATTRIBUTES + 1];
