@@ -7,7 +7,7 @@ SPARK   := $(CACHE)/spark-3.5.9
 SPARK_4 := $(CACHE)/spark-4.3.0
 
 FUZZ_SECONDS ?= 600
-FUZZ_TARGETS ?= frames calls index auth
+FUZZ_TARGETS ?= frames calls index auth scheduler_calls link operator_calls
 
 .DEFAULT_GOAL := help
 

@@ -1,6 +1,6 @@
 //! Between the link's messages and the kernel's values.
 use bellows_kernel::agent::{AgentCommand, AgentMessage, RegisteredTask, Registration};
-use bellows_model::DEFAULT_ROLE;
+use bellows_model::{DEFAULT_ROLE, ExecutorId, TaskId};
 use bellows_wire::{
     convert::{ConvertError, agent_to_wire, task_to_wire, uuid_from_wire},
     link::{self, agent_message, master_message::Message},
@@ -8,7 +8,7 @@ use bellows_wire::{
 };
 use std::time::Duration;
 
-pub(super) fn register(registration: &Registration) -> link::AgentMessage {
+pub(crate) fn register(registration: &Registration) -> link::AgentMessage {
     let register = link::Register {
         agent_info: agent_to_wire(&registration.info),
         version: registration.info.version.clone(),
@@ -28,7 +28,7 @@ fn running_task(task: &RegisteredTask) -> link::RunningTask {
     }
 }
 
-pub(super) fn to_master(message: AgentMessage) -> link::AgentMessage {
+pub(crate) fn to_master(message: AgentMessage) -> link::AgentMessage {
     let message = match message {
         AgentMessage::StatusUpdate { framework_id, status, latest_state } => {
             agent_message::Message::StatusUpdate(link::StatusUpdate {
@@ -57,7 +57,7 @@ pub(super) fn to_master(message: AgentMessage) -> link::AgentMessage {
 }
 
 /// `None`: a message of a later version.
-pub(super) fn from_master(message: link::MasterMessage) -> Result<Option<AgentCommand>, ConvertError> {
+pub(crate) fn from_master(message: link::MasterMessage) -> Result<Option<AgentCommand>, ConvertError> {
     let Some(message) = message.message else { return Ok(None) };
     Ok(Some(match message {
         Message::Registered(registered) => {
@@ -65,10 +65,13 @@ pub(super) fn from_master(message: link::MasterMessage) -> Result<Option<AgentCo
         }
         Message::TryLater(later) => AgentCommand::TryLater { reason: later.reason },
         Message::Refused(refused) => AgentCommand::Refused { reason: refused.reason },
-        Message::LaunchTask(launch) => AgentCommand::Launch {
-            framework: launch.framework_info.try_into()?,
-            task: launch.task_info.try_into()?,
-        },
+        Message::LaunchTask(launch) => {
+            usable_ids(&launch.task_info)?;
+            AgentCommand::Launch {
+                framework: launch.framework_info.try_into()?,
+                task: launch.task_info.try_into()?,
+            }
+        }
         Message::KillTask(kill) => AgentCommand::Kill {
             framework_id: kill.framework_id.try_into()?,
             task_id: kill.task_id.try_into()?,
@@ -98,7 +101,51 @@ pub(super) fn from_master(message: link::MasterMessage) -> Result<Option<AgentCo
     }))
 }
 
+/// Refuses a task by whose ids no master would take a status update: the connection would break with each one.
+fn usable_ids(task: &v1::TaskInfo) -> Result<(), ConvertError> {
+    TaskId::try_from(task.task_id.clone()).map_err(|error| error.within("task_info.task_id"))?;
+    if let Some(executor) = &task.executor {
+        ExecutorId::try_from(executor.executor_id.clone())
+            .map_err(|error| error.within("task_info.executor.executor_id"))?;
+    }
+    Ok(())
+}
+
 /// A negative one is none at all.
 fn grace(duration: v1::DurationInfo) -> Duration {
     Duration::from_nanos(u64::try_from(duration.nanoseconds).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_whose_updates_no_master_would_take_is_not_launched() {
+        let launch = |task_id: &str, executor_id: &str| {
+            let task_info = v1::TaskInfo {
+                name: "task".into(),
+                task_id: v1::TaskId { value: task_id.into() },
+                agent_id: v1::AgentId { value: "m-S0".into() },
+                executor: Some(Box::new(v1::ExecutorInfo {
+                    executor_id: v1::ExecutorId { value: executor_id.into() },
+                    command: Some(v1::CommandInfo::default()),
+                    ..Default::default()
+                })),
+                ..Default::default()
+            };
+            let framework_info = v1::FrameworkInfo {
+                user: "u".into(),
+                name: "n".into(),
+                id: Some(v1::FrameworkId { value: "m-0000".into() }),
+                ..Default::default()
+            };
+            let launch = link::LaunchTask { framework_info, task_info };
+            from_master(link::MasterMessage { message: Some(Message::LaunchTask(launch)) })
+        };
+        assert!(matches!(launch("t", "e"), Ok(Some(AgentCommand::Launch { .. }))));
+        for (task_id, executor_id) in [("t\u{10}", "e"), ("..", "e"), ("t", "a/b"), ("t", "")] {
+            assert!(launch(task_id, executor_id).is_err(), "{task_id:?} {executor_id:?}");
+        }
+    }
 }
