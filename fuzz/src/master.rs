@@ -37,6 +37,8 @@ pub struct Master {
     /// The well-behaved framework's stream.
     own: Option<StreamId>,
     tasks: usize,
+    /// What is said before is always the same.
+    is_set_up: bool,
     unanswered: BTreeSet<RequestId>,
     waiting: VecDeque<Event>,
 }
@@ -44,6 +46,14 @@ pub struct Master {
 impl Default for Master {
     /// The framework m-0000 is subscribed.
     fn default() -> Master {
+        let mut master = Master::with_framework();
+        master.is_set_up = true;
+        master
+    }
+}
+
+impl Master {
+    fn with_framework() -> Master {
         let config = Config::new("m");
         let speech = Speech::new(&config, SocketAddr::from(([127, 0, 0, 1], 5050)));
         let mut master = Master {
@@ -56,6 +66,7 @@ impl Default for Master {
             links: BTreeSet::new(),
             own: None,
             tasks: 0,
+            is_set_up: false,
             unanswered: BTreeSet::new(),
             waiting: VecDeque::new(),
         };
@@ -70,13 +81,14 @@ impl Default for Master {
 impl Master {
     /// The agent m-S0 is registered, too, and has tasks.
     pub fn with_agent() -> Master {
-        let mut master = Master::default();
+        let mut master = Master::with_framework();
         let link = LinkId(master.number());
         master.links.insert(link);
         let registration =
             AgentRegistration { info: agent_info(), frameworks: Vec::new(), tasks: Vec::new() };
         master.take(Event::AgentRegister { link, registration });
         assert_eq!(master.tasks, MAX_TASKS);
+        master.is_set_up = true;
         master
     }
 
@@ -133,15 +145,40 @@ impl Master {
         actions.into_iter().for_each(|action| self.act(action));
     }
 
+    /// Whoever is told something understands it.
+    fn check(&self, action: &Action) {
+        match action {
+            Action::Send { event, .. } => {
+                for format in [ResourceFormat::Legacy, ResourceFormat::Refined] {
+                    said(&self.speech.to_scheduler(event.clone(), format));
+                }
+            }
+            Action::Tell { command, .. } => {
+                let heard = said(&self.speech.to_agent(command.clone()));
+                let heard = bellows_agent::fuzzing::from_master(heard).expect("the agent understands");
+                let heard = heard.expect("a command that the agent knows");
+                assert!(is_the_same(&heard, command), "{heard:?} is not {command:?}");
+            }
+            Action::Observe(observation) => {
+                let event = observed(&self.state, observation.clone());
+                event.iter().for_each(|event| drop(said(event)));
+            }
+            Action::Respond { .. }
+            | Action::CloseStream { .. }
+            | Action::CloseLink { .. }
+            | Action::Warn(_) => {}
+        }
+    }
+
     fn act(&mut self, action: Action) {
+        if self.is_set_up {
+            self.check(&action);
+        }
         match action {
             Action::Respond { request, response } => {
                 assert!(self.unanswered.remove(&request), "answered twice: {response:?}");
             }
             Action::Send { stream, event } => {
-                for format in [ResourceFormat::Legacy, ResourceFormat::Refined] {
-                    said(&self.speech.to_scheduler(event.clone(), format));
-                }
                 if let SchedulerEvent::Subscribed { framework_id } = &event {
                     self.streams.insert(framework_id.clone(), stream.clone());
                 }
@@ -149,21 +186,10 @@ impl Master {
                     self.framework(stream, event);
                 }
             }
-            Action::Tell { link, command } => {
-                let heard = said(&self.speech.to_agent(command.clone()));
-                let heard = bellows_agent::fuzzing::from_master(heard).expect("the agent understands");
-                let heard = heard.expect("a command that the agent knows");
-                assert!(is_the_same(&heard, &command), "{heard:?} is not {command:?}");
-                if self.links.contains(&link) {
-                    self.agent(link, command);
-                }
-            }
-            Action::Observe(observation) => {
-                observed(&self.state, observation).iter().for_each(|event| drop(said(event)));
-            }
+            Action::Tell { link, command } if self.links.contains(&link) => self.agent(link, command),
             Action::CloseStream { stream } => self.waiting.push_back(Event::StreamClosed { stream }),
             Action::CloseLink { link } => self.waiting.push_back(Event::LinkClosed { link }),
-            Action::Warn(_) => {}
+            Action::Tell { .. } | Action::Observe(_) | Action::Warn(_) => {}
         }
     }
 
