@@ -1,6 +1,6 @@
 //! Between the link's messages and the kernel's values.
 use bellows_kernel::agent::{AgentCommand, AgentMessage, RegisteredTask, Registration};
-use bellows_model::{DEFAULT_ROLE, ExecutorId, TaskId};
+use bellows_model::{DEFAULT_ROLE, TaskId};
 use bellows_wire::{
     convert::{ConvertError, agent_to_wire, task_to_wire, uuid_from_wire},
     link::{self, agent_message, master_message::Message},
@@ -66,7 +66,9 @@ pub(crate) fn from_master(message: link::MasterMessage) -> Result<Option<AgentCo
         Message::TryLater(later) => AgentCommand::TryLater { reason: later.reason },
         Message::Refused(refused) => AgentCommand::Refused { reason: refused.reason },
         Message::LaunchTask(launch) => {
-            usable_ids(&launch.task_info)?;
+            // No master takes a status update of a task that bears another id: the connection would break with each.
+            let task_id = launch.task_info.task_id.clone();
+            TaskId::try_from(task_id).map_err(|error| error.within("task_info.task_id"))?;
             AgentCommand::Launch {
                 framework: launch.framework_info.try_into()?,
                 task: launch.task_info.try_into()?,
@@ -101,16 +103,6 @@ pub(crate) fn from_master(message: link::MasterMessage) -> Result<Option<AgentCo
     }))
 }
 
-/// Refuses a task by whose ids no master would take a status update: the connection would break with each one.
-fn usable_ids(task: &v1::TaskInfo) -> Result<(), ConvertError> {
-    TaskId::try_from(task.task_id.clone()).map_err(|error| error.within("task_info.task_id"))?;
-    if let Some(executor) = &task.executor {
-        ExecutorId::try_from(executor.executor_id.clone())
-            .map_err(|error| error.within("task_info.executor.executor_id"))?;
-    }
-    Ok(())
-}
-
 /// A negative one is none at all.
 fn grace(duration: v1::DurationInfo) -> Duration {
     Duration::from_nanos(u64::try_from(duration.nanoseconds).unwrap_or(0))
@@ -122,16 +114,11 @@ mod tests {
 
     #[test]
     fn a_task_whose_updates_no_master_would_take_is_not_launched() {
-        let launch = |task_id: &str, executor_id: &str| {
+        let launch = |task_id: &str| {
             let task_info = v1::TaskInfo {
                 name: "task".into(),
                 task_id: v1::TaskId { value: task_id.into() },
                 agent_id: v1::AgentId { value: "m-S0".into() },
-                executor: Some(Box::new(v1::ExecutorInfo {
-                    executor_id: v1::ExecutorId { value: executor_id.into() },
-                    command: Some(v1::CommandInfo::default()),
-                    ..Default::default()
-                })),
                 ..Default::default()
             };
             let framework_info = v1::FrameworkInfo {
@@ -143,9 +130,9 @@ mod tests {
             let launch = link::LaunchTask { framework_info, task_info };
             from_master(link::MasterMessage { message: Some(Message::LaunchTask(launch)) })
         };
-        assert!(matches!(launch("t", "e"), Ok(Some(AgentCommand::Launch { .. }))));
-        for (task_id, executor_id) in [("t\u{10}", "e"), ("..", "e"), ("t", "a/b"), ("t", "")] {
-            assert!(launch(task_id, executor_id).is_err(), "{task_id:?} {executor_id:?}");
+        assert!(matches!(launch("t"), Ok(Some(AgentCommand::Launch { .. }))));
+        for task_id in ["t\u{10}", "..", "a/b", ""] {
+            assert!(launch(task_id).is_err(), "{task_id:?}");
         }
     }
 }
