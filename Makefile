@@ -9,7 +9,7 @@ SPARK_4 := $(CACHE)/spark-4.3.0
 export BELLOWS_ZIG ?= $(CACHE)/zig
 
 FUZZ_SECONDS ?= 600
-FUZZ_TARGETS ?= frames calls index auth
+FUZZ_TARGETS ?= frames calls index auth scheduler_calls link operator_calls
 
 .DEFAULT_GOAL := help
 

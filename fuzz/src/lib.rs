@@ -1,6 +1,10 @@
 //! What the targets share: memory that is counted, so that a target can say how much an input may cost, and a
 //! connection's bytes taken as the service takes them.
 
+pub mod agent;
+pub mod decoding;
+pub mod master;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -53,6 +57,18 @@ pub fn within<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let held = PEAK.get() - before;
     assert!(held <= bytes as isize, "{held} bytes were held, {bytes} are allowed");
     done
+}
+
+/// The calls of one input.
+pub fn calls(data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    const BETWEEN: &[u8] = b"\n--\n";
+    let mut rest = Some(data);
+    std::iter::from_fn(move || {
+        let here = rest?;
+        let end = here.windows(BETWEEN.len()).position(|part| part == BETWEEN);
+        rest = end.map(|end| &here[end + BETWEEN.len()..]);
+        Some(&here[..end.unwrap_or(here.len())])
+    })
 }
 
 /// What a call may cost: a list of empty strings takes 4 bytes each on the wire and 24 in memory, a list that grows

@@ -14,6 +14,9 @@ mod driver;
 mod effects;
 mod environment;
 mod error;
+/// Parsers of what others write, for the fuzz targets only.
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod link;
 mod machine;

@@ -1,7 +1,7 @@
 //! The connection to the leading master: found, opened, watched, and opened again when it is lost.
 //!
 //! Carries messages; what they mean is the kernel's affair.
-mod speech;
+pub(crate) mod speech;
 
 use crate::driver::{Handle, Stopped};
 use bellows_election::{Backoff, Leader};
@@ -260,7 +260,7 @@ async fn listen(
 }
 
 /// When the master would have given the agent up, and one ping more.
-fn ping_budget(registered: &link::Registered) -> Duration {
+pub(crate) fn ping_budget(registered: &link::Registered) -> Duration {
     let interval = Duration::try_from_secs_f64(registered.ping_interval_seconds).unwrap_or(ANSWER_TIMEOUT);
     let pings = registered.max_missed_pings.clamp(1, 1_000) + 1;
     interval.clamp(Duration::from_millis(10), Duration::from_secs(3_600)) * pings

@@ -7,6 +7,9 @@
 mod clock;
 mod driver;
 mod effects;
+/// Parsers of what others write, for the fuzz targets only.
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod index;
 mod ingress;

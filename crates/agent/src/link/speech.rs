@@ -1,6 +1,6 @@
 //! Between the link's messages and the kernel's values.
 use bellows_kernel::agent::{AgentCommand, AgentMessage, RegisteredTask, Registration};
-use bellows_model::DEFAULT_ROLE;
+use bellows_model::{DEFAULT_ROLE, TaskId};
 use bellows_wire::{
     convert::{ConvertError, agent_to_wire, task_to_wire, uuid_from_wire},
     link::{self, agent_message, master_message::Message},
@@ -8,7 +8,7 @@ use bellows_wire::{
 };
 use std::time::Duration;
 
-pub(super) fn register(registration: &Registration) -> link::AgentMessage {
+pub(crate) fn register(registration: &Registration) -> link::AgentMessage {
     let register = link::Register {
         agent_info: agent_to_wire(&registration.info),
         version: registration.info.version.clone(),
@@ -29,7 +29,7 @@ fn running_task(task: &RegisteredTask) -> link::RunningTask {
     }
 }
 
-pub(super) fn to_master(message: AgentMessage) -> link::AgentMessage {
+pub(crate) fn to_master(message: AgentMessage) -> link::AgentMessage {
     let message = match message {
         AgentMessage::StatusUpdate { framework_id, status, latest_state } => {
             agent_message::Message::StatusUpdate(link::StatusUpdate {
@@ -62,7 +62,7 @@ pub(super) fn to_master(message: AgentMessage) -> link::AgentMessage {
 }
 
 /// `None`: a message of a later version.
-pub(super) fn from_master(message: link::MasterMessage) -> Result<Option<AgentCommand>, ConvertError> {
+pub(crate) fn from_master(message: link::MasterMessage) -> Result<Option<AgentCommand>, ConvertError> {
     let Some(message) = message.message else { return Ok(None) };
     Ok(Some(match message {
         Message::Registered(registered) => {
@@ -70,10 +70,15 @@ pub(super) fn from_master(message: link::MasterMessage) -> Result<Option<AgentCo
         }
         Message::TryLater(later) => AgentCommand::TryLater { reason: later.reason },
         Message::Refused(refused) => AgentCommand::Refused { reason: refused.reason },
-        Message::LaunchTask(launch) => AgentCommand::Launch {
-            framework: launch.framework_info.try_into()?,
-            task: launch.task_info.try_into()?,
-        },
+        Message::LaunchTask(launch) => {
+            // No master takes a status update of a task that bears another id: the connection would break with each.
+            let task_id = launch.task_info.task_id.clone();
+            TaskId::try_from(task_id).map_err(|error| error.within("task_info.task_id"))?;
+            AgentCommand::Launch {
+                framework: launch.framework_info.try_into()?,
+                task: launch.task_info.try_into()?,
+            }
+        }
         Message::KillTask(kill) => AgentCommand::Kill {
             framework_id: kill.framework_id.try_into()?,
             task_id: kill.task_id.try_into()?,
@@ -106,4 +111,33 @@ pub(super) fn from_master(message: link::MasterMessage) -> Result<Option<AgentCo
 /// A negative one is none at all.
 fn grace(duration: v1::DurationInfo) -> Duration {
     Duration::from_nanos(u64::try_from(duration.nanoseconds).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_whose_updates_no_master_would_take_is_not_launched() {
+        let launch = |task_id: &str| {
+            let task_info = v1::TaskInfo {
+                name: "task".into(),
+                task_id: v1::TaskId { value: task_id.into() },
+                agent_id: v1::AgentId { value: "m-S0".into() },
+                ..Default::default()
+            };
+            let framework_info = v1::FrameworkInfo {
+                user: "u".into(),
+                name: "n".into(),
+                id: Some(v1::FrameworkId { value: "m-0000".into() }),
+                ..Default::default()
+            };
+            let launch = link::LaunchTask { framework_info, task_info };
+            from_master(link::MasterMessage { message: Some(Message::LaunchTask(launch)) })
+        };
+        assert!(matches!(launch("t"), Ok(Some(AgentCommand::Launch { .. }))));
+        for task_id in ["t\u{10}", "..", "a/b", ""] {
+            assert!(launch(task_id).is_err(), "{task_id:?}");
+        }
+    }
 }

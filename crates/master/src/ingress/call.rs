@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// A call in the kernel's terms.
 #[derive(Debug, PartialEq)]
-pub(super) enum Known {
+pub(crate) enum Known {
     Subscribe { info: FrameworkInfo, suppressed_roles: Vec<String> },
     Other(Call),
 }

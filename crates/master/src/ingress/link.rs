@@ -32,7 +32,7 @@ const RECORD_PATIENCE: u32 = 6;
 
 /// Why an agent is not listened to any longer.
 #[derive(Debug, thiserror::Error)]
-enum LinkError {
+pub(crate) enum LinkError {
     #[error("the connection broke: {0}")]
     Broken(#[from] axum::Error),
     #[error(transparent)]
@@ -174,7 +174,7 @@ impl Reader {
                 share.grow(needed)
             })
         })?;
-        if let Some(event) = self.event(message)? {
+        if let Some(event) = event(self.id, self.peer, &mut self.registered, message)? {
             self.driver.tell(event).await.map_err(|_| LinkError::Stopped)?;
         }
         if memory > LARGE {
@@ -187,47 +187,52 @@ impl Reader {
     fn late(&self) -> LinkError {
         if self.registered { LinkError::TooSlow } else { LinkError::NotRegistered }
     }
+}
 
-    fn event(&mut self, message: link::AgentMessage) -> Result<Option<Event>, LinkError> {
-        let link = self.id;
-        let message = match (message.message, self.registered) {
-            (Some(Message::Register(register)), false) => {
-                let registration = registration(register, self.peer)?;
-                self.registered = true;
-                return Ok(Some(Event::AgentRegister { link, registration }));
+/// What an agent's message means to the kernel; `None`: nothing that this version knows. The first one registers it.
+pub(crate) fn event(
+    link: LinkId,
+    peer: SocketAddr,
+    registered: &mut bool,
+    message: link::AgentMessage,
+) -> Result<Option<Event>, LinkError> {
+    let message = match (message.message, *registered) {
+        (Some(Message::Register(register)), false) => {
+            let registration = registration(register, peer)?;
+            *registered = true;
+            return Ok(Some(Event::AgentRegister { link, registration }));
+        }
+        (Some(Message::Register(_)), true) | (_, false) => return Err(LinkError::OutOfOrder),
+        // A message of a later version.
+        (None, true) => return Ok(None),
+        (Some(message), true) => message,
+    };
+    let message = match message {
+        Message::Register(_) => return Err(LinkError::OutOfOrder),
+        Message::StatusUpdate(update) => {
+            let latest_state = update.latest_state.map(task_state).transpose()?;
+            let status = TaskStatus::try_from(update.status)?;
+            AgentMessage::StatusUpdate {
+                framework_id: update.framework_id.try_into()?,
+                latest_state: latest_state.unwrap_or(status.state),
+                status,
             }
-            (Some(Message::Register(_)), true) | (_, false) => return Err(LinkError::OutOfOrder),
-            // A message of a later version.
-            (None, true) => return Ok(None),
-            (Some(message), true) => message,
-        };
-        let message = match message {
-            Message::Register(_) => return Err(LinkError::OutOfOrder),
-            Message::StatusUpdate(update) => {
-                let latest_state = update.latest_state.map(task_state).transpose()?;
-                let status = TaskStatus::try_from(update.status)?;
-                AgentMessage::StatusUpdate {
-                    framework_id: update.framework_id.try_into()?,
-                    latest_state: latest_state.unwrap_or(status.state),
-                    status,
-                }
-            }
-            Message::ShuffleService(service) => AgentMessage::ShuffleService { down: service.down },
-            Message::Unregister(_) => AgentMessage::Unregister,
-            Message::Pong(pong) => AgentMessage::Pong { seq: pong.seq },
-            Message::ExecutorTerminated(ended) => AgentMessage::ExecutorTerminated {
-                framework_id: ended.framework_id.try_into()?,
-                executor_id: ended.executor_id.try_into()?,
-                status: ended.status,
-            },
-            Message::ExecutorMessage(message) => AgentMessage::ExecutorMessage {
-                framework_id: message.framework_id.try_into()?,
-                executor_id: message.executor_id.try_into()?,
-                data: message.data.into(),
-            },
-        };
-        Ok(Some(Event::Agent { link, message }))
-    }
+        }
+        Message::ShuffleService(service) => AgentMessage::ShuffleService { down: service.down },
+        Message::Unregister(_) => AgentMessage::Unregister,
+        Message::Pong(pong) => AgentMessage::Pong { seq: pong.seq },
+        Message::ExecutorTerminated(ended) => AgentMessage::ExecutorTerminated {
+            framework_id: ended.framework_id.try_into()?,
+            executor_id: ended.executor_id.try_into()?,
+            status: ended.status,
+        },
+        Message::ExecutorMessage(message) => AgentMessage::ExecutorMessage {
+            framework_id: message.framework_id.try_into()?,
+            executor_id: message.executor_id.try_into()?,
+            data: message.data.into(),
+        },
+    };
+    Ok(Some(Event::Agent { link, message }))
 }
 
 fn registration(register: link::Register, peer: SocketAddr) -> Result<AgentRegistration, LinkError> {

@@ -27,8 +27,11 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
+pub(crate) use call::Known;
 pub(crate) use legacy::Version;
+pub(crate) use link::event as link_event;
 pub(crate) use refused::Refused;
+pub(crate) use teardown::named_framework;
 
 /// Longer queries are no client's: a task's and a framework's id and a page of `/tasks` take a few hundred bytes.
 const MAX_QUERY_BYTES: usize = 4_096;

@@ -23,12 +23,15 @@ struct Form {
 pub(super) async fn form(shared: &Arc<Shared>, request: Request) -> Result<Response, Refused> {
     let share = shared.share(&request);
     let body = body(request, MAX_FORM_BYTES, &share).await?;
-    let uri = format!("/?{}", String::from_utf8_lossy(&body).trim());
-    let form = uri.parse().ok().and_then(|uri| axum::extract::Query::<Form>::try_from_uri(&uri).ok());
-    let Some(form) = form else {
-        return Err(Refused::bad_request("Missing 'frameworkId' query parameter in the request body"));
-    };
-    tear_down(shared, FrameworkId::from(form.framework_id.as_str())).await
+    let framework_id = named_framework(&body)
+        .ok_or_else(|| Refused::bad_request("Missing 'frameworkId' query parameter in the request body"))?;
+    tear_down(shared, framework_id).await
+}
+
+pub(crate) fn named_framework(body: &[u8]) -> Option<FrameworkId> {
+    let uri = format!("/?{}", String::from_utf8_lossy(body).trim()).parse().ok()?;
+    let form = axum::extract::Query::<Form>::try_from_uri(&uri).ok()?.0;
+    Some(FrameworkId::from(form.framework_id))
 }
 
 pub(super) async fn tear_down(shared: &Shared, framework_id: FrameworkId) -> Result<Response, Refused> {
