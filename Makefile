@@ -17,9 +17,9 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The binary is static and without line tables: one small file is all a machine needs. libmesos.so links to the libc
-# of the JVM that loads it, which may be as old as 2.28.
+# of the JVM that loads it, which may be as old as 2.28. Naming both packages builds what they share once.
 build: $(BELLOWS_ZIG) ## the release binary `bellows` and `libmesos.so`, in target/release/
-	cargo rustc --release --locked -p bellows-libmesos --lib --crate-type cdylib -- -C linker=$(CURDIR)/crates/libmesos/zigcc
+	cargo build --release --locked --lib -p bellows -p bellows-libmesos
 	cargo rustc --release --locked -p bellows --bin bellows -- -C target-feature=+crt-static -C strip=debuginfo
 	@echo "$(RELEASE)/bellows and $(RELEASE)/libmesos.so"
 

@@ -34,6 +34,8 @@ pub struct Agent {
     /// `host:port`
     pub address: String,
     pub active: bool,
+    /// Applications that use the shuffle service are offered nothing of it meanwhile
+    pub shuffle_service_down: bool,
     pub tasks: usize,
     pub cpus: f64,
     pub cpus_used: f64,
@@ -120,6 +122,7 @@ pub fn agents(state: &GetState) -> Vec<Agent> {
             Agent {
                 address: agent_address(agent),
                 active: agent.active,
+                shuffle_service_down: agent.shuffle_service_down(),
                 tasks: tasks.get(id.as_str()).copied().unwrap_or(0),
                 cpus: scalar(&agent.total_resources, "cpus"),
                 cpus_used: scalar(&agent.allocated_resources, "cpus"),
@@ -216,7 +219,12 @@ pub fn agent_table(rows: &[Agent], now: f64) -> String {
         table.row([
             a.id.clone(),
             a.address.clone(),
-            if a.active { "active" } else { "inactive" }.to_owned(),
+            match (a.active, a.shuffle_service_down) {
+                (true, false) => "active",
+                (true, true) => "no shuffle service",
+                (false, _) => "inactive",
+            }
+            .to_owned(),
             a.tasks.to_string(),
             figure(a.cpus_used),
             figure(a.cpus),
@@ -299,10 +307,10 @@ mod tests {
                 "allocated_resources":{used}}}"#
             )
         };
-        let agent = |id: u32, used: String| {
+        let agent = |id: u32, more: &str, used: String| {
             format!(
                 r#"{{"agent_info":{{"hostname":"h{id}","port":5051,"id":{{"value":"m-S{id}"}}}},"active":true,
-                "version":"1.11.0","pid":"slave(1)@10.0.0.{id}:5051","registered_time":{{"nanoseconds":1000000000000000}},
+                "version":"1.11.0",{more}"pid":"slave(1)@10.0.0.{id}:5051","registered_time":{{"nanoseconds":1000000000000000}},
                 "total_resources":{},"allocated_resources":{used}}}"#,
                 resources(2.0, 4096.0)
             )
@@ -316,8 +324,8 @@ mod tests {
             task(0, "TASK_FAILED", "Command exited with status 1"),
             framework("m-0001", "flights", resources(2.0, 2816.0)),
             framework("m-0000", "flights", "[]".to_owned()),
-            agent(1, resources(1.0, 1408.0)),
-            agent(2, resources(1.0, 1408.0)),
+            agent(1, "", resources(1.0, 1408.0)),
+            agent(2, r#""shuffle_service_down":true,"#, resources(1.0, 1408.0)),
         );
         let response: Response = bellows_wire::json::decode(json.as_bytes()).expect("valid JSON");
         response.get_state.expect("a state")

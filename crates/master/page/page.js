@@ -131,7 +131,8 @@ function showAgents({ slaves }) {
   show("agents", slaves, (slave) => slave.id, [
     column("", ({ hostname, port, id }) => [hostname, port, id],
       (slave) => named(link(`${slave.hostname}:${slave.port}`, address(slave, "/state"), "The agent's state"), slave.id)),
-    column("", ({ active }) => active, ({ active }) => active ? state("active", "good") : state("disconnected", "warn")),
+    column("", ({ active, shuffle_service_down }) => [active, shuffle_service_down], ({ active, shuffle_service_down }) =>
+      !active ? state("disconnected", "warn") : shuffle_service_down ? state("no shuffle service", "warn") : state("active", "good")),
     held("cpus", number),
     held("mem", memory),
     column("n", (slave) => slave.TASK_RUNNING),

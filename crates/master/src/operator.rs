@@ -79,6 +79,7 @@ fn agent_to_operator(
         pid: Some(pid(agent)),
         registered_time: Some(time(agent.registered)),
         reregistered_time: agent.reregistered.map(time),
+        shuffle_service_down: agent.shuffle_service_down.then_some(true),
         total_resources: resources_to_wire(&agent.info.resources, None, FORMAT),
         allocated_resources: used,
         offered_resources: offered,
@@ -294,7 +295,9 @@ pub(crate) fn observed(state: &State, observation: Observation) -> Option<Event>
             Type::TaskUpdated
         }
         // Mesos' operators hear of launched tasks only.
-        Observation::TaskRefused { .. } | Observation::TaskChanged { .. } => return None,
+        Observation::TaskRefused { .. } | Observation::TaskChanged { .. } | Observation::AgentChanged(_) => {
+            return None;
+        }
     };
     event.r#type = Some(kind.into());
     Some(event)

@@ -36,21 +36,16 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("crates/testkit lies two below the top")
 }
 
-/// The directory with `bellows` and `libmesos.so`, built once per test process by the cargo that runs the tests, the
-/// library linked as it is shipped.
+/// The directory with `bellows` and `libmesos.so`, built once per test process by the cargo that runs the tests.
 pub fn binaries() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let linker = repository().join("crates/libmesos/zigcc");
-        let library = ["rustc", "-p", "bellows-libmesos", "--lib", "--crate-type", "cdylib", "--"];
-        let library = library.map(str::to_owned).into_iter();
-        let library = library.chain(["-C".to_owned(), format!("linker={}", linker.display())]).collect();
-        for arguments in [vec!["build".to_owned(), "-p".to_owned(), "bellows".to_owned()], library] {
-            let mut cargo = Command::new(env!("CARGO"));
-            let status = cargo.current_dir(repository()).arg("--quiet").args(&arguments).status();
-            let built = status.expect("cargo starts").success();
-            assert!(built, "`cargo {}` fails; `make test` fetches the linker", arguments.join(" "));
-        }
+        let status = Command::new(env!("CARGO"))
+            .current_dir(repository())
+            .args(["build", "--quiet", "-p", "bellows", "-p", "bellows-libmesos"])
+            .status()
+            .expect("cargo starts");
+        assert!(status.success(), "bellows and libmesos.so do not build");
         // A test runs as <target>/<profile>/deps/<name>.
         let exe = std::env::current_exe().expect("the test has a path");
         exe.ancestors().nth(2).expect("a test lies in <target>/<profile>/deps").to_owned()

@@ -157,9 +157,10 @@ impl World {
 
     fn any_message(&mut self) -> Option<AgentMessage> {
         let (framework_id, task) = self.pick_from(all_tasks)?;
-        Some(match self.random.below(5) {
+        Some(match self.random.below(6) {
             0 => AgentMessage::Pong { seq: self.random.below(3) as u64 },
             1 => AgentMessage::ExecutorTerminated { framework_id, executor_id: "x".into(), status: -1 },
+            3 => AgentMessage::Unregister,
             2 => AgentMessage::ShuffleService { down: self.random.percent(50) },
             _ => {
                 let (state, latest_state) = (self.any_state(), self.any_state());

@@ -133,6 +133,8 @@ pub enum AgentCommand {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Observation {
     AgentAdded(AgentId),
+    /// Its shuffle service has fallen silent, or answers again. Operators are not told.
+    AgentChanged(AgentId),
     AgentRemoved(AgentId),
     FrameworkAdded(FrameworkId),
     FrameworkUpdated(FrameworkId),

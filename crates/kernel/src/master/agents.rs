@@ -485,7 +485,9 @@ impl Step<'_> {
     /// While it is down, frameworks that use it are offered nothing of the agent: an executor that runs there has
     /// Spark's driver register with the service, and fail for good if that is not there.
     fn shuffle_service(&mut self, agent_id: &AgentId, down: bool) {
-        self.agent_mut(agent_id).shuffle_service_down = down;
+        if std::mem::replace(&mut self.agent_mut(agent_id).shuffle_service_down, down) != down {
+            self.observe(Observation::AgentChanged(agent_id.clone()));
+        }
         let Some(index) = self.state.agents[agent_id].index else { return };
         self.state.allocator.set_shuffle_service_down(index, down);
         if !down {

@@ -52,7 +52,7 @@ impl StateCopy {
     /// Brings up to date what was copied and has changed since.
     pub fn observe(&mut self, state: &State, observation: &Observation) {
         match observation {
-            Observation::AgentAdded(id) => {
+            Observation::AgentAdded(id) | Observation::AgentChanged(id) => {
                 if let Some(agent) = state.agents.get(id) {
                     self.copied.agents.insert(id.clone(), agent.to_read());
                 }
@@ -179,6 +179,7 @@ impl Agent {
         copy.used.clone_from(&self.used);
         copy.offered.clone_from(&self.offered);
         copy.unreachable = self.unreachable;
+        copy.shuffle_service_down = self.shuffle_service_down;
         copy.recovered = self.recovered;
         copy.executors.clone_from(&self.executors);
         copy

@@ -35,6 +35,9 @@ pub(crate) struct AgentView<'a> {
     unreserved_resources: Unreserved<'a>,
     active: bool,
     deactivated: bool,
+    /// Not Mesos'; only where it is so.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    shuffle_service_down: bool,
     version: &'static str,
     capabilities: [&'static str; 2],
 }
@@ -57,6 +60,7 @@ impl<'a> AgentView<'a> {
             unreserved_resources: Unreserved(&info.resources),
             active: is_active(agent),
             deactivated: false,
+            shuffle_service_down: agent.shuffle_service_down,
             version: API_VERSION,
             capabilities: CAPABILITIES,
         }

@@ -236,6 +236,29 @@ fn a_connection_that_waits_takes_over_when_the_old_one_ends() {
 }
 
 #[test]
+fn what_a_connection_says_of_the_shuffle_service_while_it_waits_counts() {
+    let mut spark = framework_info("spark");
+    spark.labels.push(shuffle_service_label());
+    let (mut master, _, agent, old) = Master::running(spark);
+    let (other, _) = pretend(&mut master, &agent);
+    master.step(Event::Agent { link: other, message: AgentMessage::ShuffleService { down: true } });
+    assert!(!master.state.agents[&agent].shuffle_service_down, "it is not the agent yet");
+    let outcome = master.step(Event::LinkClosed { link: old });
+    assert_eq!(outcome.registered(), Some(agent.clone()));
+    assert!(master.state.agents[&agent].shuffle_service_down && outcome.offers().is_empty());
+}
+
+/// Nobody can take another's agent out of service.
+#[test]
+fn a_connection_that_waits_unregisters_nobody() {
+    let (mut master, _, agent, old) = Master::running(framework_info("f"));
+    let (other, _) = pretend(&mut master, &agent);
+    let outcome = master.step(Event::Agent { link: other, message: AgentMessage::Unregister });
+    assert!(outcome.0.is_empty(), "{outcome:?}");
+    assert_eq!(master.state.agents[&agent].link, Some(old));
+}
+
+#[test]
 fn agents_are_bounded_and_the_longest_unreachable_makes_room() {
     let mut config = Config::new("m");
     config.max_agents = 2;

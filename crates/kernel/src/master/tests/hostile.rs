@@ -130,7 +130,7 @@ fn message() -> impl Strategy<Value = AgentMessage> {
         });
     let pong = prop_oneof![0..6u64, Just(u64::MAX)].prop_map(|seq| AgentMessage::Pong { seq });
     let service = any::<bool>().prop_map(|down| AgentMessage::ShuffleService { down });
-    prop_oneof![8 => update, 4 => executor, 2 => pong, 2 => service]
+    prop_oneof![8 => update, 4 => executor, 2 => pong, 2 => service, 1 => Just(AgentMessage::Unregister)]
 }
 
 /// Which offers a call names, out of those that there are.

@@ -30,6 +30,7 @@ enum Op {
     CloseStream(usize),
     NewAgent(usize),
     CloseLink(usize),
+    ShuffleService(usize, bool),
     /// It comes back with a part of its tasks.
     ComeBack {
         agent: usize,
@@ -71,6 +72,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => index.clone().prop_map(Op::CloseStream),
         2 => (0..4usize).prop_map(Op::NewAgent),
         2 => index.clone().prop_map(Op::CloseLink),
+        2 => (index.clone(), any::<bool>()).prop_map(|(link, down)| Op::ShuffleService(link, down)),
         3 => (index.clone(), any::<bool>(), any::<bool>())
             .prop_map(|(agent, forgets, heard)| Op::ComeBack { agent, forgets, heard }),
         9 => (index.clone(), 0..4usize, any::<bool>(), proptest::option::of(0..20u64))
@@ -223,6 +225,8 @@ impl Run {
         match op {
             Op::Subscribe { aware, role, failover } => {
                 let mut info = framework_info("f");
+                // Half of them use the shuffle service.
+                info.labels.extend(aware.then(shuffle_service_label));
                 info.failover_timeout = Duration::from_secs(failover);
                 info.roles = ROLES[..=role].iter().map(|role| (*role).to_owned()).collect();
                 if !aware {
@@ -259,6 +263,11 @@ impl Run {
             Op::CloseLink(index) => {
                 if let Some(link) = pick(self.master.state.links.keys().copied(), index) {
                     self.step(Event::LinkClosed { link });
+                }
+            }
+            Op::ShuffleService(index, down) => {
+                if let Some(link) = pick(self.master.state.links.keys().copied(), index) {
+                    self.step(Event::Agent { link, message: AgentMessage::ShuffleService { down } });
                 }
             }
             Op::ComeBack { agent, forgets, heard } => self.come_back(agent, forgets, heard),
@@ -440,7 +449,7 @@ fn observable(state: &State) -> String {
             .agents
             .iter()
             .filter(|(_, agent)| agent.unreachable.is_none())
-            .map(|(id, _)| id.clone())
+            .map(|(id, agent)| (id.clone(), agent.shuffle_service_down))
             .collect::<Vec<_>>(),
         state.frameworks.values().map(framework).collect::<Vec<_>>(),
         state.completed_frameworks.iter().map(framework).collect::<Vec<_>>(),
