@@ -9,6 +9,8 @@ pub(crate) struct Announced {
     hostname: Option<String>,
     /// Nobody has said which: the agent listens on all addresses.
     follows_link: bool,
+    /// Not on IPv6's.
+    only_ipv4: bool,
 }
 
 impl Announced {
@@ -21,6 +23,7 @@ impl Announced {
             address: watch::Sender::new(address),
             hostname: config.hostname.clone(),
             follows_link: given.is_none(),
+            only_ipv4: bound.is_ipv4(),
         }
     }
 
@@ -34,13 +37,28 @@ impl Announced {
     }
 
     /// Takes note of the agent's end of a connection to the master; `true`: another address is announced from now on.
+    /// One that others cannot reach this agent by is not.
     pub(crate) fn connected_from(&self, local: IpAddr) -> bool {
-        self.follows_link
-            && self.address.send_if_modified(|address| {
-                let changed = address.ip() != local;
-                address.set_ip(local);
-                changed
-            })
+        if !self.follows_link {
+            return false;
+        }
+        let unusable = match local.to_canonical() {
+            IpAddr::V6(_) if self.only_ipv4 => Some("the agent listens on IPv4 addresses only"),
+            IpAddr::V6(ip) if ip.is_unicast_link_local() => Some("it means nothing to other machines"),
+            _ => None,
+        };
+        if let Some(why) = unusable {
+            tracing::warn!(
+                %local, announced = %self.address(), why,
+                "the address that reaches the master is not announced: give --advertise-ip, or listen with --ip"
+            );
+            return false;
+        }
+        self.address.send_if_modified(|address| {
+            let changed = address.ip() != local;
+            address.set_ip(local);
+            changed
+        })
     }
 }
 
@@ -81,5 +99,18 @@ mod tests {
         assert!(!given.connected_from(lan));
         assert_eq!(given.address().to_string(), "203.0.113.9:15051");
         assert_eq!(given.hostname(), "node5.example.org");
+    }
+
+    #[test]
+    fn an_address_that_reaches_nothing_here_is_not_announced() {
+        let [lan, link_local] = ["fd00::5", "fe80::5"].map(|ip| ip.parse::<IpAddr>().expect("an address"));
+        let ipv4 = announced("0.0.0.0:5051", |_| {});
+        assert!(!ipv4.connected_from(lan) && !ipv4.connected_from(link_local));
+        assert_eq!(ipv4.address().to_string(), "127.0.0.1:5051");
+
+        let both = announced("[::]:5051", |_| {});
+        assert!(both.connected_from(lan) && !both.connected_from(link_local));
+        assert_eq!(both.address().to_string(), "[fd00::5]:5051");
+        assert!(both.connected_from([10, 0, 0, 5].into()));
     }
 }

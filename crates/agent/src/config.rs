@@ -26,7 +26,7 @@ pub struct Config {
     pub advertise_port: Option<u16>,
     /// Names that this agent answers to beside its own: those of a proxy before it, aliases.
     pub allow_hosts: Vec<String>,
-    /// Of its HTTP port.
+    /// Limits of the agent's HTTP port.
     pub limits: Limits,
     /// `cpus:4;mem:8192;…`: what is named here replaces what is detected, kind by kind.
     pub resources: String,

@@ -40,7 +40,7 @@ pub(crate) struct Shared {
     work_dir: PathBuf,
     announced: Arc<Announced>,
     flags: BTreeMap<&'static str, String>,
-    /// For calls, and for answers that are not read yet.
+    /// Memory for calls and for answers that are not read yet.
     memory: MemoryBudget,
 }
 
@@ -70,7 +70,7 @@ pub(crate) fn router(
 }
 
 impl Shared {
-    /// What the request's peer has of the memory.
+    /// Returns the peer's share of the memory.
     fn share(&self, request: &Request) -> Share {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
         let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());

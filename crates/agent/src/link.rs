@@ -163,8 +163,7 @@ fn redirected<T>(response: &http::Response<T>) -> Option<String> {
 }
 
 async fn open(authority: &str) -> Result<(http::Response<Incoming>, Outgoing), LinkError> {
-    let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-    let stream = timeout(CONNECT_TIMEOUT, bellows_names::connect(authority)).await.map_err(late)??;
+    let stream = bellows_names::connect(authority, CONNECT_TIMEOUT).await?;
     stream.set_nodelay(true)?;
     let local_ip = stream.local_addr()?.ip();
     bellows_runtime::notice_lost_peers(&stream, bellows_runtime::LOST_PEER_TIMEOUT)?;

@@ -19,7 +19,7 @@ use rustix::{
     process::{Gid, Uid, geteuid},
 };
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     fs::File,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -27,12 +27,15 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// Of a framework's id, in the name of its directory.
+/// Length of the framework's id within a directory's name.
 const ID_CHARS: usize = 64;
 /// Names that are tried for one directory, should others be taken.
 const NAMES_LIMIT: usize = 8;
-/// What Spark makes in its local directories (`DiskBlockManager`, `Utils.createTempDir`).
-const MADE_BY_SPARK: [&[u8]; 2] = [b"blockmgr-", b"spark-"];
+/// Prefixes of the directories that Spark makes in its local directories (`DiskBlockManager`, `Utils.createTempDir`);
+/// a UUID follows.
+const MADE_BY_SPARK: [&str; 2] = ["blockmgr-", "spark-"];
+/// Length of a UUID as Java writes it, with hyphens.
+const UUID_CHARS: usize = 36;
 const DIR_FLAGS: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 pub(crate) struct ShuffleDirs {
@@ -58,7 +61,7 @@ impl ShuffleDirs {
     }
 
     /// The directories that were made for a framework's tasks of one user, joined for `SPARK_EXECUTOR_DIRS`; `None` when
-    /// there are none.
+    /// there are none. Blocks while one is being made.
     pub(crate) fn joined(&self, framework_id: &FrameworkId, owner: Option<&Owner>) -> Option<String> {
         let paths = self.roots.iter().filter_map(|root| root.of(framework_id, owner));
         let paths: Vec<String> = paths.map(|path| path.display().to_string()).collect();
@@ -80,8 +83,10 @@ impl ShuffleDirs {
         found
     }
 
+    /// Removes what it can on every disk; then the first failure counts.
     pub(crate) fn remove(&self, framework_id: &FrameworkId) -> Result<(), Error> {
-        self.roots.iter().try_for_each(|root| root.remove(framework_id).map_err(Error::io(&root.path)))
+        let removed = self.roots.iter().map(|root| root.remove(framework_id).map_err(Error::io(&root.path)));
+        removed.fold(Ok(()), Result::and)
     }
 }
 
@@ -186,23 +191,24 @@ impl Root {
     fn remove(&self, framework_id: &FrameworkId) -> io::Result<()> {
         let entries: Vec<Entry> =
             self.ledger().entries().iter().filter(|entry| entry.is_of(framework_id)).cloned().collect();
-        for entry in entries {
-            match &entry.made {
-                Made::NotYet => self.remove_unmade(&entry)?,
-                Made::Inode(_) => {
-                    let name = CString::new(entry.directory.as_str())?;
-                    let ours = |found: &Stat| self.is_ours(&entry, found).unwrap_or(false);
-                    remove_tree_at(self.dir.as_fd(), &name, ours)?;
-                }
-                Made::Earlier(recorded) => self.remove_earlier(&entry.directory, *recorded)?,
+        entries.iter().map(|entry| self.remove_entry(entry)).fold(Ok(()), Result::and)
+    }
+
+    fn remove_entry(&self, entry: &Entry) -> io::Result<()> {
+        match &entry.made {
+            Made::NotYet => self.remove_unmade(entry)?,
+            Made::Inode(_) => {
+                let name = CString::new(entry.directory.as_str())?;
+                let ours = |found: &Stat| self.is_ours(entry, found).unwrap_or(false);
+                remove_tree_at(self.dir.as_fd(), &name, ours)?;
             }
-            if self.exists(&entry.directory)? {
-                let path = self.path.join(&entry.directory);
-                tracing::warn!(path = %path.display(), "what lies there was not made by this agent: it is left alone");
-            }
-            self.ledger().forget(&entry.directory)?;
+            Made::Earlier(recorded) => self.remove_earlier(&entry.directory, *recorded)?,
         }
-        Ok(())
+        if self.exists(&entry.directory)? {
+            let path = self.path.join(&entry.directory);
+            tracing::warn!(path = %path.display(), "what lies there was not made by this agent: it is left alone");
+        }
+        self.ledger().forget(&entry.directory)
     }
 
     fn exists(&self, name: &str) -> io::Result<bool> {
@@ -229,16 +235,18 @@ impl Root {
     }
 
     /// A directory of an earlier release goes whole if it is certain that it was made for the framework; otherwise only
-    /// what Spark has put there.
+    /// what the framework's executors have put there. Both are younger than the entry: where the file system does not
+    /// know how old they are, nothing goes.
     fn remove_earlier(&self, name: &str, recorded: Option<(i64, u32)>) -> io::Result<()> {
+        let Some(recorded) = recorded else { return Ok(()) };
         let c_name = CString::new(name)?;
         let here = fstat(&self.dir)?.st_dev;
-        let born = match birth(&self.dir, &c_name, AtFlags::empty()) {
-            Err(Errno::NOENT) => return Ok(()),
-            born => born?,
+        let made_since = |parent: BorrowedFd<'_>, name: &CStr| match birth(parent, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(false),
+            born => born.map(|born| born.is_some_and(|born| born >= recorded)),
         };
-        let made_since = recorded.is_some_and(|recorded| born.is_some_and(|born| born >= recorded));
-        let whole = |found: &Stat| made_since && found.st_mode & 0o777 == 0o700 && found.st_dev == here;
+        let young = made_since(self.dir.as_fd(), &c_name)?;
+        let whole = |found: &Stat| young && found.st_mode & 0o777 == 0o700 && found.st_dev == here;
         if remove_tree_at(self.dir.as_fd(), &c_name, whole)? {
             return Ok(());
         }
@@ -246,14 +254,24 @@ impl Root {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
             dir => dir?,
         };
+        // The release gave the directory to the tasks' user, whether it had made it or not.
+        let user = fstat(&dir)?.st_uid;
         for child in Dir::read_from(&dir)? {
             let child = child?;
-            if MADE_BY_SPARK.iter().any(|prefix| child.file_name().to_bytes().starts_with(prefix)) {
-                remove_tree_at(dir.as_fd(), child.file_name(), |found| found.st_dev == here)?;
+            let name = child.file_name();
+            if is_sparks(name) && made_since(dir.as_fd(), name)? {
+                remove_tree_at(dir.as_fd(), name, |found| found.st_dev == here && found.st_uid == user)?;
             }
         }
         remove_if_empty(self.dir.as_fd(), name)
     }
+}
+
+/// Whether Spark gives such names to directories: `blockmgr-UUID`, `spark-UUID`.
+fn is_sparks(name: &CStr) -> bool {
+    let Ok(name) = name.to_str() else { return false };
+    let ids = MADE_BY_SPARK.iter().filter_map(|prefix| name.strip_prefix(prefix));
+    ids.filter(|id| id.len() == UUID_CHARS).any(|id| uuid::Uuid::try_parse(id).is_ok())
 }
 
 fn uid_of(owner: Option<&Owner>) -> u32 {

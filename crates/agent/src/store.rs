@@ -73,7 +73,13 @@ impl Store {
         let mut checkpoint = tables::read(&database).map_err(judged)?;
         if forget_secrets(&mut checkpoint) {
             drop(database);
-            replace(path, &checkpoint).map_err(judged)?;
+            if let Err(error) = replace(path, &checkpoint) {
+                tracing::warn!(
+                    path = %path.display(), %error,
+                    "an earlier release has written tasks' secrets to the checkpoint, which cannot be written anew \
+                     without them: free some space on this disk; it is tried again at the next start"
+                );
+            }
             database = open(path).map_err(failed)?;
         }
         let shared = Arc::new(Shared::default());
@@ -172,6 +178,7 @@ fn forget_secrets(checkpoint: &mut Checkpoint) -> bool {
 }
 
 /// Puts a new file in the place of the checkpoint: in the old one, what was overwritten would still be there.
+/// When it fails the old one is still there, and nothing beside it.
 fn replace(path: &Path, checkpoint: &Checkpoint) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
@@ -180,8 +187,15 @@ fn replace(path: &Path, checkpoint: &Checkpoint) -> Result<(), Box<dyn std::erro
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
-    tables::write(&open(&new)?, tables::records(checkpoint).iter())?;
-    std::fs::rename(&new, path)?;
+    let written = (|| {
+        tables::write(&open(&new)?, tables::records(checkpoint).iter())?;
+        std::fs::rename(&new, path)?;
+        Ok(())
+    })();
+    if written.is_err() {
+        let _ = std::fs::remove_file(&new);
+        return written;
+    }
     if let Some(dir) = path.parent() {
         File::open(dir)?.sync_all()?;
     }

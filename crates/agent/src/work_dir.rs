@@ -1,10 +1,14 @@
 //! The directory that an agent keeps itself in. One agent each: a second one is turned away.
 use crate::Error;
 use bellows_containment::{OPEN_DIR, PASSAGE_DIR, PRIVATE_DIR, make_dirs, own_dir};
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::{
+    fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, openat, statat, unlinkat},
+    process::geteuid,
+};
 use std::{
+    ffi::CStr,
     fs::{self, File, OpenOptions},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -18,7 +22,7 @@ pub(crate) struct WorkDir {
 }
 
 impl WorkDir {
-    /// What is missing is made so that tasks of other users pass through to their sandboxes, and nobody else lists what
+    /// Opens the directory. What is missing is made so that tasks of other users pass through to their sandboxes, and nobody else lists what
     /// is there. A directory that exists keeps its mode.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         make_dirs(path, PASSAGE_DIR).map_err(Error::io(path))?;
@@ -37,19 +41,29 @@ impl WorkDir {
 
     /// Deletes what an earlier release's fetcher has cached beside the sandboxes, and nothing else that is there.
     pub(crate) fn discard_earlier_cache(&self) {
-        let dir = self.path.join("fetch");
-        let cached = |entry: &fs::DirEntry| {
-            let (name, ours) = (entry.file_name(), rustix::process::geteuid().as_raw());
-            name.to_str().is_some_and(|name| name.len() == 10 && name.starts_with(".tmp"))
-                && entry
-                    .metadata()
-                    .is_ok_and(|file| file.is_file() && file.uid() == ours && file.mode() & 0o77 == 0)
+        let path = self.path.join("fetch");
+        let ours = geteuid().as_raw();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(dir) = openat(CWD, &path, flags, Mode::empty()) else { return };
+        if !fstat(&dir).is_ok_and(|stat| stat.st_uid == ours) {
+            return;
+        }
+        let cached = |name: &CStr| {
+            let name_fits = name.to_bytes().len() == 10 && name.to_bytes().starts_with(b".tmp");
+            name_fits
+                && statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
+                    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                        && stat.st_uid == ours
+                        && stat.st_mode & 0o77 == 0
+                })
         };
-        for entry in dir.read_dir().into_iter().flatten().flatten().filter(cached) {
-            let _ = fs::remove_file(entry.path());
+        for entry in Dir::read_from(&dir).into_iter().flatten().flatten() {
+            if cached(entry.file_name()) {
+                let _ = unlinkat(&dir, entry.file_name(), AtFlags::empty());
+            }
         }
         // Only when nothing is left in it.
-        let _ = fs::remove_dir(dir);
+        let _ = fs::remove_dir(path);
     }
 }
 
@@ -107,6 +121,20 @@ mod tests {
             WorkDir::open(dir.path()).expect("free").discard_earlier_cache();
             assert_eq!(path.exists(), !cached, "{name}");
         }
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_an_earlier_cache_leads_to_nothing() {
+        let dir = tempfile::tempdir().expect("temporary");
+        let (path, elsewhere) = (dir.path().join("work"), dir.path().join("elsewhere"));
+        fs::create_dir(&elsewhere).expect("made");
+        let file = elsewhere.join(".tmpAbC123");
+        fs::write(&file, "x").expect("written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("chmod");
+        let work_dir = WorkDir::open(&path).expect("free");
+        std::os::unix::fs::symlink(&elsewhere, path.join("fetch")).expect("link");
+        work_dir.discard_earlier_cache();
+        assert!(file.exists());
     }
 
     #[test]

@@ -224,7 +224,8 @@ pub struct MasterArgs {
     pub offers: OfferArgs,
 }
 
-/// What others are told, where they do not reach what is listened on: behind NAT, or with several networks.
+/// The address and port that others are told, where they differ from those listened on: behind NAT, or with several
+/// networks.
 #[derive(Debug, Clone, Default, Args)]
 pub struct AdvertiseArgs {
     /// The address that others reach this one by [default: --ip, or, where that is any, the one that the master or this

@@ -93,10 +93,8 @@ impl Connection {
 }
 
 async fn connect(authority: &str) -> Result<SendRequest<Full<Bytes>>, String> {
-    let stream = tokio::time::timeout(CONNECT_TIMEOUT, bellows_names::connect(authority))
-        .await
-        .map_err(|_| format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))?
-        .map_err(|error| error.to_string())?;
+    let stream =
+        bellows_names::connect(authority, CONNECT_TIMEOUT).await.map_err(|error| error.to_string())?;
     // Calls are small and wait for their answers: never hold one back for more.
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     notice_lost_peer(&stream).map_err(|error| error.to_string())?;

@@ -38,7 +38,7 @@ pub struct Blocked {
     pub path: PathBuf,
     pub dir: PathBuf,
     uid: u32,
-    /// Whose right is missing, as chmod(1) names it: `u`, `g` or `o`.
+    /// The class of users whose right is missing, as chmod(1) names it: `u`, `g` or `o`.
     class: char,
 }
 

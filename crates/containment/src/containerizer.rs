@@ -87,7 +87,7 @@ pub enum ExitStatus {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
     pub status: ExitStatus,
-    /// For people: why it is [`ExitStatus::Lost`] or [`ExitStatus::NotStarted`].
+    /// Says to people why it is [`ExitStatus::Lost`] or [`ExitStatus::NotStarted`].
     pub reason: Option<String>,
 }
 

@@ -1,6 +1,8 @@
 //! Read-only access to the files below one directory, for the agent's `/files` endpoints.
 //!
-//! Every look-up stays beneath the directory ([`open_beneath`]), whatever the path or the links in it say.
+//! Every look-up stays beneath the directory ([`open_beneath`]), whatever the path or the links in it say. And what lies
+//! in a sandbox is only read if it is the sandbox' owner's: a task can move, or link, another user's file into its own.
+use crate::sandbox::SANDBOX_DEPTH;
 use bellows_syscall::open_beneath;
 use rustix::{
     fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat},
@@ -67,6 +69,8 @@ pub enum FilesError {
     NotADirectory,
     #[error("is neither a file nor a directory")]
     Special,
+    #[error("belongs to another user than the sandbox that it lies in")]
+    Foreign,
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
 }
@@ -76,14 +80,25 @@ pub enum FilesError {
 pub struct FileRoot {
     path: PathBuf,
     root: OwnedFd,
+    /// How many directories below the root the sandboxes are; 0: it is one itself.
+    sandbox_depth: usize,
 }
 
 impl FileRoot {
-    /// `path` itself is trusted: links in it are followed.
-    pub fn open(path: &Path) -> Result<Self, FilesError> {
+    /// Opens one sandbox. `path` itself is trusted: links in it are followed.
+    pub fn of_sandbox(path: &Path) -> Result<Self, FilesError> {
+        Self::open(path, 0)
+    }
+
+    /// Opens the directory of all [`crate::Sandboxes`].
+    pub fn of_sandboxes(path: &Path) -> Result<Self, FilesError> {
+        Self::open(path, SANDBOX_DEPTH)
+    }
+
+    fn open(path: &Path, sandbox_depth: usize) -> Result<Self, FilesError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, path, flags, Mode::empty()).map_err(|why| failure(path, why))?;
-        Ok(Self { path: path.into(), root })
+        Ok(Self { path: path.into(), root, sandbox_depth })
     }
 
     /// A directory's entries by name. `path` is relative to the root; leading slashes are ignored.
@@ -165,8 +180,24 @@ impl FileRoot {
 
     fn resolve(&self, path: &str, flags: OFlags) -> Result<OwnedFd, FilesError> {
         let path = relative(path);
-        open_beneath(self.root.as_fd(), path.as_ref(), flags)
-            .map_err(|why| failure(&self.path.join(path), why))
+        let failed = |why| failure(&self.path.join(path), why);
+        let parts: Vec<&str> = path.split('/').filter(|part| !["", "."].contains(part)).collect();
+        // One sandbox' path could lead to what lies in another.
+        if parts.contains(&"..") {
+            return Err(FilesError::NotFound);
+        }
+        let found = open_beneath(self.root.as_fd(), path.as_ref(), flags).map_err(failed)?;
+        let sandbox = match parts[..parts.len().min(self.sandbox_depth)].join("/") {
+            whole if parts.len() <= self.sandbox_depth && !whole.is_empty() => return Ok(found),
+            sandbox if sandbox.is_empty() => ".".to_owned(),
+            sandbox => sandbox,
+        };
+        let sandbox = open_beneath(self.root.as_fd(), sandbox.as_ref(), OFlags::PATH | OFlags::DIRECTORY)
+            .map_err(failed)?;
+        match fstat(&found).map_err(failed)?.st_uid == fstat(&sandbox).map_err(failed)?.st_uid {
+            true => Ok(found),
+            false => Err(FilesError::Foreign),
+        }
     }
 }
 
@@ -202,7 +233,7 @@ mod tests {
         symlink(dir.path().join("secret"), root.join("runs/c1/absolute")).expect("link");
         symlink("/proc/self/root/etc/passwd", root.join("runs/c1/magic")).expect("link");
         symlink("loop", root.join("runs/c1/loop")).expect("link");
-        let files = FileRoot::open(&root).expect("open");
+        let files = FileRoot::of_sandbox(&root).expect("open");
         (dir, files)
     }
 
@@ -249,6 +280,57 @@ mod tests {
         let fifo = files.path.join("fifo");
         rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RWXU, 0).expect("mkfifo");
         assert!(matches!(files.download("fifo"), Err(FilesError::Special)), "and does not block");
+    }
+
+    #[test]
+    fn what_another_user_owns_is_not_read() {
+        // Only root gives files away.
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let executor = "S/frameworks/F/executors/E";
+        let runs = dir.path().join(executor).join("runs");
+        let give = |path: &Path, uid: u32| std::os::unix::fs::chown(path, Some(uid), None).expect("chown");
+        for (sandbox, uid) in [("c1", 1001), ("c2", 1002)] {
+            fs::create_dir_all(runs.join(sandbox).join("dir")).expect("made");
+            for file in ["own", "dir/other", "root"] {
+                fs::write(runs.join(sandbox).join(file), file).expect("written");
+            }
+            for path in ["", "own", "dir"] {
+                give(&runs.join(sandbox).join(path), uid);
+            }
+            give(&runs.join(sandbox).join("dir/other"), 1003);
+        }
+        fs::create_dir(runs.join("c1/anothers")).expect("made");
+        give(&runs.join("c1/anothers"), 1003);
+        fs::write(runs.join("c1/moved"), "moved").expect("written");
+        give(&runs.join("c1/moved"), 1002);
+        symlink("../c2/own", runs.join("c1/link")).expect("link");
+        symlink("c1", runs.join("latest")).expect("link");
+
+        let all = FileRoot::of_sandboxes(dir.path()).expect("opened");
+        let one = FileRoot::of_sandbox(&runs.join("c1")).expect("opened");
+        let read = |path: &str| all.read(&format!("/{executor}/./runs//{path}"), 0, 9);
+        for path in ["c1/own", "latest/own", "c2/own"] {
+            assert_eq!(read(path).expect("readable"), b"own", "{path}");
+        }
+        assert_eq!(one.read("own", 0, 9).expect("readable"), b"own");
+        for path in ["root", "dir/other", "moved", "link"] {
+            assert!(matches!(read(&format!("c1/{path}")), Err(FilesError::Foreign)), "{path}");
+            assert!(!matches!(one.read(path, 0, 9), Ok(_)), "{path}");
+        }
+        assert!(matches!(read("c2/../c1/moved"), Err(FilesError::NotFound)));
+        for (path, listed) in [
+            ("", true),
+            (executor, true),
+            ("runs/c1", true),
+            ("runs/latest/dir", true),
+            ("runs/c1/anothers", false),
+        ] {
+            let path = if path.starts_with("runs") { format!("{executor}/{path}") } else { path.to_owned() };
+            assert_eq!(all.browse(&path).is_ok(), listed, "{path}");
+        }
     }
 
     #[test]

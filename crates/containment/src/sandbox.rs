@@ -41,6 +41,8 @@ impl SandboxError {
     }
 }
 
+/// How many directories below `slaves` a sandbox is: see [`Sandboxes::path`].
+pub(crate) const SANDBOX_DEPTH: usize = 7;
 const LATEST: &str = "latest";
 
 /// The sandboxes below one work directory. Every call may block for as long as a disk takes.

@@ -7,7 +7,7 @@ use std::{
     ffi::{CStr, CString},
     io,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -138,8 +138,9 @@ fn open_writable(parent: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> 
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = match openat(&parent, name, flags, Mode::empty()) {
         Err(Errno::ACCESS) => {
-            // Not readable: change it by name. It is no link (that is a different error), and of a task of this user.
-            rustix::fs::chmodat(&parent, name, Mode::RWXU, AtFlags::empty())?;
+            // Not readable. By its descriptor: by its name a link could be in its place by now.
+            let found = openat(&parent, name, flags | OFlags::PATH, Mode::empty())?;
+            rustix::fs::chmod(format!("/proc/self/fd/{}", found.as_raw_fd()), Mode::RWXU)?;
             openat(&parent, name, flags, Mode::empty())?
         }
         directory => directory?,

@@ -30,7 +30,7 @@ pub fn detect(address: &MasterAddress) -> watch::Receiver<Option<Leader>> {
     }
 }
 
-/// After a panic nobody leads and nobody will, so that those who wait for a leader notice.
+/// Says that nobody leads when the detection panics, so that those who wait for a leader notice.
 struct Detecting(watch::Sender<Option<Leader>>);
 
 impl Drop for Detecting {

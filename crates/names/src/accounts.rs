@@ -1,13 +1,13 @@
 //! Users and groups: from the files first, then from whatever `getent` knows.
-use crate::{LookupError, Sources};
+use crate::{LookupError, Sources, getent::Asker};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
 };
 
-/// As many as Linux allows a process to have.
+/// Groups of a user at most: Linux's own limit.
 const MAX_GROUPS: usize = 65_536;
-/// Of the numbers in one listing whose names are in no file, so many are asked for; others stay numbers.
+/// Numbers in one listing that are in no file and are asked for; others stay numbers.
 const MAX_ASKED: usize = 64;
 const MAX_NAME_BYTES: usize = 256;
 
@@ -31,12 +31,13 @@ pub fn groups_of(name: &str, gid: u32) -> Result<Vec<u32>, LookupError> {
     groups.map_err(|why| LookupError { what: format!("the groups of user '{name}'"), why })
 }
 
-/// Names users; those that have no name are left out. May block for seconds.
+/// Names users; those that have no name are left out, and all that are in no file while many other lookups run. May
+/// block for seconds.
 pub fn user_names(uids: &BTreeSet<u32>) -> BTreeMap<u32, String> {
     Sources::of_this_machine().names("passwd", uids)
 }
 
-/// Names groups; those that have no name are left out. May block for seconds.
+/// Names groups, as [`user_names`] names users.
 pub fn group_names(gids: &BTreeSet<u32>) -> BTreeMap<u32, String> {
     Sources::of_this_machine().names("group", gids)
 }
@@ -57,7 +58,7 @@ impl Sources {
         if name.bytes().all(|byte| byte.is_ascii_digit()) {
             return Ok(None);
         }
-        let answer = self.getent("passwd", &[name])?;
+        let answer = self.getent("passwd", &[name], Asker::Task)?;
         // A directory may spell the name differently; it answers with one entry in any case.
         Ok(answer.lines().find_map(parse_user).map(|(_, user)| user))
     }
@@ -68,7 +69,7 @@ impl Sources {
         let in_file = text.lines().filter_map(parse_group).filter(|group| has_user(group.members));
         let in_file: Vec<u32> = in_file.map(|group| group.gid).collect();
         // `NAME  GID GID …`
-        let answer = self.getent("initgroups", &[name])?;
+        let answer = self.getent("initgroups", &[name], Asker::Task)?;
         let beyond = answer.strip_prefix(name).unwrap_or_default();
         let beyond = beyond.split_whitespace().filter_map(parse_id);
         let mut groups = vec![gid];
@@ -77,7 +78,7 @@ impl Sources {
         Ok(groups)
     }
 
-    /// Of the entries with these numbers in `passwd` or `group`, the names.
+    /// Names the entries with these numbers in `passwd` or `group`.
     fn names(&self, database: &str, ids: &BTreeSet<u32>) -> BTreeMap<u32, String> {
         let mut names = BTreeMap::new();
         let mut take = |text: &str| {
@@ -97,7 +98,7 @@ impl Sources {
         let unknown: Vec<String> = take(&self.text(database)).iter().map(u32::to_string).collect();
         if !unknown.is_empty() {
             let keys: Vec<&str> = unknown.iter().map(String::as_str).collect();
-            match self.getent(database, &keys) {
+            match self.getent(database, &keys, Asker::Listing) {
                 Ok(answer) => drop(take(&answer)),
                 Err(error) => tracing::debug!(database, %error, "names stay numbers"),
             }
@@ -106,7 +107,7 @@ impl Sources {
     }
 }
 
-/// What can be a user's name at all, and is no option and no pattern of `getent` or of the files.
+/// Whether this can be a user's name, and is no option and no pattern of `getent` or of the files.
 fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= MAX_NAME_BYTES

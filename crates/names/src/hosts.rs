@@ -1,5 +1,5 @@
 //! Hosts: literal addresses, `/etc/hosts`, `localhost`, DNS, and last `getent`.
-use crate::Sources;
+use crate::{Sources, getent::Asker};
 use hickory_resolver::{
     TokioResolver,
     config::{LookupIpStrategy, ResolveHosts},
@@ -9,16 +9,20 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::JoinSet};
 
-/// For DNS: as long as two servers may take that do not answer.
+/// Time that DNS may take: as long as two servers that do not answer.
 const DNS_TIMEOUT: Duration = Duration::from_secs(10);
-/// More are not tried.
+/// When DNS has not answered for so long, `getent` is asked beside it.
+const DNS_HEAD_START: Duration = Duration::from_secs(2);
+/// When an address has not taken a connection for so long, the next one is tried beside it.
+const ADDRESS_HEAD_START: Duration = Duration::from_secs(1);
+/// Addresses that are tried at most.
 const MAX_ADDRESSES: usize = 64;
-/// As DNS has it.
+/// Longest name that DNS allows.
 const MAX_NAME_BYTES: usize = 253;
 
-/// What a name stands for; at least one address.
+/// The result of a lookup: at least one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Found {
     addresses: Vec<IpAddr>,
@@ -26,26 +30,58 @@ struct Found {
     canonical: String,
 }
 
-/// Looks up the addresses of `host`, a name or a literal address with or without brackets. Takes up to 15 s.
+/// Looks up the addresses of `host`, a name or a literal address with or without brackets. Takes up to 12 s.
 pub async fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let found = find(Sources::of_this_machine(), host).await?;
     Ok(found.addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
 }
 
-/// Connects to `HOST:PORT`: to the first of its addresses that takes the connection.
-pub async fn connect(authority: &str) -> io::Result<TcpStream> {
+/// Connects to `HOST:PORT`: to the first of its addresses that takes the connection. It has `patience` for that, after
+/// the time that the lookup takes.
+pub async fn connect(authority: &str, patience: Duration) -> io::Result<TcpStream> {
     let invalid = || io::Error::new(io::ErrorKind::InvalidInput, format!("'{authority}' is no host:port"));
     let (host, port) = authority.rsplit_once(':').ok_or_else(invalid)?;
     let port = port.parse().map_err(|_| invalid())?;
-    let mut last = invalid();
-    for address in lookup(host, port).await? {
-        #[expect(clippy::disallowed_methods, reason = "an address has been looked up already")]
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(why) => last = why,
+    let addresses = lookup(host, port).await?;
+    #[expect(clippy::disallowed_methods, reason = "an address has been looked up already")]
+    let connected =
+        tokio::time::timeout(patience, first_of(addresses, TcpStream::connect, ADDRESS_HEAD_START));
+    let late = |_| {
+        let text = format!("{authority} has not taken the connection within {} s", patience.as_secs_f64());
+        io::Error::new(io::ErrorKind::TimedOut, text)
+    };
+    connected.await.map_err(late)?
+}
+
+/// Tries one address after the other, side by side where one is slow: one that does not answer hides no other.
+async fn first_of<T, F>(
+    addresses: Vec<SocketAddr>,
+    connect: impl Fn(SocketAddr) -> F,
+    head_start: Duration,
+) -> io::Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = io::Result<T>> + Send + 'static,
+{
+    let mut left = addresses.into_iter();
+    // Dropped, they end.
+    let mut attempts = JoinSet::new();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    loop {
+        if let Some(address) = left.next() {
+            attempts.spawn(connect(address));
+        }
+        let more = left.len() > 0;
+        tokio::select! {
+            ended = attempts.join_next() => match ended {
+                None => return Err(last),
+                Some(Ok(Ok(stream))) => return Ok(stream),
+                Some(Ok(Err(why))) => last = why,
+                Some(Err(why)) => last = io::Error::other(why),
+            },
+            () = tokio::time::sleep(head_start), if more => {}
         }
     }
-    Err(last)
 }
 
 /// Looks up the full name of `host`, as `getaddrinfo` does with `AI_CANONNAME`: the first name of its line in
@@ -71,19 +107,52 @@ async fn find(sources: Sources, host: &str) -> io::Result<Found> {
         return Ok(found);
     }
     // With its last dot a name is complete.
-    let failure = match dns(host).await {
-        Ok(found) => return Ok(found),
-        Err(why) => why,
+    let dns = dns(host.to_owned());
+    let getent = |name: String| blocking(move || sources.getent("ahosts", &[&name], Asker::Host));
+    beyond_files(&name, dns, getent, DNS_HEAD_START).await
+}
+
+/// Asks DNS, and `getent` when DNS has failed or is slow: the machine may know the name by other means.
+async fn beyond_files<G: Future<Output = io::Result<String>>>(
+    name: &str,
+    dns: impl Future<Output = io::Result<Found>>,
+    getent: impl FnOnce(String) -> G,
+    head_start: Duration,
+) -> io::Result<Found> {
+    tokio::pin!(dns);
+    let mut failure = match tokio::time::timeout(head_start, &mut dns).await {
+        Ok(Ok(found)) => return Ok(found),
+        Ok(Err(why)) => Some(why),
+        Err(_) => None,
     };
-    let asked = name.clone();
-    let answer = blocking(move || sources.getent("ahosts", &[&asked])).await;
-    match answer.map(|answer| parse_ahosts(&answer, &name)) {
-        Ok(Some(found)) => Ok(found),
-        Ok(None) => {
-            Err(io::Error::new(io::ErrorKind::NotFound, format!("cannot resolve '{name}': {failure}")))
+    let getent = getent(name.to_owned());
+    tokio::pin!(getent);
+    let answer = loop {
+        tokio::select! {
+            found = &mut dns, if failure.is_none() => match found {
+                Ok(found) => return Ok(found),
+                Err(why) => failure = Some(why),
+            },
+            answer = &mut getent => break answer,
         }
-        Err(why) => Err(io::Error::new(why.kind(), format!("cannot resolve '{name}': {failure}; {why}"))),
-    }
+    };
+    let why = match answer.map(|answer| parse_ahosts(&answer, name)) {
+        Ok(Some(found)) => return Ok(found),
+        Ok(None) => None,
+        Err(why) => Some(why),
+    };
+    let failure = match failure {
+        Some(failure) => failure,
+        None => match dns.await {
+            Ok(found) => return Ok(found),
+            Err(failure) => failure,
+        },
+    };
+    let (kind, beside) = match why {
+        Some(why) => (why.kind(), format!("; {why}")),
+        None => (io::ErrorKind::NotFound, String::new()),
+    };
+    Err(io::Error::new(kind, format!("cannot resolve '{name}': {failure}{beside}")))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
@@ -144,7 +213,7 @@ fn collect<'a>(found: impl Iterator<Item = (IpAddr, &'a str)>) -> Option<Found> 
 }
 
 /// Asks the servers of `/etc/resolv.conf`, which is read each time: a machine may move to another network.
-async fn dns(name: &str) -> io::Result<Found> {
+async fn dns(name: String) -> io::Result<Found> {
     let mut builder = blocking(|| TokioResolver::builder_tokio().map_err(io::Error::other)).await?;
     let options = builder.options_mut();
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
@@ -219,12 +288,62 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         for host in ["127.0.0.1", "a.localhost"] {
-            let stream = connect(&format!("{host}:{port}")).await.expect(host);
+            let stream = connect(&format!("{host}:{port}"), DNS_TIMEOUT).await.expect(host);
             assert_eq!(stream.peer_addr().expect("connected").port(), port);
         }
         for authority in ["127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "", ":", ":1", "-x:1"] {
-            let error = connect(authority).await.expect_err(authority);
+            let error = connect(authority, DNS_TIMEOUT).await.expect_err(authority);
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{authority}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_getent_knows_is_found_while_dns_is_silent() {
+        let getent = |_| async { Ok("10.0.0.9 STREAM nine.local\n".to_owned()) };
+        let found = beyond_files("nine", std::future::pending(), getent, Duration::ZERO).await;
+        assert_eq!(found.expect("found").addresses, ips(&["10.0.0.9"]));
+    }
+
+    #[tokio::test]
+    async fn dns_that_is_slow_is_heard_beside_getent() {
+        let (asked, was_asked) = tokio::sync::oneshot::channel();
+        let dns = async {
+            was_asked.await.expect("getent was asked");
+            Ok(Found { addresses: ips(&["10.0.0.8"]), canonical: "eight".into() })
+        };
+        let getent = |_| async {
+            asked.send(()).expect("DNS is still asked");
+            std::future::pending().await
+        };
+        let found = beyond_files("eight", dns, getent, Duration::ZERO).await;
+        assert_eq!(found.expect("found").canonical, "eight");
+        let (answered, was_answered) = tokio::sync::oneshot::channel();
+        let dns = async {
+            was_answered.await.expect("getent has answered");
+            Err(io::Error::other("refused"))
+        };
+        let getent = |_| async {
+            answered.send(()).expect("DNS is still asked");
+            Ok(String::new())
+        };
+        let error = beyond_files("x", dns, getent, Duration::ZERO).await.expect_err("nobody knows it");
+        assert!(error.to_string().contains("refused"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_hides_no_other() {
+        let [silent, refuses, takes] =
+            [1, 2, 3].map(|last| SocketAddr::new(Ipv4Addr::new(10, 0, 0, last).into(), 1));
+        let connect = move |address| async move {
+            match address {
+                address if address == silent => std::future::pending().await,
+                address if address == refuses => Err(io::ErrorKind::ConnectionRefused.into()),
+                address => Ok(address),
+            }
+        };
+        let first = first_of(vec![silent, refuses, takes], connect, Duration::ZERO).await;
+        assert_eq!(first.expect("connected"), takes);
+        let error = first_of(vec![refuses], connect, Duration::ZERO).await.expect_err("refused");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

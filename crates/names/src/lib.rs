@@ -14,6 +14,7 @@ pub use accounts::{User, group_names, groups_of, user, user_names};
 pub use hosts::{canonical_name, connect, lookup};
 pub use own::{OwnName, advertised_address, host_name};
 
+use getent::Questions;
 use std::{
     fs::File,
     io::{self, Read},
@@ -34,13 +35,15 @@ struct Sources {
     etc: PathBuf,
     /// The program; `None` where the machine has none.
     getent: Option<PathBuf>,
+    questions: &'static Questions,
 }
 
 impl Sources {
     fn of_this_machine() -> Self {
         const PLACES: [&str; 3] = ["/usr/bin/getent", "/bin/getent", "/run/current-system/sw/bin/getent"];
         let getent = PLACES.iter().map(PathBuf::from).find(|path| path.exists());
-        Self { etc: "/etc".into(), getent }
+        static QUESTIONS: Questions = Questions::new();
+        Self { etc: "/etc".into(), getent, questions: &QUESTIONS }
     }
 
     /// The text of a file below `/etc`; of one that cannot be read, nothing.

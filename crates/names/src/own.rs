@@ -9,12 +9,12 @@ use std::{
 /// A start waits no longer for DNS.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What others call this machine.
+/// This machine's name, as others know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnName {
     /// The full name where one is known, as Mesos announces it.
     pub name: String,
-    /// What the name stands for on this machine; empty when it cannot be looked up.
+    /// Addresses of the name on this machine; empty when it cannot be looked up.
     pub addresses: Vec<IpAddr>,
 }
 

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// What the message about a task that failed repeats of its stderr at most.
+/// A failed task's message repeats at most so much of its stderr.
 const MAX_STDERR_BYTES: usize = 1_024;
 const STDERR_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -57,11 +57,12 @@ impl Containment {
         let container_id = job.container_id.clone();
         let launched = caught(async {
             let containerizer = self.containerizer.clone();
-            let owner = match self.other_user(&job).map(str::to_owned) {
-                Some(user) => blocking(move || resolve(&user)).await?,
-                None => None,
-            };
-            containerizer.launch(self.spec(job, owner)?).await.map_err(text)
+            // It asks for the user, and waits for a disk that is slow at the moment.
+            let spec = blocking(move || {
+                let owner = self.other_user(&job).map(resolve).transpose()?.flatten();
+                self.spec(job, owner)
+            });
+            containerizer.launch(spec.await?).await.map_err(text)
         })
         .await;
         let event = match launched {
@@ -71,6 +72,7 @@ impl Containment {
         let _ = driver.tell(event).await;
     }
 
+    /// Blocks.
     fn spec(&self, job: Job, owner: Option<Owner>) -> Result<LaunchSpec, String> {
         let sandbox = self.sandboxes.path(&run_of(&job)).map_err(text)?;
         let place = Place {
@@ -146,7 +148,7 @@ impl Containment {
 
 /// The last lines of a file that a task wrote, which may have put anything in its place.
 fn end_of(sandbox: &Path, name: &str) -> Result<String, FilesError> {
-    let files = FileRoot::open(sandbox)?;
+    let files = FileRoot::of_sandbox(sandbox)?;
     let size = files.size(name)?;
     let begin = size.saturating_sub(MAX_STDERR_BYTES as u64);
     let bytes = files.read(name, begin, MAX_STDERR_BYTES)?;

@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-/// What one read returns at most, as in Mesos: sixteen pages.
+/// Bytes that one read returns at most, as in Mesos: sixteen pages.
 const READ_LIMIT: usize = 64 * 1024;
 
 /// Reads below the work directory's sandboxes; beside them lies the checkpoint, which is nobody's to read.
@@ -32,7 +32,7 @@ pub(super) struct Part {
 impl Files {
     pub(super) fn open(work_dir: &Path) -> Result<Self, Error> {
         let path = work_dir.join(SANDBOXES);
-        let root = FileRoot::open(&path)
+        let root = FileRoot::of_sandboxes(&path)
             .map_err(|error| Error::Io { path, source: std::io::Error::other(error.to_string()) })?;
         Ok(Self { root: Arc::new(root), work_dir: work_dir.to_owned() })
     }
@@ -137,6 +137,10 @@ fn refused(error: FilesError) -> Refused {
         FilesError::NotFound => Refused::not_found(),
         FilesError::IsDirectory => Refused::bad_request("Cannot read a directory.\n"),
         FilesError::NotADirectory => Refused::bad_request("The path is no directory.\n"),
+        FilesError::Foreign => {
+            let text = "The path belongs to another user than the sandbox that it lies in.\n";
+            Refused(StatusCode::FORBIDDEN, text.into())
+        }
         FilesError::Special => Refused::bad_request("The path is neither a file nor a directory.\n"),
         FilesError::Io { source, .. } => Refused(StatusCode::INTERNAL_SERVER_ERROR, format!("{source}\n")),
     }

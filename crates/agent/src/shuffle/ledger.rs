@@ -17,7 +17,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-/// Nothing else's name begins so.
+/// Prefix of every directory that is made here.
 pub(super) const PREFIX: &str = "bellows-";
 const ENTRY_LIMIT_BYTES: u64 = 4096;
 /// Where an entry is written before it takes its place.
@@ -39,8 +39,9 @@ pub(super) enum Made {
     /// It may be there, empty.
     NotYet,
     Inode(u64),
-    /// By a release that named directories by the bare id, wrote nothing into entries, and took what was there already
-    /// for its own. When the entry was made, if the file system knows: what is older was not made here.
+    /// Made by an earlier release, which named directories by the bare id, wrote nothing into entries, and took what was
+    /// there already for its own. With the time at which the entry was made, if the file system knows it: what is older
+    /// was not made here.
     #[serde(skip)]
     Earlier(Option<(i64, u32)>),
 }
@@ -92,7 +93,7 @@ impl Ledger {
         &self.entries
     }
 
-    /// That of an earlier release is not given to new tasks.
+    /// Finds the current entry; an earlier release's is not given to new tasks.
     pub(super) fn find(&self, framework: &FrameworkId, uid: u32) -> Option<&Entry> {
         let current = |entry: &&Entry| !matches!(entry.made, Made::Earlier(_));
         self.entries.iter().filter(current).find(|entry| entry.is_of(framework) && entry.uid == uid)

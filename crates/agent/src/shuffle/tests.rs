@@ -4,6 +4,9 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
 };
 
+/// What Spark's executors make.
+const BLOCKS: &str = "blockmgr-3f2a1c9e-8d4b-4e6f-9a7c-0b1d2e3f4a5b";
+
 struct Place {
     dir: tempfile::TempDir,
 }
@@ -23,6 +26,12 @@ impl Place {
 
     fn open(&self) -> ShuffleDirs {
         ShuffleDirs::open(&[self.root()]).expect("opened")
+    }
+
+    /// Whether the file system knows when a directory was made.
+    fn knows_births(&self) -> bool {
+        let dir = File::open(self.dir.path()).expect("opened");
+        birth(&dir, c".", AtFlags::empty()).expect("statx").is_some()
     }
 
     /// What an earlier release has left: an entry without content, then a directory named by the bare id.
@@ -201,33 +210,68 @@ fn a_crash_while_a_directory_is_made_leaves_nothing_behind() {
 fn directories_of_an_earlier_release_are_found_and_go_with_their_framework() {
     let place = Place::new();
     let path = place.left_by_an_earlier_release("F-0001");
-    fs::create_dir_all(path.join("blockmgr-1/00")).expect("made");
+    fs::create_dir_all(path.join(BLOCKS).join("00")).expect("made");
     fs::write(path.join("other"), "x").expect("written");
     let dirs = place.open();
     assert_eq!(dirs.found(), [FrameworkId::from("F-0001")]);
     dirs.create(&"F-0001".into(), None).expect("created");
     assert!(only(&dirs, "F-0001").ends_with("bellows-F-0001"), "new tasks get a new one");
     dirs.remove(&"F-0001".into()).expect("removed");
-    // Where the file system does not know when a directory was made, only what is Spark's goes.
-    let knows = birth(&dirs.roots[0].dir, c".", AtFlags::empty()).expect("statx").is_some();
-    assert!(!path.join("blockmgr-1").exists() && path.exists() != knows);
+    assert_eq!(path.exists(), !place.knows_births());
     assert!(!place.root().join("bellows-F-0001").exists() && dirs.found().is_empty());
 }
 
 #[test]
-fn what_an_earlier_release_took_over_keeps_what_is_not_sparks() {
+fn what_an_earlier_release_took_over_keeps_what_its_executors_have_not_made() {
     let place = Place::new();
     let path = place.left_by_an_earlier_release("cassandra");
-    // The entry is younger than the directory.
-    fs::remove_file(place.entry("cassandra")).expect("removed");
-    File::create(place.entry("cassandra")).expect("made");
+    let older = path.join("spark-9d4f6f0e-6c55-4a53-8a2c-52e9a1c1f6b0");
+    fs::create_dir(&older).expect("made");
+    // The entry is younger than the directory and than this. Clocks of file systems tick slowly.
+    let born = |path: &Path| birth(File::open(path).expect("opened"), c".", AtFlags::empty());
+    loop {
+        fs::remove_file(place.entry("cassandra")).expect("removed");
+        let entry = File::create(place.entry("cassandra")).expect("made");
+        let entry = birth(&entry, c"", AtFlags::EMPTY_PATH).expect("statx");
+        if entry.is_none() || entry > born(&older).expect("statx") {
+            break;
+        }
+    }
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
-    fs::create_dir_all(path.join("blockmgr-1/00")).expect("made");
-    fs::write(path.join("data"), "kept").expect("written");
+    fs::create_dir_all(path.join(BLOCKS).join("00")).expect("made");
+    let foreign = ["spark-3.5.9-bin-hadoop3", "blockmgr-", "blockmgr-1", "spark-events", "data"];
+    let simple = format!("blockmgr-{}", "0".repeat(32));
+    for name in foreign.into_iter().chain([simple.as_str()]) {
+        fs::create_dir(path.join(name)).expect("made");
+        fs::write(path.join(name).join("data"), "kept").expect("written");
+    }
+    let anothers = path.join("blockmgr-00000000-0000-4000-8000-000000000000");
+    if geteuid().is_root() {
+        fs::create_dir(&anothers).expect("made");
+        std::os::unix::fs::chown(&anothers, Some(65_534), None).expect("given away");
+    }
     let dirs = place.open();
     dirs.remove(&"cassandra".into()).expect("removed");
-    assert!(!path.join("blockmgr-1").exists());
-    assert_eq!(fs::read(path.join("data")).expect("untouched"), b"kept");
+    assert_eq!(path.join(BLOCKS).exists(), !place.knows_births());
+    for name in foreign.into_iter().chain([simple.as_str()]) {
+        assert_eq!(fs::read(path.join(name).join("data")).expect("untouched"), b"kept", "{name}");
+    }
+    assert!(older.exists() && anothers.exists() == geteuid().is_root());
+}
+
+#[test]
+fn a_disk_that_fails_keeps_no_other_disks_files() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let roots = [dir.path().join("disk1"), dir.path().join("disk2")];
+    let dirs = ShuffleDirs::open(&roots).expect("opened");
+    dirs.create(&"F".into(), None).expect("created");
+    // The entry cannot be forgotten.
+    let entry = roots[0].join(KEEPER_DIR).join("frameworks/bellows-F");
+    fs::remove_file(&entry).expect("removed");
+    fs::create_dir(&entry).expect("made");
+    let error = dirs.remove(&"F".into()).expect_err("the first disk's");
+    assert!(error.to_string().contains("disk1"), "{error}");
+    assert!(!roots[1].join("bellows-F").exists());
 }
 
 #[test]

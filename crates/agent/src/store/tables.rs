@@ -39,7 +39,7 @@ pub(super) fn write<'a>(
     Ok(())
 }
 
-/// What makes a new file hold `checkpoint`.
+/// Lists the records that make a new file hold `checkpoint`.
 pub(super) fn records(checkpoint: &Checkpoint) -> Vec<Record> {
     let mut records: Vec<Record> = checkpoint.agent_id.clone().map(Record::AgentId).into_iter().collect();
     records.extend(checkpoint.frameworks.iter().map(|info| Record::Framework(Arc::new(info.clone()))));

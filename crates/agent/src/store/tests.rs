@@ -201,6 +201,33 @@ fn secrets_that_an_earlier_release_has_written_are_gone_after_a_start() {
     assert_eq!(stored.info, task("t").without_secrets());
 }
 
+#[test]
+fn secrets_that_cannot_be_removed_keep_no_agent_down() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let path = dir.path().join("checkpoint");
+    let (store, _) = open(&path).expect("created");
+    let info = Arc::new(task("t"));
+    write(
+        &store,
+        vec![
+            Record::Framework(Arc::new(framework("F"))),
+            Record::Task { framework_id: "F".into(), info, container_id: "c".into() },
+        ],
+    );
+    drop(store);
+    // No new file can be written.
+    let new = dir.path().join("checkpoint.new");
+    std::fs::create_dir(&new).expect("made");
+    let (store, read) = open(&path).expect("opened all the same");
+    assert_eq!(read.tasks[0].info, task("t").without_secrets());
+    write(&store, vec![Record::AgentId("S0".into())]);
+    drop(store);
+    std::fs::remove_dir(&new).expect("removed");
+    let (_store, read) = open(&path).expect("opened");
+    assert_eq!((read.agent_id, read.tasks.len()), (Some("S0".into()), 1));
+    assert!(!new.exists());
+}
+
 #[tokio::test]
 async fn a_thread_that_panics_is_told() {
     let dir = tempfile::tempdir().expect("a directory");

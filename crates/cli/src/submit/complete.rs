@@ -104,7 +104,7 @@ pub struct Filled {
     pub on_mesos: bool,
     /// That master is on this machine's loopback, where the driver must be too.
     pub on_loopback: bool,
-    /// What the user has set and executors do not heed, for their agents give them directories.
+    /// Settings of the user's that executors do not heed, for their agents give them directories.
     pub overridden: Vec<&'static str>,
 }
 

@@ -31,7 +31,11 @@ use tokio::{
 
 /// Second argument (after `shim`) of the process.
 pub(crate) const READER: &str = "read";
-const ANSWER_LIMIT_BYTES: u64 = 16 * 1024;
+const ANSWER_LIMIT_BYTES: usize = 16 * 1024;
+/// The process says after each such part that it has got on. The file's size would not do: it is the user's to change.
+const PART_BYTES: u64 = 1 << 20;
+/// What it says then: JSON may begin with it.
+const PROGRESS: u8 = b'\n';
 /// File systems that the kernel makes up: what is read there are no files, and may be somebody's secrets.
 /// (`include/uapi/linux/magic.h`)
 const OF_THE_KERNEL: [u32; 10] = [
@@ -104,7 +108,6 @@ impl Copy<'_> {
                 io::Error::other(format!("cannot start the process that reads: {why}")),
             )
         };
-        let arrived = self.file.try_clone().map_err(started)?;
         let (conversation, theirs) = UnixStream::pair().map_err(started)?;
         let mut reader = Command::new(self.exe)
             .arg0("bellows")
@@ -125,17 +128,17 @@ impl Copy<'_> {
         conversation.write_all(&request).await.map_err(started)?;
         conversation.shutdown().await.map_err(started)?;
         let mut answer = Vec::new();
-        let mut answers = conversation.take(ANSWER_LIMIT_BYTES);
-        let reading = answers.read_to_end(&mut answer);
-        tokio::pin!(reading);
-        let mut so_far = 0;
-        while timeout(self.patience, &mut reading).await.is_err() {
-            let length = arrived.metadata().map_or(so_far, |metadata| metadata.len());
-            if length == so_far {
+        while answer.len() < ANSWER_LIMIT_BYTES {
+            let said = timeout(self.patience, conversation.read_buf(&mut answer)).await.map_err(|_| {
                 let why = format!("nothing could be read of it for {} s", self.patience.as_secs_f64());
-                return Err(FetchFailure::io(self.from, io::Error::new(io::ErrorKind::TimedOut, why)));
+                FetchFailure::io(self.from, io::Error::new(io::ErrorKind::TimedOut, why))
+            })?;
+            if !said.is_ok_and(|count| count > 0) {
+                break;
             }
-            so_far = length;
+            if answer.iter().all(|byte| *byte == PROGRESS) {
+                answer.clear();
+            }
         }
         // It has said its last word.
         let _ = reader.wait().await;
@@ -171,12 +174,12 @@ fn converse() -> io::Result<()> {
     conversation.read_to_end(&mut request)?;
     let request: Request = serde_json::from_slice(&request)?;
     let mut to = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let answer = answer(&request, &mut to);
+    let answer = answer(&request, &mut to, || conversation.write_all(&[PROGRESS]));
     conversation.write_all(&serde_json::to_vec(&answer)?)?;
     conversation.shutdown(Shutdown::Both)
 }
 
-fn answer(request: &Request, to: &mut File) -> Answer {
+fn answer(request: &Request, to: &mut File, mut progress: impl FnMut() -> io::Result<()>) -> Answer {
     if let Some(user) = &request.user
         // One thread: what holds for the thread holds for the process.
         && let Err(why) = user.assume_on_this_thread()
@@ -189,10 +192,22 @@ fn answer(request: &Request, to: &mut File) -> Answer {
         Ok((source, _)) => source,
         Err(why) => return Answer::CannotRead(why.into()),
     };
-    // It may grow meanwhile. File to file: the kernel copies, and shares the blocks where it can.
-    match io::copy(&mut source.take(request.limit_bytes.saturating_add(1)), to) {
-        Ok(copied) if copied > request.limit_bytes => Answer::TooLarge,
-        Ok(_) => Answer::Copied,
+    // It may grow meanwhile.
+    let mut left = request.limit_bytes.saturating_add(1);
+    let mut copy_all = || -> io::Result<()> {
+        loop {
+            // File to file: the kernel copies, and shares the blocks where it can.
+            let copied = io::copy(&mut (&source).take(left.min(PART_BYTES)), to)?;
+            left -= copied;
+            if copied == 0 || left == 0 {
+                return Ok(());
+            }
+            progress()?;
+        }
+    };
+    match copy_all() {
+        Ok(()) if left == 0 => Answer::TooLarge,
+        Ok(()) => Answer::Copied,
         Err(why) => Answer::CannotCopy(why.into()),
     }
 }

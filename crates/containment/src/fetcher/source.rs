@@ -1,21 +1,27 @@
 //! Where files come from: this machine or a web server.
 use super::{FetchFailure, FetcherConfig, local::Copy};
 use crate::Owner;
+use parking_lot::Mutex;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::{
+    collections::HashMap,
     error::Error,
     fs::File,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 use tokio::{
     io::{AsyncWriteExt, BufWriter},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-/// Each is a process.
-const LOCAL_COPIES_LIMIT: usize = 64;
+/// Copies at once; each is a process.
+const MAX_COPIES: usize = 64;
+/// Copies of one user at once: they may be as slow as that user likes.
+const MAX_COPIES_OF_ONE: usize = 8;
+/// The longest wait for the turn of a copy.
+const TURN_PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Source {
@@ -81,13 +87,40 @@ impl Source {
     }
 }
 
+/// Whose copies may run.
+#[derive(Debug)]
+struct Turns {
+    all: Arc<Semaphore>,
+    /// By user; `None` is the agent's.
+    of_users: Mutex<HashMap<Option<u32>, Arc<Semaphore>>>,
+}
+
+impl Turns {
+    fn new() -> Self {
+        Self { all: Arc::new(Semaphore::new(MAX_COPIES)), of_users: Mutex::default() }
+    }
+
+    /// Waits for the user's turn first: who has too many waits without a part of what all share.
+    async fn take(&self, uid: Option<u32>) -> [OwnedSemaphorePermit; 2] {
+        let of_user = {
+            let mut of_users = self.of_users.lock();
+            // One that nobody holds or waits for is as good as new.
+            of_users.retain(|_, of_user| Arc::strong_count(of_user) > 1);
+            of_users.entry(uid).or_insert_with(|| Arc::new(Semaphore::new(MAX_COPIES_OF_ONE))).clone()
+        };
+        let own = of_user.acquire_owned().await.expect("invariant: never closed");
+        let shared = self.all.clone().acquire_owned().await.expect("invariant: never closed");
+        [own, shared]
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Sources {
     shim_exe: PathBuf,
     connect_timeout: Duration,
     read_timeout: Duration,
     limit_bytes: u64,
-    local_copies: Semaphore,
+    turns: Turns,
     /// Made when it is first needed: reading the machine's certificates costs time and memory.
     client: OnceLock<reqwest::Client>,
 }
@@ -99,7 +132,7 @@ impl Sources {
             connect_timeout: config.connect_timeout,
             read_timeout: config.read_timeout,
             limit_bytes: config.limit_bytes,
-            local_copies: Semaphore::new(LOCAL_COPIES_LIMIT),
+            turns: Turns::new(),
             client: OnceLock::new(),
         }
     }
@@ -114,7 +147,12 @@ impl Sources {
     ) -> Result<(), FetchFailure> {
         match source {
             Source::Local(path) => {
-                let _permit = self.local_copies.acquire().await.expect("invariant: never closed");
+                let uid = owner.map(|owner| owner.uid);
+                let turn = tokio::time::timeout(TURN_PATIENCE, self.turns.take(uid)).await;
+                let _turn = turn.map_err(|_| {
+                    let why = format!("other files are being copied for {} s", TURN_PATIENCE.as_secs());
+                    FetchFailure::io(path, std::io::Error::new(std::io::ErrorKind::TimedOut, why))
+                })?;
                 let (exe, limit_bytes, patience) = (&self.shim_exe, self.limit_bytes, self.read_timeout);
                 Copy { exe, from: path, to, file, user: owner, limit_bytes, patience }.run().await
             }
@@ -183,6 +221,29 @@ fn http(why: reqwest::Error) -> FetchFailure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt as _;
+
+    #[test]
+    fn one_users_copies_keep_no_other_user_waiting() {
+        let turns = Turns::new();
+        let mut held = Vec::new();
+        let mut waiting = Vec::new();
+        for _ in 0..MAX_COPIES {
+            let mut turn = Box::pin(turns.take(Some(1001)));
+            match turn.as_mut().now_or_never() {
+                Some(turn) => held.push(turn),
+                None => waiting.push(turn),
+            }
+        }
+        assert_eq!(held.len(), MAX_COPIES_OF_ONE);
+        assert!(turns.take(Some(1002)).now_or_never().is_some());
+        assert!(turns.take(None).now_or_never().is_some());
+        held.clear();
+        assert!(waiting.remove(0).now_or_never().is_some(), "its turn has come");
+        drop(waiting);
+        drop(turns.take(None).now_or_never().expect("free"));
+        assert_eq!(turns.of_users.lock().len(), 1, "others are forgotten");
+    }
 
     #[test]
     fn secrets_of_a_uri_are_not_shown() {

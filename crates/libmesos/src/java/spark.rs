@@ -1,5 +1,5 @@
-//! What Spark's Mesos backend leaves undone when its driver ends: jobs that come later would wait for ever. Nothing is
-//! assumed of schedulers that are not Spark's own.
+//! Stops Spark's context when its driver ends: Spark's Mesos backend does not, and jobs that come later would wait for
+//! ever. Nothing is assumed of schedulers that are not Spark's own.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -127,7 +127,7 @@ fn name_of(env: &mut Env<'_>, class: &JObject<'_>) -> Result<String, NativeError
     string_from_java(env, &name)
 }
 
-/// What Java has thrown is printed, and no call after this one is spoiled by it.
+/// Prints and clears what Java has thrown, so that no call after this one is spoiled by it.
 fn without_exception<T>(env: &mut Env<'_>, result: Result<T, NativeError>) -> Result<T, NativeError> {
     if env.exception_check() {
         env.exception_describe();

@@ -215,7 +215,7 @@ fn launched_by(operation: &offer::Operation) -> impl Iterator<Item = (TaskId, Ag
     launched.chain(grouped).map(|task| (task.task_id.clone(), task.agent_id.clone()))
 }
 
-/// What becomes of the tasks of an ACCEPT that failed. `None`: it may have been carried out.
+/// Decides what becomes of the tasks of a failed ACCEPT. `None`: it may have been carried out.
 fn verdict(error: &CallError, lost: TaskState) -> Option<(TaskState, Reason)> {
     match error {
         CallError::NotConnected => Some((lost, Reason::MasterDisconnected)),

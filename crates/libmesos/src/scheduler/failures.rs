@@ -74,7 +74,8 @@ impl Failures {
     }
 }
 
-/// What Spark's `TaskState.isFailed` says of a state: all ends but the good one and those that were wanted.
+/// Whether Spark counts a state as a failure (`TaskState.isFailed`): all ends but the good one and those that were
+/// wanted.
 pub(super) fn is_failure(state: TaskState) -> bool {
     !matches!(
         state,

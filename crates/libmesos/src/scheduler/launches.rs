@@ -4,15 +4,15 @@ use std::collections::{HashMap, VecDeque};
 
 use bellows_wire::v1::{AgentId, TaskId, TaskState, TaskStatus, task_status::Reason};
 
-/// More live tasks than the master takes of one framework are not kept account of.
+/// Live tasks that are kept account of at most: the master takes no more of one framework.
 const MAX_LIVE: usize = 100_000;
-/// Tasks that ended are remembered for what is still said of them: so many of the latest.
+/// Ended tasks that are remembered at most, for what is still said of them: the latest.
 const MAX_ENDED: usize = 10_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Launches {
     tasks: HashMap<String, Launch>,
-    /// In the order of their ends; may name tasks that were launched anew.
+    /// Ended tasks, oldest first; may name tasks that were launched anew.
     ended: VecDeque<String>,
     subscriptions: u64,
     master: Option<String>,
@@ -37,7 +37,7 @@ enum State {
     Ended,
 }
 
-/// What an update is to the framework.
+/// Says how an update is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum News {
     /// It is told, and `first` says whether the task's end was not known before.
@@ -116,7 +116,7 @@ impl Launches {
     }
 }
 
-/// As Mesos' `protobuf::isTerminalState`.
+/// Whether a state is final, as Mesos' `protobuf::isTerminalState` says.
 pub(super) fn is_end(state: TaskState) -> bool {
     matches!(
         state,
