@@ -8,7 +8,7 @@ mod ledger;
 use crate::{Error, work_dir::lock};
 use bellows_containment::{OPEN_DIR, Owner, PRIVATE_DIR, make_dirs, own_dir, remove_tree_at};
 use bellows_model::FrameworkId;
-use bellows_shuffle::KEEPER_DIR;
+use bellows_shuffle::{KEEPER_DIR, LEDGER_DIR};
 use ledger::{Entry, Ledger, Made, PREFIX, birth};
 use rustix::{
     fs::{
@@ -98,7 +98,7 @@ impl Root {
         let dir = dir.map_err(|why| Error::io(&path)(why.into()))?;
         let own = path.join(KEEPER_DIR);
         own_dir(&own, PRIVATE_DIR).map_err(Error::io(&own))?;
-        let frameworks = own.join("frameworks");
+        let frameworks = own.join(LEDGER_DIR);
         let ledger = own_dir(&frameworks, PRIVATE_DIR).map_err(Error::io(&frameworks))?;
         let lock = lock(&own.join("lock"), &path)?;
         let ledger = Ledger::read(ledger).map_err(Error::io(&frameworks))?;

@@ -43,8 +43,8 @@ pub(crate) fn diagnose(
 }
 
 /// What the writer found, from the file that it left.
-pub(crate) fn written(file: &Path, reduce: i32) -> io::Result<i64> {
-    let source = Source::open(file.to_owned(), Look::Disk).map_err(io::Error::other)?;
+pub(crate) fn written(file: &Path, owner: Option<u32>, reduce: i32) -> io::Result<i64> {
+    let source = Source::open(file.to_owned(), owner, Look::Disk).map_err(io::Error::other)?;
     let at = u64::try_from(reduce).map_err(io::Error::other)? * 8;
     let mut raw = [0; 8];
     source.read_exact(&mut raw, at)?;

@@ -9,6 +9,10 @@ use bellows_transport::auth::AuthPolicy;
 /// Who makes and deletes the directories of applications below a root leaves a directory of this name in it: what is
 /// left over there is for them to find, who know which applications live.
 pub const KEEPER_DIR: &str = ".bellows";
+/// In [`KEEPER_DIR`]: a file for each directory that the agent made beside it, under the directory's name.
+pub const LEDGER_DIR: &str = "frameworks";
+/// No entry of the ledger is longer.
+pub const LEDGER_ENTRY_LIMIT_BYTES: u64 = 4096;
 
 /// Spark's default for `spark.shuffle.service.port`.
 pub const DEFAULT_PORT: u16 = 7337;
@@ -113,7 +117,7 @@ pub struct Limits {
     /// Applications and executors that may be registered at once.
     pub applications: usize,
     pub executors: usize,
-    /// Of one application.
+    /// Executors of one application at most.
     pub executors_per_application: usize,
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,9 +12,12 @@ use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use tokio::sync::Semaphore;
 use tokio::task::JoinError;
 use tokio::time::timeout;
+
+use crate::keeper;
 
 /// How many may wait for one disk at once; others take their turn.
 const READING: usize = 16;
@@ -56,11 +60,11 @@ struct Gate {
 /// A start waits no longer for a disk: others have what is asked for.
 const START_WITHIN: Duration = Duration::from_secs(5);
 
-/// The roots without symbolic links, as far as their disks say so.
+/// Resolves the roots' symbolic links, as far as their disks say so.
 pub(crate) async fn real_roots(roots: Vec<PathBuf>) -> Vec<PathBuf> {
     let real = async |root: PathBuf| {
         let told = root.clone();
-        let resolved = tokio::task::spawn_blocking(move || told.canonicalize());
+        let resolved = tokio::task::spawn_blocking(move || resolve(&told));
         match timeout(START_WITHIN, resolved).await {
             Ok(Ok(Ok(real))) => return real,
             Ok(Ok(Err(error))) => tracing::warn!(root = %root.display(), %error, "cannot look at a root"),
@@ -68,9 +72,52 @@ pub(crate) async fn real_roots(roots: Vec<PathBuf>) -> Vec<PathBuf> {
                 tracing::error!(root = %root.display(), "the disk does not answer: taken for no link until a restart");
             }
         }
-        root
+        std::path::absolute(&root).unwrap_or(root)
     };
     join_all(roots.into_iter().map(real)).await
+}
+
+/// Resolves the part of a path that is there; what is not may be made later.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    for above in path.ancestors() {
+        match above.canonicalize() {
+            Ok(real) => {
+                if above == path {
+                    return Ok(real);
+                }
+                tracing::warn!(root = %path.display(), "this root is not there yet");
+                return Ok(real.join(path.strip_prefix(above).expect("invariant: an ancestor")));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+/// Tells the operator where this service may not read what the agent says about directories.
+pub(crate) async fn check_keepers(roots: &[PathBuf]) {
+    let check = async |root: &PathBuf| {
+        let at = root.clone();
+        let user = rustix::process::geteuid().as_raw();
+        let checked = tokio::task::spawn_blocking(move || keeper::check_access(&at, user));
+        if let Ok(Ok(Err(error))) = timeout(START_WITHIN, checked).await {
+            tracing::error!(root = %root.display(), user, %error, "registrations here will be refused: {RUN_AS}");
+        }
+    };
+    join_all(roots.iter().map(check)).await;
+}
+
+/// The remedy where the service may not read what it must.
+pub(crate) const RUN_AS: &str = "run the shuffle service as the agent's user or as root";
+
+/// Whether the error says something of a path or of this user's rights and nothing of a disk: those who name paths, or
+/// write below them, can bring it about.
+pub(crate) fn is_refusal(error: &io::Error) -> bool {
+    use Errno as E;
+    let refusals = [E::ACCESS, E::PERM, E::LOOP, E::NAMETOOLONG, E::INVAL, E::NOTDIR, E::ISDIR, E::NOTEMPTY];
+    Errno::from_io_error(error).is_some_and(|why| refusals.contains(&why))
 }
 
 #[derive(Debug)]
@@ -243,6 +290,18 @@ mod tests {
         disks.failed(Path::new("/disk1/sparkling"));
         let errors = disks.errors();
         assert_eq!((errors["/disk1/spark"], errors["/proc"], errors["/"]), (2, 1, 1), "{errors:?}");
+    }
+
+    #[tokio::test]
+    async fn a_root_that_is_not_there_yet_is_resolved_as_far_as_it_is() {
+        let dir = tempfile::tempdir().expect("directory");
+        let dir = dir.path().canonicalize().expect("exists");
+        std::fs::create_dir(dir.join("real")).expect("directory");
+        std::os::unix::fs::symlink(dir.join("real"), dir.join("link")).expect("link");
+        let here = std::env::current_dir().expect("there").canonicalize().expect("there");
+        let roots = vec![dir.join("link"), dir.join("link/later/spark"), "not/there".into()];
+        let real = [dir.join("real"), dir.join("real/later/spark"), here.join("not/there")];
+        assert_eq!(real_roots(roots).await, real);
     }
 
     /// As many as a hanging disk may hold, and some more.

@@ -18,7 +18,7 @@ pub enum Error {
     Secrets { path: String, reason: String },
     #[error("TLS from {path}: {reason}")]
     Tls { path: String, reason: String },
-    /// For the operator: who may connect could name any directory of this machine.
+    /// For the operator: no roots are named though others can connect, who could name any directory of this machine.
     #[error("others can connect to {address}, and no directories are named that executors may use")]
     NoRoots { address: String },
     /// The admin socket answered with an error.

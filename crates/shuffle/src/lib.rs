@@ -21,7 +21,7 @@ mod told;
 mod upkeep;
 
 pub use bellows_transport::auth::AuthPolicy;
-pub use config::{Auth, Config, DEFAULT_PORT, KEEPER_DIR, Limits, Tls};
+pub use config::{Auth, Config, DEFAULT_PORT, KEEPER_DIR, LEDGER_DIR, LEDGER_ENTRY_LIMIT_BYTES, Limits, Tls};
 pub use error::Error;
 pub use status::{AppStatus, ExecutorRemoval, LatencyStatus, Removal, Status};
 
@@ -92,6 +92,7 @@ pub async fn start(mut config: Config) -> Result<Running, Error> {
     let admin = config.admin_socket.as_deref().map(admin::server::bind).transpose()?;
     let (admin_listener, admin_socket) = admin.unzip();
     tracing::info!(%local_addr, executors = registry.executor_count(), "shuffle service starts");
+    disks::check_keepers(&config.allowed_roots).await;
     let service = Arc::new(Service::new(config, security, registry, (store, recovered)));
 
     let vital = Vital::new();

@@ -22,7 +22,7 @@ pub(crate) type Name = (String, String);
 #[derive(Debug)]
 pub(crate) struct Seen {
     pid: i32,
-    /// Nothing where this user may not know.
+    /// Its directories; `None` where this user may not know.
     dirs: Option<Vec<PathBuf>>,
 }
 

@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::blocks::{LocalDir, LocalDirs};
 use crate::disks::Disk;
 use crate::metrics::Served;
-use crate::tidy;
+use crate::tidy::{self, Doomed};
 
 /// A registered executor. A registration under the same name with other directories makes a new one.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub(crate) struct App {
     executors: RwLock<HashMap<Arc<str>, Arc<Executor>>>,
     /// Every directory that was ever registered for it: what it owns.
     dirs: Mutex<BTreeSet<Arc<Path>>>,
-    /// Those of them that held files before they were registered: somebody else's, which are never deleted.
+    /// Directories that held files before they were registered: somebody else's, which are never deleted.
     spared: Mutex<BTreeSet<Arc<Path>>>,
     pub(crate) served: Served,
     pub(crate) served_departed: Served,
@@ -108,7 +108,7 @@ impl App {
         self.executors.read().get(id).cloned()
     }
 
-    /// Those that a standalone worker made directories for, and that are not known to have gone.
+    /// Lists the live executors of standalone workers.
     pub(crate) fn standalone_executors(&self) -> Vec<(Arc<str>, Arc<Executor>)> {
         let there = |executor: &Executor| executor.is_standalone() && !executor.departed.load(Relaxed);
         let executors = self.executors.read();
@@ -128,10 +128,11 @@ impl App {
         self.spared.lock().contains(dir)
     }
 
-    /// All of its directories but those.
-    pub(crate) fn own_dirs(&self) -> Vec<PathBuf> {
+    /// All of its directories but those, with the user whom they belong to.
+    pub(crate) fn own_dirs(&self) -> Doomed {
+        let owner = self.owner();
         let spared = self.spared.lock();
-        self.dirs.lock().difference(&spared).map(|dir| dir.to_path_buf()).collect()
+        self.dirs.lock().difference(&spared).map(|dir| (dir.to_path_buf(), owner)).collect()
     }
 
     pub(crate) fn spared(&self) -> Vec<PathBuf> {
@@ -139,7 +140,7 @@ impl App {
     }
 
     /// The user whom its directories belong to, where one of its executors said so.
-    fn owner(&self) -> Option<u32> {
+    pub(crate) fn owner(&self) -> Option<u32> {
         self.executors.read().values().flat_map(|executor| executor.dirs.iter()).find_map(LocalDir::owner)
     }
 
@@ -181,7 +182,7 @@ impl App {
         late && life.driver_connections == 0
     }
 
-    /// Nothing would be lost with it.
+    /// Whether nothing would be lost with it.
     fn is_idle(&self) -> bool {
         let none = self.executors.read().is_empty() && self.dirs.lock().is_empty();
         none && self.life.lock().driver_connections == 0
@@ -251,7 +252,7 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// What was stored was taken once; bounds that are lower now do not make it unknown.
+    /// No bounds: for what was stored and so was taken once.
     const NONE: Bounds = Bounds { apps: usize::MAX, executors: usize::MAX, executors_of_app: usize::MAX };
 }
 
@@ -266,7 +267,7 @@ struct Inner {
 }
 
 impl Registry {
-    /// As many executors of one application as of all.
+    /// With one bound for the executors of one and of all.
     #[cfg(test)]
     pub(crate) fn new(apps: usize, executors: usize) -> Registry {
         Registry::with(Bounds { apps, executors, executors_of_app: executors })
@@ -334,7 +335,7 @@ impl Registry {
         self.put((app, executor), dirs, false, self.bounds)
     }
 
-    /// From what was stored.
+    /// Restores a stored registration.
     pub(crate) fn restore(
         &self,
         app: &str,

@@ -15,7 +15,7 @@ use bellows_transport::frame::MAX_FRAME_BYTES;
 use bellows_transport::rpc::{CorruptionCause, ExecutorInfo};
 use parking_lot::Mutex;
 use rustix::process::geteuid;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::blocks::{
     BlockError, BlockFiles, BlockName, DirError, FindError, LocalDir, LocalDirs, Look, MAX_KEPT_INDEX_BYTES,
@@ -23,12 +23,13 @@ use crate::blocks::{
     map_of_file, rdd_file,
 };
 use crate::checksum;
-use crate::disks::{Disk, Disks, For, WaitError};
+use crate::disks::{Disk, Disks, For, WaitError, is_refusal};
 use crate::metrics::{ErrorKind, Metrics};
 use crate::registry::{App, DriverConnection, Executor, Refusal, Registry};
 use crate::security::Security;
 use crate::store::{Recovered, Store, StoreError};
-use crate::{AppStatus, Config, Status, tidy, told};
+use crate::tidy::{self, Doomed};
+use crate::{AppStatus, Config, Status, told};
 
 /// A driver that is told to be heard every few milliseconds is not served better by it.
 const MIN_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -79,6 +80,7 @@ impl CallError {
             CallError::Block(BlockError::Missing(_) | BlockError::OutOfRange { .. }) => {
                 ErrorKind::BlockMissing
             }
+            CallError::Block(BlockError::AnothersFile { .. }) => ErrorKind::Forbidden,
             CallError::Block(BlockError::BadIndex { .. }) => ErrorKind::BadIndex,
             CallError::Block(BlockError::Disk { .. }) | CallError::Hangs(_) => ErrorKind::Disk,
             CallError::Store(_) => ErrorKind::Store,
@@ -137,10 +139,12 @@ pub(crate) struct Service {
     pub(crate) unsent: Arc<Semaphore>,
     pub(crate) disks: Arc<Disks>,
     /// Applications that were removed, and of their directories those that are not deleted yet, as the store has them.
-    unfinished: Mutex<BTreeMap<String, BTreeSet<PathBuf>>>,
+    unfinished: Mutex<BTreeMap<String, Doomed>>,
+    /// Applications that were forgotten, where that could not be made durable: nothing of them is deleted before.
+    not_durable: Mutex<BTreeSet<String>>,
     roots: Arc<[PathBuf]>,
-    /// Who has this looks at the machine's processes.
-    looking: tokio::sync::Mutex<()>,
+    /// Told when a standalone worker's executor registers: its process is to be noticed before it ends.
+    pub(crate) standalone_registered: Notify,
 }
 
 impl Service {
@@ -170,18 +174,25 @@ impl Service {
             unsent,
             disks,
             unfinished,
+            not_durable: Mutex::default(),
             roots,
-            looking: tokio::sync::Mutex::default(),
+            standalone_registered: Notify::new(),
         }
     }
 
-    /// Waits for the end of the thread that stores registrations.
+    /// Waits for the end of one of the threads that store registrations.
     pub(crate) async fn store_ended(&self) {
         self.store.ended().await;
     }
 
-    /// Counts and tells a failure of the disk that `path` is on.
+    /// Counts and tells a failure of the disk that `path` is on, if it is one: what whoever names or writes the path can
+    /// bring about raises no alarm.
     pub(crate) fn disk_error(&self, path: &Path, error: &io::Error) {
+        if is_refusal(error) {
+            self.metrics.error(ErrorKind::Forbidden);
+            tracing::warn!(path = %path.display(), %error, "not done: the path or this user's rights do not allow it");
+            return;
+        }
         self.metrics.error(ErrorKind::Disk);
         if error.get_ref().is_some_and(|inner| inner.is::<WaitError>()) {
             return; // Counted and told where it was noticed.
@@ -237,7 +248,10 @@ impl Service {
         }
         let told: Vec<String> = dirs.iter().map(|dir| dir.told().to_owned()).collect();
         self.store.register(app.clone(), executor.clone(), dirs).await?;
-        self.see_process(&app, &executor).await;
+        let entry = self.registry.app(&app).and_then(|app| app.executor(&executor));
+        if entry.is_some_and(|executor| executor.is_standalone()) {
+            self.standalone_registered.notify_one();
+        }
         tracing::info!(app, executor, dirs = ?told, "executor registered");
         let spared = self.registry.app(&app).map(|app| app.spared()).unwrap_or_default();
         if !spared.is_empty() {
@@ -331,17 +345,20 @@ impl Service {
             return None;
         }
         let began = self.files.now();
-        let data = MapOutput::open_data(data, Look::Memory).ok()?;
-        self.keep(key, MapOutput::open(index, data, MAX_KEPT_INDEX_BYTES, Look::Memory).ok()?, began)
+        let data = MapOutput::open_data(data, data_dir.owner(), Look::Memory).ok()?;
+        let output = MapOutput::open(index, data, MAX_KEPT_INDEX_BYTES, index_dir.owner(), Look::Memory);
+        self.keep(key, output.ok()?, began)
     }
 
     async fn open_on_disk(&self, key: OutputKey, executor: &Executor) -> Result<Arc<MapOutput>, CallError> {
         for _ in 0..OPEN_ATTEMPTS {
-            let (_, index) = executor.dirs.place(&index_file(key.shuffle, key.map));
+            let (index_dir, index) = executor.dirs.place(&index_file(key.shuffle, key.map));
             let (data_dir, data) = executor.dirs.place(&data_file(key.shuffle, key.map));
             let (at_index, at_data, began) = (index.clone(), data.clone(), self.files.now());
-            let data = move || MapOutput::open_data(data, Look::Disk);
-            let open = move |data| MapOutput::open(index, data, MAX_KEPT_INDEX_BYTES, Look::Disk);
+            let (of_index, of_data) = (index_dir.owner(), data_dir.owner());
+            let data = move || MapOutput::open_data(data, of_data, Look::Disk);
+            let open =
+                move |data| MapOutput::open(index, data, MAX_KEPT_INDEX_BYTES, of_index, Look::Disk);
             let output = if self.disks.of(&at_index) == self.disks.of(&at_data) {
                 self.disks.wait(&at_index, move || open(data()?)).await??
             } else {
@@ -382,7 +399,7 @@ impl Service {
     /// A cached partition of an RDD, if to open it waits for nothing.
     pub(crate) fn rdd_block_at_hand(&self, executor: &Executor, rdd: i32, split: i32) -> Option<Segment> {
         let (dir, path) = executor.dirs.place(&rdd_file(rdd, split));
-        let source = dir.is_local().then(|| Source::open(path, Look::Memory))?;
+        let source = dir.is_local().then(|| Source::open(path, dir.owner(), Look::Memory))?;
         source.ok().map(Segment::whole)
     }
 
@@ -393,13 +410,14 @@ impl Service {
         split: i32,
     ) -> Result<Segment, CallError> {
         let (dir, path) = executor.dirs.place(&rdd_file(rdd, split));
-        let at = path.clone();
-        let source = self.disks.wait(&at, move || Source::open(path, Look::Disk)).await??;
+        let (at, owner) = (path.clone(), dir.owner());
+        let source = self.disks.wait(&at, move || Source::open(path, owner, Look::Disk)).await??;
         dir.learn(&source);
         Ok(Segment::whole(source))
     }
 
-    /// How many of the blocks were there and are gone.
+    /// Returns how many of the blocks were there and are gone. Nothing but shuffle files and cached blocks is deleted by
+    /// name: Spark asks for no other, and a driver's directory holds none.
     pub(crate) async fn remove_blocks(
         &self,
         app: &str,
@@ -407,13 +425,16 @@ impl Service {
         blocks: Vec<String>,
     ) -> Result<i32, CallError> {
         let (app, executor) = self.find(app, executor)?;
-        let blocks: Vec<&String> = blocks.iter().filter(|block| is_plain_file_name(block)).collect();
+        let is_removable =
+            |block: &str| is_plain_file_name(block) && ["shuffle", "rdd_"].iter().any(|of| block.starts_with(of));
+        let blocks: Vec<&String> = blocks.iter().filter(|block| is_removable(block)).collect();
         for (shuffle, map) in blocks.iter().filter_map(|block| map_of_file(block)) {
             self.files.forget_output(&OutputKey { executor: executor.serial, shuffle, map });
         }
         let places = blocks.into_iter().map(|block| executor.dirs.place(block));
         let paths = places.filter(|(dir, _)| !app.spares(dir.real())).map(|(_, path)| path);
-        let remove = |path: &Path| tidy::remove_file(path).map_err(|error| (path.to_owned(), error));
+        let owner = app.owner();
+        let remove = move |path: &Path| tidy::remove_file(path, owner).map_err(|error| (path.to_owned(), error));
         let mut count = 0;
         for removed in self.disks.wait_for_each(For::Deleting, paths, remove).await? {
             match removed {
@@ -439,9 +460,9 @@ impl Service {
             return CorruptionCause::UnsupportedChecksumAlgorithm;
         }
         // The checksum may lie on another disk than the block.
-        let file = executor.dirs.path(&checksum_file(shuffle, map, &algorithm));
-        let (at, data) = (file.clone(), block.source.path().to_owned());
-        let Ok(written) = self.disks.wait(&at, move || checksum::written(&file, reduce)).await else {
+        let (dir, file) = executor.dirs.place(&checksum_file(shuffle, map, &algorithm));
+        let (at, owner, data) = (file.clone(), dir.owner(), block.source.path().to_owned());
+        let Ok(written) = self.disks.wait(&at, move || checksum::written(&file, owner, reduce)).await else {
             return CorruptionCause::UnknownIssue;
         };
         let diagnose = move || checksum::diagnose(&algorithm, written, &block, checksum_by_reader);
@@ -556,6 +577,22 @@ mod tests {
         assert_eq!(status.errors, [("internal".to_owned(), 1), ("stopping".to_owned(), 1)].into());
     }
 
+    #[tokio::test]
+    async fn what_peers_can_bring_about_is_no_error_of_a_disk() {
+        let (dir, service) = scene();
+        let link = dir.path().canonicalize().expect("exists").join("link");
+        std::os::unix::fs::symlink("link", &link).expect("link");
+        let linked = Source::open(link.clone(), None, Look::Disk).expect_err("a link");
+        service.note(&CallError::Block(linked));
+        for why in [rustix::io::Errno::ACCESS, rustix::io::Errno::NAMETOOLONG] {
+            service.disk_error(&link, &why.into());
+        }
+        assert_eq!(service.status().errors, [("forbidden".to_owned(), 3)].into());
+        assert!(service.status().disk_errors.is_empty());
+        service.disk_error(&link, &rustix::io::Errno::IO.into());
+        assert_eq!(service.status().errors["disk"], 1);
+    }
+
     #[test]
     fn an_output_that_was_written_anew_while_it_was_opened_is_not_kept() {
         let (dir, service) = scene();
@@ -567,8 +604,8 @@ mod tests {
                 .expect("written");
         };
         let (key, began) = (OutputKey { executor: 1, shuffle: 0, map: 0 }, service.asked());
-        let open_data = || MapOutput::open_data(data.clone(), Look::Disk).expect("opens");
-        let with_index = |data| MapOutput::open(index.clone(), data, 1 << 10, Look::Disk).expect("sound");
+        let open_data = || MapOutput::open_data(data.clone(), None, Look::Disk).expect("opens");
+        let with_index = |data| MapOutput::open(index.clone(), data, 1 << 10, None, Look::Disk).expect("sound");
         write(b"older and longer");
         let older = open_data();
         write(b"newer");

@@ -1,11 +1,14 @@
 //! Deletes what applications leave behind: whole block directories, or one executor's private files. Waits for
-//! disks: never called on a thread that serves. Symbolic links are removed, never followed.
+//! disks: never called on a thread that serves. Symbolic links are removed, never followed. Only what belongs to the
+//! user of a block directory goes with it: anything else was moved or linked there by somebody who may not delete it.
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -23,16 +26,24 @@ const MAX_DEPTH: usize = 16;
 /// A new executor's directory has at most its sub-directories in it.
 const MAX_LOOKED_THROUGH: usize = 16 * 1024;
 
+/// Directories that are to be deleted, each with the user whose files may go: where an earlier release did not note it,
+/// the one whom the directory belongs to.
+pub(crate) type Doomed = BTreeMap<PathBuf, Option<u32>>;
+
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Freed {
     pub(crate) files: u64,
     pub(crate) bytes: u64,
+    /// Files and directories that stay because they are another user's, or lie too deep.
+    pub(crate) left: u64,
 }
 
 /// Deletes a block directory and, when it was the last one in there, the application's directory above it, which
 /// must itself lie below a root. What is not there is no error; that it is there still, is: an executor that has not
 /// ended yet may write into it ([`io::ErrorKind::DirectoryNotEmpty`]).
-pub(crate) fn remove_block_dir(dir: &Path, roots: &[PathBuf]) -> io::Result<Freed> {
+///
+/// Only files and directories of the user `owner` go. What is another's stays, and all above it.
+pub(crate) fn remove_block_dir(dir: &Path, owner: Option<u32>, roots: &[PathBuf]) -> io::Result<Freed> {
     let name = dir.file_name().and_then(|name| name.to_str());
     let (Some(name), Some(parent)) = (name, dir.parent()) else { return Err(not_ours()) };
     let outside = !roots.is_empty() && !roots.iter().any(|root| dir.starts_with(root));
@@ -41,30 +52,39 @@ pub(crate) fn remove_block_dir(dir: &Path, roots: &[PathBuf]) -> io::Result<Free
     }
     let Some(parent_fd) = open_dir(parent)? else { return Ok(Freed::default()) };
     let mut freed = Freed::default();
+    let mut owner = owner;
     if let Some(fd) = open_child(&parent_fd, name)? {
-        clear(fd, &mut freed, 0, &|_| true)?;
+        let of = *owner.get_or_insert(rustix::fs::fstat(&fd)?.st_uid);
+        clear(fd, of, &mut freed, 0, &|_| true)?;
+        if freed.left > 0 {
+            return Ok(freed);
+        }
         match rustix::fs::unlinkat(&parent_fd, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    if roots.iter().any(|root| parent != root && parent.starts_with(root)) {
+    let is_owners = owner == Some(rustix::fs::fstat(&parent_fd)?.st_uid);
+    if is_owners && roots.iter().any(|root| parent != root && parent.starts_with(root)) {
         remove_if_empty(parent);
     }
     Ok(freed)
 }
 
-/// Block directories of applications that nobody remembers: `root/APPLICATION/blockmgr-*`, and a standalone worker's
-/// `root/WORKER/executor-*/blockmgr-*`, where no directory of the application is registered and nothing below was
-/// written for `age`; and what could not be looked at. What lies directly below a root is left alone: a driver, which never registers, may have it.
-/// So is what has a keeper: executors that use no shuffle service do not register either, and may run for weeks.
+/// Finds block directories of applications that nobody remembers, and what could not be looked at:
+/// `root/APPLICATION/blockmgr-*`, and a standalone worker's `root/WORKER/executor-*/blockmgr-*`, where no directory of
+/// the application is registered and nothing below was written for `age`.
+///
+/// What lies directly below a root is left alone: a driver, which never registers, may have it. So is what has a keeper:
+/// executors that use no shuffle service do not register either, and may run for weeks. So is what belongs to another
+/// user than the directory that it lies in: that user may have moved it there.
 pub(crate) fn orphans(
     root: &Path,
     age: Duration,
     now: SystemTime,
     is_registered: impl Fn(&Path) -> bool,
-) -> (Vec<PathBuf>, Vec<(PathBuf, io::Error)>) {
-    let (mut orphans, mut failed) = (Vec::new(), Vec::new());
+) -> (Doomed, Vec<(PathBuf, io::Error)>) {
+    let (mut orphans, mut failed) = (Doomed::new(), Vec::new());
     let look_into = |dir: &Path, failed: &mut Vec<_>| {
         // What cannot be looked into keeps nobody from looking into the others.
         let found = sub_dirs(dir).unwrap_or_else(|error| {
@@ -84,7 +104,10 @@ pub(crate) fn orphans(
             continue;
         }
         match newest_change(&block_dirs) {
-            Ok(newest) if is_older(newest, age, now) => orphans.extend(block_dirs),
+            Ok(newest) if is_older(newest, age, now) => match app_dir.symlink_metadata() {
+                Ok(above) => orphans.extend(block_dirs.into_iter().map(|dir| (dir, Some(above.uid())))),
+                Err(error) => failed.push((app_dir, error)),
+            },
             Ok(_) => {}
             Err(error) => failed.push((app_dir, error)),
         }
@@ -164,11 +187,16 @@ fn modified(stat: &rustix::fs::Stat) -> SystemTime {
 }
 
 /// Deletes what only the executor itself could have read from its directory: everything but shuffle files, and
-/// cached blocks where they are served.
-pub(crate) fn remove_private_files(dir: &Path, keep_rdd_blocks: bool) -> io::Result<Freed> {
+/// cached blocks where they are served. Only files of the user `owner` go.
+pub(crate) fn remove_private_files(
+    dir: &Path,
+    owner: Option<u32>,
+    keep_rdd_blocks: bool,
+) -> io::Result<Freed> {
     let mut freed = Freed::default();
     if let Some(fd) = open_dir(dir)? {
-        clear(fd, &mut freed, 0, &|name| !is_served(name, keep_rdd_blocks))?;
+        let owner = owner.map_or_else(|| rustix::fs::fstat(&fd).map(|stat| stat.st_uid), Ok)?;
+        clear(fd, owner, &mut freed, 0, &|name| !is_served(name, keep_rdd_blocks))?;
     }
     Ok(freed)
 }
@@ -200,12 +228,16 @@ fn holds_files_in(dir: OwnedFd, depth: usize, left: &mut usize) -> io::Result<bo
     Ok(false)
 }
 
-/// Deletes one regular file; false when it was not there.
-pub(crate) fn remove_file(path: &Path) -> io::Result<bool> {
+/// Deletes one regular file if it and its directory are the user `owner`'s; false when there was none.
+pub(crate) fn remove_file(path: &Path, owner: Option<u32>) -> io::Result<bool> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
     let Some(parent) = open_dir(parent)? else { return Ok(false) };
+    let is_owners = |stat: &rustix::fs::Stat| owner.is_none_or(|owner| owner == stat.st_uid);
+    if !is_owners(&rustix::fs::fstat(&parent)?) {
+        return Ok(false);
+    }
     match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {}
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && is_owners(&stat) => {}
         Ok(_) | Err(Errno::NOENT) => return Ok(false),
         Err(error) => return Err(error.into()),
     }
@@ -237,10 +269,18 @@ fn is_served(name: &[u8], keep_rdd_blocks: bool) -> bool {
     keep_rdd_blocks && name.starts_with("rdd_")
 }
 
-/// Deletes the files of `dir` that `doomed` picks by name, and the directories that this leaves empty.
-fn clear(dir: OwnedFd, freed: &mut Freed, depth: usize, doomed: &dyn Fn(&[u8]) -> bool) -> io::Result<()> {
-    if depth > MAX_DEPTH {
-        return Err(io::Error::other("directories nested too deeply"));
+/// Deletes the files of `dir` that `doomed` picks by name, and the directories that this leaves empty, as far as they
+/// are the user `owner`'s. Whether `dir` itself is.
+fn clear(
+    dir: OwnedFd,
+    owner: u32,
+    freed: &mut Freed,
+    depth: usize,
+    doomed: &dyn Fn(&[u8]) -> bool,
+) -> io::Result<bool> {
+    if depth > MAX_DEPTH || rustix::fs::fstat(&dir)?.st_uid != owner {
+        freed.left += 1;
+        return Ok(false);
     }
     for entry in Dir::read_from(&dir)? {
         let entry = entry?;
@@ -249,23 +289,36 @@ fn clear(dir: OwnedFd, freed: &mut Freed, depth: usize, doomed: &dyn Fn(&[u8]) -
             continue;
         }
         if entry.file_type() == FileType::Directory {
-            if let Some(child) = open_child(&dir, name)? {
-                clear(child, freed, depth + 1, doomed)?;
+            if let Some(child) = open_child(&dir, name)?
+                && clear(child, owner, freed, depth + 1, doomed)?
+            {
                 remove_empty(&dir, name)?;
             }
         } else if doomed(name.to_bytes()) {
-            let bytes = size(&dir, name)?;
-            match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
-                Ok(()) => {
-                    freed.files += 1;
-                    freed.bytes += bytes;
-                }
-                Err(Errno::NOENT) => {}
-                Err(error) => return Err(error.into()),
-            }
+            clear_file(&dir, name, owner, freed)?;
         }
     }
-    Ok(())
+    Ok(true)
+}
+
+fn clear_file(dir: &OwnedFd, name: &CStr, owner: u32, freed: &mut Freed) -> io::Result<()> {
+    let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(()),
+        stat => stat?,
+    };
+    if stat.st_uid != owner {
+        freed.left += 1;
+        return Ok(());
+    }
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) => {
+            freed.files += 1;
+            freed.bytes += u64::try_from(stat.st_size).unwrap_or(0);
+            Ok(())
+        }
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn count(dir: OwnedFd, depth: usize) -> io::Result<u64> {
@@ -372,15 +425,15 @@ mod tests {
     fn a_block_directory_goes_with_the_emptied_directory_above_but_not_the_root() {
         let tree = Tree::new(&["app/blockmgr-1/00/shuffle_0_0_0.data", "app/blockmgr-2/x", "blockmgr-3/y"]);
         let roots = [tree.path()];
-        let freed = remove_block_dir(&tree.path().join("app/blockmgr-1"), &roots).expect("removed");
-        assert_eq!(freed, Freed { files: 1, bytes: 5 });
+        let freed = remove_block_dir(&tree.path().join("app/blockmgr-1"), None, &roots).expect("removed");
+        assert_eq!(freed, Freed { files: 1, bytes: 5, left: 0 });
         assert!(tree.has("app/blockmgr-2/x"));
-        remove_block_dir(&tree.path().join("app/blockmgr-2"), &roots).expect("removed");
+        remove_block_dir(&tree.path().join("app/blockmgr-2"), None, &roots).expect("removed");
         assert!(!tree.has("app"));
-        remove_block_dir(&tree.path().join("blockmgr-3"), &roots).expect("removed");
+        remove_block_dir(&tree.path().join("blockmgr-3"), None, &roots).expect("removed");
         assert!(tree.path().exists());
         assert_eq!(
-            remove_block_dir(&tree.path().join("blockmgr-3"), &roots).expect("idempotent"),
+            remove_block_dir(&tree.path().join("blockmgr-3"), None, &roots).expect("idempotent"),
             Freed::default()
         );
     }
@@ -394,7 +447,7 @@ mod tests {
             let writes = move || (0..500).try_for_each(|i| fs::write(files.join(i.to_string()), "12345"));
             let writer = std::thread::spawn(writes);
             loop {
-                match remove_block_dir(&dir, &[]) {
+                match remove_block_dir(&dir, None, &[]) {
                     Ok(_) => break assert!(!dir.exists()),
                     Err(error) => assert_eq!(error.kind(), io::ErrorKind::DirectoryNotEmpty),
                 }
@@ -422,10 +475,9 @@ mod tests {
         let known = ["known/blockmgr-2", "spark-1/executor-2/blockmgr-6"].map(|dir| root.join(dir));
         let find = |after: u64| {
             let now = SystemTime::now() + Duration::from_secs(after);
-            let (mut found, failed) = orphans(&root, age, now, |dir| known.iter().any(|known| dir == known));
+            let (found, failed) = orphans(&root, age, now, |dir| known.iter().any(|known| dir == known));
             assert!(failed.is_empty(), "{failed:?}");
-            found.sort();
-            found
+            found.into_keys().collect::<Vec<_>>()
         };
         assert_eq!(find(1800), Vec::<PathBuf>::new());
         let old = ["old/blockmgr-1", "spark-1/executor-1/blockmgr-5"].map(|dir| root.join(dir));
@@ -457,8 +509,8 @@ mod tests {
     #[test]
     fn only_block_directories_are_deleted() {
         let tree = Tree::new(&["home/file"]);
-        assert!(remove_block_dir(&tree.path().join("home"), &[]).is_err());
-        assert!(remove_block_dir(Path::new("/"), &[]).is_err());
+        assert!(remove_block_dir(&tree.path().join("home"), None, &[]).is_err());
+        assert!(remove_block_dir(Path::new("/"), None, &[]).is_err());
         assert!(tree.has("home/file"));
     }
 
@@ -472,11 +524,48 @@ mod tests {
         link("precious/file", "app/blockmgr-1/00/file");
         link("other", "way");
         link("other/blockmgr-9", "app/blockmgr-2");
-        remove_block_dir(&tree.path().join("app/blockmgr-1"), &[]).expect("removed");
+        remove_block_dir(&tree.path().join("app/blockmgr-1"), None, &[]).expect("removed");
         assert!(!tree.has("app/blockmgr-1") && tree.has("precious/file"));
-        assert!(remove_block_dir(&tree.path().join("way/blockmgr-9"), &[]).is_err());
-        let _ = remove_block_dir(&tree.path().join("app/blockmgr-2"), &[]);
+        assert!(remove_block_dir(&tree.path().join("way/blockmgr-9"), None, &[]).is_err());
+        let _ = remove_block_dir(&tree.path().join("app/blockmgr-2"), None, &[]);
         assert!(tree.has("other/blockmgr-9/file"));
+    }
+
+    /// Whoever was renamed or linked into a block directory may not lose anything by it.
+    #[test]
+    fn what_is_another_users_stays() {
+        let tree = Tree::new(&["app/blockmgr-1/00/own", "app/blockmgr-2/00/x", "app/blockmgr-2/y"]);
+        let [own, moved] = ["app/blockmgr-1", "app/blockmgr-2"].map(|dir| tree.path().join(dir));
+        let user = rustix::process::geteuid().as_raw();
+        // As if it had been another user's directory that was registered, and this one moved into its place.
+        let freed = remove_block_dir(&moved, Some(user + 1), &[]).expect("looked at");
+        assert_eq!(freed, Freed { left: 1, ..Freed::default() });
+        assert_eq!(remove_private_files(&moved, Some(user + 1), false).expect("looked at").files, 0);
+        assert!(!remove_file(&moved.join("y"), Some(user + 1)).expect("looked at"));
+        assert!(tree.has("app/blockmgr-2/00/x") && tree.has("app/blockmgr-2/y"));
+        if user != 0 {
+            return;
+        }
+        let give = |path: &str| {
+            std::os::unix::fs::chown(tree.path().join(path), Some(65_534), None).expect("root may");
+        };
+        fs::create_dir_all(own.join("01")).expect("directory");
+        fs::write(own.join("01/theirs"), "12345").expect("file");
+        fs::create_dir_all(own.join("02")).expect("directory");
+        give("app/blockmgr-1/01/theirs");
+        give("app/blockmgr-1/02");
+        assert!(!remove_file(&own.join("01/theirs"), Some(0)).expect("looked at"));
+        let freed = remove_block_dir(&own, Some(0), &[]).expect("looked at");
+        assert_eq!(freed, Freed { files: 1, bytes: 5, left: 2 });
+        assert!(tree.has("app/blockmgr-1/01/theirs") && tree.has("app/blockmgr-1/02"));
+        assert!(!tree.has("app/blockmgr-1/00"));
+        give("app/blockmgr-2");
+        let later = SystemTime::now() + Duration::from_secs(7200);
+        let (found, _) = orphans(&tree.path(), Duration::from_secs(3600), later, |_| false);
+        for (dir, owner) in found {
+            drop(remove_block_dir(&dir, owner, &[]));
+        }
+        assert!(tree.has("app/blockmgr-2/y"));
     }
 
     #[test]
@@ -499,7 +588,7 @@ mod tests {
             .map(|(i, f)| format!("blockmgr-1/{i:02x}/{f}"))
             .collect();
         let tree = Tree::new(&files.iter().map(String::as_str).collect::<Vec<_>>());
-        let freed = remove_private_files(&tree.path().join("blockmgr-1"), false).expect("removed");
+        let freed = remove_private_files(&tree.path().join("blockmgr-1"), None, false).expect("removed");
         assert_eq!(freed.files, private.len() as u64);
         for file in &files {
             assert_eq!(tree.has(file), served.iter().any(|s| file.ends_with(s)), "{file}");
@@ -510,7 +599,7 @@ mod tests {
     #[test]
     fn cached_blocks_stay_where_they_are_served() {
         let tree = Tree::new(&["blockmgr-1/00/rdd_1_2", "blockmgr-1/00/temp_local_1"]);
-        remove_private_files(&tree.path().join("blockmgr-1"), true).expect("removed");
+        remove_private_files(&tree.path().join("blockmgr-1"), None, true).expect("removed");
         assert!(tree.has("blockmgr-1/00/rdd_1_2") && !tree.has("blockmgr-1/00/temp_local_1"));
     }
 

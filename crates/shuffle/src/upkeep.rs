@@ -2,21 +2,26 @@
 //! files that others deleted, disk use. What waits for a disk has a turn of its own for each, so that one that hangs
 //! holds up nothing of the others.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use futures::future::{join, join_all, join3};
+use futures::future::{join_all, join3};
 use futures::stream::FuturesUnordered;
 use tokio::time::{Interval, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::disks::Disk;
+use crate::processes::Name;
 use crate::service::Service;
 use crate::store::Removed;
 
 const LOOK_FOR_SILENT_DRIVERS: Duration = Duration::from_secs(1);
 const LOOK_FOR_ENDED_EXECUTORS: Duration = Duration::from_secs(2);
+/// What an executor left is tried again where its disk failed.
+const CLEAR_AGAIN: Duration = Duration::from_secs(60);
+const RETRY_REMOVALS: Duration = Duration::from_secs(10);
 const CLOSE_STALE_FILES: Duration = Duration::from_secs(30);
 const REMOVE_FORGOTTEN: Duration = Duration::from_secs(3600);
 const COUNT_DISK_USE: Duration = Duration::from_secs(60);
@@ -28,7 +33,7 @@ pub(crate) async fn run(service: Arc<Service>, stop: CancellationToken) {
     let applications = join3(watch_drivers(&service), watch_executors(&service), remove_abandoned(&service));
     tokio::select! {
         () = stop.cancelled() => {}
-        _ = join(disks, applications) => {}
+        _ = join3(disks, applications, retry_removals(&service)) => {}
     }
 }
 
@@ -80,13 +85,44 @@ async fn watch_drivers(service: &Service) {
     }
 }
 
+/// One with a directory on a disk that hangs holds up no other.
 async fn watch_executors(service: &Service) {
     let mut look = every(LOOK_FOR_ENDED_EXECUTORS);
+    let mut again = every(CLEAR_AGAIN);
+    let (mut departures, mut under_way) = (FuturesUnordered::new(), HashSet::new());
+    let mut not_cleared = Vec::new();
     loop {
-        look.tick().await;
-        if let Err(error) = service.look_for_ended_executors().await {
-            tracing::error!(%error, "executors that ended may not be noticed");
-        }
+        let ended: Vec<Name> = tokio::select! {
+            _ = look.tick() => service.ended_executors().await,
+            () = service.standalone_registered.notified() => service.ended_executors().await,
+            _ = again.tick() => std::mem::take(&mut not_cleared),
+            Some::<(Name, bool)>((name, cleared)) = departures.next() => {
+                under_way.remove(&name);
+                if !cleared {
+                    not_cleared.push(name);
+                }
+                continue;
+            }
+        };
+        let new = ended.into_iter().filter(|name| under_way.insert(name.clone()));
+        departures.extend(new.collect::<Vec<_>>().into_iter().map(|name| depart(service, name)));
+    }
+}
+
+/// Also returns whether what the executor left was deleted.
+async fn depart(service: &Service, name: Name) -> (Name, bool) {
+    let (app, executor) = &name;
+    let cleared = service.depart(app, executor).await.map(|(_, cleared)| cleared);
+    let cleared = cleared.inspect_err(|error| service.note(error)).unwrap_or(false);
+    (name, cleared)
+}
+
+/// Brings to their end removals that were not durable at first.
+async fn retry_removals(service: &Service) {
+    let mut retry = every(RETRY_REMOVALS);
+    loop {
+        retry.tick().await;
+        service.retry_removals().await;
     }
 }
 
@@ -127,7 +163,7 @@ mod tests {
     use crate::security::Security;
     use crate::store::{Recovered, Store};
     use bellows_transport::rpc::ExecutorInfo;
-    use std::collections::BTreeSet;
+    use crate::tidy::Doomed;
     use std::path::{Path, PathBuf};
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -194,7 +230,7 @@ mod tests {
         let removals = ["a", "b"].map(|app| {
             let block_dir = root.join(app).join("blockmgr-1");
             std::fs::create_dir_all(&block_dir).expect("directory");
-            (app.to_owned(), BTreeSet::from([block_dir]))
+            (app.to_owned(), Doomed::from([(block_dir, None)]))
         });
         let stored = (Store::stopped(), Recovered { unfinished_removals: removals.clone().into() });
         let security = Security::load(&config).expect("none");
@@ -202,7 +238,7 @@ mod tests {
         let service = Arc::new(service);
         join_all(service.disks.all().map(|disk| service.finish_removals(disk))).await;
         assert_eq!(service.unfinished_removals(), removals.clone().into());
-        assert!(!removals.iter().flat_map(|(_, dirs)| dirs).any(|dir| dir.exists()), "each was tried");
+        assert!(!removals.iter().flat_map(|(_, dirs)| dirs.keys()).any(|dir| dir.exists()), "each was tried");
     }
 
     #[tokio::test]

@@ -29,6 +29,16 @@ fn write(dir: &Path, name: &str) -> PathBuf {
     path
 }
 
+const STRANGER: u32 = 65_534;
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn give(path: &Path, user: u32) {
+    std::os::unix::fs::chown(path, Some(user), None).expect("root may");
+}
+
 /// Its driver promises a heartbeat and goes.
 async fn falls_silent(service: &bellows_shuffle::Running, app: &str) {
     let promise = Rpc::RegisterDriver { app: app.into(), heartbeat_timeout_ms: 1 };
@@ -111,6 +121,117 @@ async fn a_frameworks_directory_is_its_own_before_it_has_registered() {
     }
     client.register(&named("F-1", "1", &[&first])).await;
     client.register(&named("F-2", "1", &[&second])).await;
+    service.stop().await;
+}
+
+/// A task's user may make anything in its framework's directory.
+#[tokio::test]
+async fn nobody_but_the_agent_says_whose_a_directory_is() {
+    let bench = Bench::new();
+    let service = bench.start().await;
+    let mut client = Client::connect(&service).await;
+    let ledger = make(&bench, ".bellows/frameworks");
+    let user = rustix::process::geteuid().as_raw();
+    for (directory, framework) in [("bellows-F", "F"), ("bellows-G", "G")] {
+        let entry = format!(r#"{{"framework":"{framework}","uid":{user},"made":{{"Inode":7}}}}"#);
+        std::fs::write(ledger.join(directory), entry).expect("entry");
+    }
+    make(&bench, "bellows-F/.bellows/frameworks");
+    std::fs::write(bench.disk().join("bellows-F/.bellows/frameworks/z"), r#"{"framework":"G","uid":0}"#)
+        .expect("entry");
+    let planted = make(&bench, "bellows-F/z/blockmgr-1");
+    let refused = client.call(&named("G", "x", &[&planted]).register()).await.map(drop);
+    assert!(refused.expect_err("planted").contains("the agent keeps"));
+    client.register(&named("G", "1", &[&make(&bench, "bellows-G/blockmgr-1")])).await;
+    service.stop().await;
+}
+
+/// Whoever moves or links another user's file into their own directory can neither read it nor have it deleted.
+#[tokio::test]
+async fn what_another_user_wrote_is_neither_served_nor_deleted() {
+    if !is_root() {
+        return;
+    }
+    let bench = Bench::new();
+    let service = bench.start().await;
+    let mut client = Client::connect(&service).await;
+    let dir = make(&bench, "evil/blockmgr-1");
+    let evil = named("evil", "1", &[&dir]);
+    client.register(&evil).await;
+    let secret = evil.write("rdd_1_1", b"secret");
+    evil.map_output(0, 0, &[6]);
+    give(&secret, STRANGER);
+    give(&evil.path("shuffle_0_0_0.data"), STRANGER);
+    let refused = client.fetch(&evil.open(&["rdd_1_1"])).await.expect_err("another's");
+    assert!(refused.contains("belongs to user 65534"), "{refused}");
+    let refused = client.fetch(&evil.fetch(0, &[(0, &[0])], false)).await.expect_err("another's");
+    assert!(refused.contains("belongs to user 65534"), "{refused}");
+    let remove = Rpc::RemoveBlocks {
+        app: "evil".into(),
+        executor: "1".into(),
+        blocks: vec!["rdd_1_1".to_owned(), "shuffle_0_0_0.index".to_owned()],
+    };
+    assert_eq!(client.call(&remove).await, Ok(Some(Rpc::BlocksRemoved { count: 1 })));
+
+    // A whole directory in place of the one that was registered, also where a restart comes between.
+    let strangers = make(&bench, "strangers");
+    let theirs = write(&strangers, "00/precious");
+    [&strangers, &strangers.join("00"), &theirs].map(|path| give(path, STRANGER));
+    std::fs::rename(&dir, bench.disk().join("old")).expect("moved");
+    std::fs::rename(&strangers, &dir).expect("moved");
+    bench.admin().executor_departed("evil", "1").await.expect("noted");
+    service.stop().await;
+    let service = bench.start().await;
+    let removal = bench.admin().remove_app("evil").await.expect("removed");
+    assert_eq!((removal.directories, removal.files, removal.kept.len()), (0, 0, 1), "{removal:?}");
+    assert!(removal.kept[0].contains("another user"), "{removal:?}");
+    assert!(exists(&dir.join("00/precious")));
+    assert!(service.status().disk_errors.is_empty());
+    service.stop().await;
+}
+
+/// Drivers do not register, and have nothing in their directory at first.
+#[tokio::test]
+async fn a_drivers_fresh_directory_is_not_deleted_for_whoever_registers_it() {
+    let bench = Bench::new();
+    let service = bench.start().await;
+    let mut client = Client::connect(&service).await;
+    let drivers = make(&bench, "blockmgr-1");
+    let own = make(&bench, "evil/blockmgr-2");
+    let evil = named("evil", "1", &[&drivers]);
+    client.register(&evil).await;
+    client.register(&named("evil", "2", &[&own])).await;
+    let broadcast = evil.write("broadcast_0_piece0", b"12345");
+    let private = evil.write("temp_local_1", b"12345");
+    let blocks = vec!["broadcast_0_piece0".to_owned()];
+    let remove = Rpc::RemoveBlocks { app: "evil".into(), executor: "1".into(), blocks };
+    assert_eq!(client.call(&remove).await, Ok(Some(Rpc::BlocksRemoved { count: 0 })));
+    bench.admin().executor_departed("evil", "1").await.expect("noted");
+    falls_silent(&service, "evil").await;
+    eventually("its own directory goes", async || (!exists(&own)).then_some(())).await;
+    assert!(exists(&broadcast) && exists(&private));
+    service.stop().await;
+    // Nor is it a duty that the next start takes up.
+    let service = bench.start().await;
+    assert_eq!(bench.admin().remove_app("evil").await.expect("answered"), bellows_shuffle::Removal::default());
+    assert!(exists(&broadcast) && exists(&private));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn who_names_an_unusable_path_raises_no_alarm() {
+    let bench = Bench::new();
+    let service = bench.start().await;
+    let mut client = Client::connect(&service).await;
+    let app = make(&bench, "app");
+    std::os::unix::fs::symlink("loop", app.join("loop")).expect("link");
+    for path in [app.join("loop/blockmgr-1"), app.join(format!("blockmgr-{}", "x".repeat(300)))] {
+        let refused = client.call(&named("app", "1", &[&path]).register()).await.map(drop);
+        let refused = refused.expect_err("is not there");
+        assert!(refused.starts_with("java.lang.SecurityException"), "{refused}");
+    }
+    let status = service.status();
+    assert_eq!((status.errors.get("disk"), status.disk_errors.len()), (None, 0), "{status:?}");
     service.stop().await;
 }
 

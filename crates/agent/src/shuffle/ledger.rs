@@ -2,6 +2,7 @@
 //!
 //! Whoever is not this user cannot write to it; what it names is checked all the same before anything is deleted.
 use bellows_model::FrameworkId;
+use bellows_shuffle::LEDGER_ENTRY_LIMIT_BYTES;
 use rustix::{
     fs::{
         AtFlags, Dir, FileType, Mode, OFlags, StatxFlags, StatxTimestamp, fstat, openat, renameat, statx,
@@ -19,7 +20,6 @@ use std::{
 
 /// Prefix of every directory that is made here.
 pub(super) const PREFIX: &str = "bellows-";
-const ENTRY_LIMIT_BYTES: u64 = 4096;
 /// Where an entry is written before it takes its place.
 const UNFINISHED: &str = ".new";
 
@@ -135,7 +135,7 @@ fn read_entry(dir: &OwnedFd, name: &CStr) -> io::Result<Entry> {
     }
     let born = birth(&file, c"", AtFlags::EMPTY_PATH)?;
     let mut text = Vec::new();
-    file.take(ENTRY_LIMIT_BYTES).read_to_end(&mut text)?;
+    file.take(LEDGER_ENTRY_LIMIT_BYTES).read_to_end(&mut text)?;
     let entry = if text.is_empty() {
         Entry { framework: directory.clone(), uid: 0, directory, made: Made::Earlier(born) }
     } else {

@@ -143,8 +143,8 @@ mod tests {
 
         fn open(&self, look: Look) -> Option<Arc<MapOutput>> {
             let [index, data] = self.paths.clone();
-            let data = MapOutput::open_data(data, look).ok()?;
-            MapOutput::open(index, data, 1 << 20, look).ok().map(Arc::new)
+            let data = MapOutput::open_data(data, None, look).ok()?;
+            MapOutput::open(index, data, 1 << 20, None, look).ok().map(Arc::new)
         }
 
         fn bytes(&self, asked: Moment) -> Option<u64> {
@@ -184,8 +184,8 @@ mod tests {
             std::fs::write(index, offsets).expect("written");
             let files = BlockFiles::new(index_bytes, 64);
             for map in 0..1000 {
-                let data = MapOutput::open_data(data.clone(), Look::Disk).expect("opens");
-                let output = MapOutput::open(index.clone(), data, max_kept_bytes, Look::Disk).expect("sound");
+                let data = MapOutput::open_data(data.clone(), None, Look::Disk).expect("opens");
+                let output = MapOutput::open(index.clone(), data, max_kept_bytes, None, Look::Disk).expect("sound");
                 drop(files.keep(OutputKey { map, ..KEY }, Arc::new(output)));
             }
             let count = files.outputs.len();

@@ -16,7 +16,9 @@ use rustix::io::Errno;
 
 use super::{BlockError, Look, Source};
 use crate::config::KEEPER_DIR;
-use crate::{keeper, tidy};
+use crate::disks::{RUN_AS, is_refusal};
+use crate::keeper::{self, Keeping};
+use crate::tidy;
 
 /// An executor has one on each disk.
 const MAX_DIRS: usize = 128;
@@ -42,6 +44,8 @@ pub(crate) enum DirError {
         "{0} lies where the agent keeps the directories of frameworks, and not in that of this application"
     )]
     OthersFramework(String),
+    #[error("{0} may not be looked at by this service's user: {1}; {run_as}", run_as = RUN_AS)]
+    NoAccess(String, String),
     #[error("{dir} belongs to user {owner}, where user {expected} is the one who writes")]
     Owner { dir: String, owner: u32, expected: u32 },
     #[error("{0} local directories; 1 to {MAX_DIRS} are taken")]
@@ -96,7 +100,7 @@ impl LocalDir {
         self.told.as_deref().or(self.real.to_str()).expect("what was told is UTF-8")
     }
 
-    /// From what was stored; it was looked at when it was registered.
+    /// Restores a directory that was looked at when it was registered.
     pub(crate) fn stored(told: String, real: PathBuf, owner: Option<u32>, held_files: bool) -> LocalDir {
         let told = (real.as_os_str() != told.as_str()).then(|| told.into());
         LocalDir { real: real.into(), told, local: AtomicBool::new(false), held_files, owner }
@@ -121,7 +125,7 @@ impl LocalDir {
         self.local.store(file.is_local(), Relaxed);
     }
 
-    /// What can be said of a directory without a look at a disk.
+    /// Checks the path alone, without a look at a disk.
     pub(crate) fn check(told: &str) -> Result<(), DirError> {
         let path = Path::new(told);
         let sound = path.is_absolute()
@@ -151,6 +155,11 @@ impl LocalDir {
         let (path, refused) = (Path::new(told), |of: fn(String) -> DirError| of(told.to_owned()).into());
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => refused(DirError::NotThere),
+            io::ErrorKind::PermissionDenied => {
+                DirError::NoAccess(told.to_owned(), source.to_string()).into()
+            }
+            // Its length and its links are the doing of whoever names it.
+            _ if is_refusal(&source) => refused(DirError::NotThere),
             _ => FindError::Disk { path: path.to_owned(), source },
         };
         // The last component is not resolved: what Spark makes is no link.
@@ -165,13 +174,15 @@ impl LocalDir {
         if !metadata.is_dir() {
             return Err(refused(DirError::NotThere));
         }
-        let kept = keeper::keeps(&real, root.map(PathBuf::as_path), app).map_err(failed)?;
-        if kept == Some(false) {
-            return Err(refused(DirError::OthersFramework));
-        }
+        let keeping = keeper::keeps(&real, root.map(PathBuf::as_path), app, service_user).map_err(failed)?;
+        let given_to = match keeping {
+            Keeping::NotOfApplication => return Err(refused(DirError::OthersFramework)),
+            Keeping::OfApplication(user) => user,
+            Keeping::NoAgent => None,
+        };
         let owner = metadata.uid();
-        let mut expected = (service_user != 0).then_some(service_user);
-        if kept.is_some() || tidy::is_executors_dir(&above) {
+        let mut expected = (service_user != 0).then_some(service_user).or(given_to);
+        if keeping != Keeping::NoAgent || tidy::is_executors_dir(&above) {
             expected = expected.or(Some(above.symlink_metadata().map_err(failed)?.uid()));
         }
         if let Some(expected) = expected.filter(|expected| *expected != owner) {
@@ -202,13 +213,13 @@ impl LocalDirs {
         Ok(sub_dirs)
     }
 
-    /// Of directories that nobody looked at.
+    /// Takes directories unseen (tests, fuzzing).
     pub(crate) fn unseen(told: &[String], sub_dirs: u32) -> LocalDirs {
         let dirs = told.iter().map(|dir| LocalDir::stored(dir.clone(), dir.into(), None, false)).collect();
         LocalDirs { dirs, sub_dirs }
     }
 
-    /// Of directories that were looked at now or when they were stored; nothing when there are none.
+    /// Takes directories that were looked at; `None` when there are none.
     pub(crate) fn new(dirs: Vec<LocalDir>, sub_dirs: u32) -> Option<LocalDirs> {
         (!dirs.is_empty() && sub_dirs > 0).then(|| LocalDirs { dirs: dirs.into(), sub_dirs })
     }
@@ -234,7 +245,7 @@ impl LocalDirs {
         self.place(file).1
     }
 
-    /// The same, and in which of the directories that is.
+    /// Returns where the executor puts a file of this name, and in which of the directories that is.
     pub(crate) fn place(&self, file: &str) -> (&LocalDir, PathBuf) {
         let hash = java_hash(file) as usize;
         let dir = &self.dirs[hash % self.dirs.len()];
@@ -258,8 +269,9 @@ pub(super) struct Opened {
     pub(super) untouched: bool,
 }
 
-/// Opens a regular file for reading; a symbolic link anywhere on the way is refused.
-pub(super) fn open_file(path: &Path, look: Look) -> Result<Opened, BlockError> {
+/// Opens a regular file of the user `owner`, where known, for reading; a symbolic link anywhere on the way is refused.
+/// Another user's file was moved or linked there by somebody who may not read it.
+pub(super) fn open_file(path: &Path, owner: Option<u32>, look: Look) -> Result<Opened, BlockError> {
     // O_NONBLOCK: a named pipe in place of a block must not hold the opening thread.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let open = |flags| open_without_symlinks(path, flags, look == Look::Memory);
@@ -280,6 +292,9 @@ pub(super) fn open_file(path: &Path, look: Look) -> Result<Opened, BlockError> {
     let stat = rustix::fs::fstat(&file).map_err(failed)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(BlockError::Missing(path.to_owned()));
+    }
+    if owner.is_some_and(|owner| owner != stat.st_uid) {
+        return Err(BlockError::AnothersFile { path: path.to_owned(), owner: stat.st_uid });
     }
     Ok(Opened { file: file.into(), bytes: stat.st_size as u64, untouched })
 }
@@ -389,10 +404,17 @@ mod tests {
             std::fs::write(scene.root.join(".bellows/frameworks").join(id), "").expect("file");
         }
         scene.make("bellows-x/blockmgr-1");
-        let entry = r#"{"framework":"F-4","uid":0,"made":{"Inode":7}}"#;
-        std::fs::write(scene.root.join(".bellows/frameworks/bellows-x"), entry).expect("file");
+        let ledger = scene.root.join(".bellows/frameworks");
+        let entry = |uid| format!(r#"{{"framework":"F-4","uid":{uid},"made":{{"Inode":7}}}}"#);
+        std::fs::write(ledger.join("bellows-x"), entry(scene.user)).expect("file");
+        std::fs::write(ledger.join("bellows-y"), entry(scene.user + 1)).expect("file");
+        scene.make("bellows-y/blockmgr-1");
         scene.find(&scene.root.join("F-1/blockmgr-1"), "F-1").expect("its own");
         scene.find(&scene.root.join("bellows-x/blockmgr-1"), "F-4").expect("its own");
+        if scene.user == 0 {
+            let refused = scene.refused("bellows-y/blockmgr-1", "F-4");
+            assert!(refused.contains("belongs to user 0"), "it was given to another user: {refused}");
+        }
         for (name, app) in [
             ("F-2/blockmgr-1", "F-1"),
             ("bellows-x/blockmgr-1", "bellows-x"),
@@ -421,6 +443,31 @@ mod tests {
         // As if this service were another's.
         scene.user += 1;
         assert!(scene.refused("spark-1/executor-1/blockmgr-1", "a").contains("belongs to user"));
+    }
+
+    #[test]
+    fn a_path_that_its_registrant_made_unusable_is_no_fault_of_a_disk() {
+        let scene = Scene::new();
+        scene.make("app");
+        std::os::unix::fs::symlink("loop", scene.root.join("app/loop")).expect("link");
+        for name in ["app/loop/blockmgr-1".to_owned(), format!("app/blockmgr-{}", "x".repeat(300))] {
+            let told = scene.root.join(&name);
+            let told = told.to_str().expect("UTF-8");
+            let found = LocalDir::find(told, "a", std::slice::from_ref(&scene.root), scene.user);
+            assert!(matches!(found, Err(FindError::Refused(DirError::NotThere(_)))), "{name}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_user_is_not_served() {
+        let scene = Scene::new();
+        let file = scene.make("app").join("file");
+        std::fs::write(&file, "secret").expect("file");
+        for look in [Look::Disk, Look::Memory] {
+            assert!(open_file(&file, Some(scene.user), look).is_ok());
+            let refused = open_file(&file, Some(scene.user + 1), look);
+            assert!(matches!(refused, Err(BlockError::AnothersFile { .. })), "{refused:?}");
+        }
     }
 
     #[test]
@@ -454,7 +501,7 @@ mod tests {
         std::fs::write(root.join("real"), "x").expect("write");
         std::os::unix::fs::symlink(root.join("real"), root.join("link")).expect("link");
         std::os::unix::fs::symlink(&root, root.join("dir")).expect("link");
-        let open = |name: &str, look| open_file(&root.join(name), look).map(|opened| opened.bytes);
+        let open = |name: &str, look| open_file(&root.join(name), None, look).map(|opened| opened.bytes);
         for look in [Look::Disk, Look::Memory] {
             assert!(matches!(open("real", look), Ok(1)));
             assert!(open("link", look).is_err());
@@ -471,7 +518,7 @@ mod tests {
             std::fs::write(root.join("real"), "x").expect("write");
             std::os::unix::fs::symlink(root.join("real"), root.join("link")).expect("link");
             std::os::unix::fs::symlink(&root, root.join("dir")).expect("link");
-            let open = |name: &str| open_file(&root.join(name), Look::Disk).map(|opened| opened.bytes);
+            let open = |name: &str| open_file(&root.join(name), None, Look::Disk).map(|opened| opened.bytes);
             assert!(matches!(open("real"), Ok(1)));
             for linked in ["link", "dir/real"] {
                 assert!(matches!(open(linked), Err(BlockError::Disk { .. })), "{linked}");

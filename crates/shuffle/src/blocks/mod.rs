@@ -22,6 +22,8 @@ use std::sync::Arc;
 pub(crate) enum BlockError {
     #[error("{} does not exist", .0.display())]
     Missing(PathBuf),
+    #[error("{} belongs to user {owner}, not to the user of its directory", path.display())]
+    AnothersFile { path: PathBuf, owner: u32 },
     #[error("{path} is not a sound index: {reason}", path = path.display())]
     BadIndex { path: PathBuf, reason: String },
     #[error("reduce ids {start}..{end} of an index with {partitions} partitions")]

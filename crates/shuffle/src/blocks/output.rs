@@ -41,8 +41,9 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    pub(crate) fn open(path: PathBuf, look: Look) -> Result<Source, BlockError> {
-        let Opened { file, bytes, untouched } = open_file(&path, look)?;
+    /// Opens a file of the user `owner`, where known.
+    pub(crate) fn open(path: PathBuf, owner: Option<u32>, look: Look) -> Result<Source, BlockError> {
+        let Opened { file, bytes, untouched } = open_file(&path, owner, look)?;
         let local = look == Look::Memory || is_on_local_disk(&file);
         Ok(Source { file, path, bytes, local, untouched })
     }
@@ -155,8 +156,12 @@ pub(crate) struct MapOutput {
 
 impl MapOutput {
     /// The data file, nothing when the executor wrote none.
-    pub(crate) fn open_data(path: PathBuf, look: Look) -> Result<Option<Arc<Source>>, BlockError> {
-        match Source::open(path, look) {
+    pub(crate) fn open_data(
+        path: PathBuf,
+        owner: Option<u32>,
+        look: Look,
+    ) -> Result<Option<Arc<Source>>, BlockError> {
+        match Source::open(path, owner, look) {
             Ok(data) => Ok(Some(Arc::new(data))),
             Err(BlockError::Missing(path)) => {
                 tracing::debug!(path = %path.display(), "map output without data");
@@ -167,14 +172,15 @@ impl MapOutput {
     }
 
     /// Reads the index, which may lie on another disk than the data. One that is longer than `max_kept_bytes` stays
-    /// there.
+    /// there. `owner` is the user whom the application's directories belong to.
     pub(crate) fn open(
         index: PathBuf,
         data: Option<Arc<Source>>,
         max_kept_bytes: u64,
+        owner: Option<u32>,
         look: Look,
     ) -> Result<MapOutput, BlockError> {
-        let index = Source::open(index, look)?;
+        let index = Source::open(index, owner, look)?;
         let data_bytes = data.as_ref().map_or(0, |d| d.bytes());
         let bad = |reason: String| BlockError::BadIndex { path: index.path().to_owned(), reason };
         if index.bytes() % OFFSET_BYTES != 0 || index.bytes() < 2 * OFFSET_BYTES {
@@ -309,7 +315,7 @@ mod tests {
         let path = dir.path().join("file");
         std::fs::write(&path, vec![1; 1 << 20]).expect("written");
         evict(&path);
-        let source = Source::open(path, Look::Disk).expect("opens");
+        let source = Source::open(path, None, Look::Disk).expect("opens");
         source.read_in(500_000, 300_000).expect("read");
         let mut part = vec![0; 300_000];
         assert_eq!(source.read_resident(&mut part, 500_000).expect("read"), part.len());
@@ -326,8 +332,8 @@ mod tests {
         let offsets = [0u64, 5, 3, 10].map(u64::to_be_bytes).concat();
         std::fs::write(&index, offsets).expect("written");
         let open = |max_kept_bytes| {
-            let data = MapOutput::open_data(data.clone(), Look::Disk)?;
-            MapOutput::open(index.clone(), data, max_kept_bytes, Look::Disk)
+            let data = MapOutput::open_data(data.clone(), None, Look::Disk)?;
+            MapOutput::open(index.clone(), data, max_kept_bytes, None, Look::Disk)
         };
         let path_of = |error| match error {
             BlockError::BadIndex { path, .. } => path,

@@ -159,7 +159,7 @@ mod tests {
         let content: Vec<u8> = (0..FILE_BYTES).map(|at| (at ^ at >> 8) as u8).collect();
         file.write_all(&content).expect("writes");
         let path = file.path().canonicalize().expect("exists");
-        (file, Arc::new(Source::open(path, Look::Disk).expect("opens")))
+        (file, Arc::new(Source::open(path, None, Look::Disk).expect("opens")))
     }
 
     #[derive(Debug, Clone)]

@@ -2,9 +2,10 @@
 //! connection that has been silent longest makes room for a new one: a flood of connections that do nothing keeps
 //! nobody out. A driver's connection may be silent for as long as the driver promised: it would not come back.
 //!
-//! Who opened streams, or is in the middle of a large request, and is silent makes room for the like of others, too: Spark asks for all chunks of a stream as
-//! soon as it is open. No silence is too short for that, or whoever says something now and then would hold all the
-//! memory for ever; a client that is about to ask has been silent the shortest.
+//! Who opened streams, or is in the middle of a large request, and is silent makes room for the like of others, too:
+//! Spark asks for all chunks of a stream as soon as it is open. No silence is too short for that, or whoever says
+//! something now and then would hold all the memory for ever; a client that is about to ask has been silent the
+//! shortest.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,15 +18,15 @@ use tokio::task::AbortHandle;
 use crate::registry::DriverConnection;
 use crate::service::CallError;
 
-/// Up to here what a connection takes is its own, and nothing shared: what most need costs no look at what is.
+/// Memory that each connection has for itself: what most need costs no look at what is shared.
 pub(super) const OWN_BYTES: usize = 64 << 10;
 
-/// What so many bytes take of what is shared: all of them, or nothing.
+/// Computes the shared part of so many bytes: all of them, or nothing.
 fn shared_kib(bytes: usize) -> usize {
     if bytes <= OWN_BYTES { 0 } else { bytes.div_ceil(1024) }
 }
 
-/// What the memory is for that all connections share a part of.
+/// The uses of shared memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum For {
     /// Streams that are open.
@@ -57,14 +58,14 @@ struct Taken {
 /// A memory that all share.
 #[derive(Default)]
 struct Pool {
-    /// What nobody has.
+    /// Memory that is free.
     left_kib: usize,
-    /// What each seat has of it, of those that have some.
+    /// Memory by seat, of those that have some.
     by_seat: HashMap<u64, usize>,
 }
 
 impl Pool {
-    /// What the seat has from now on, of which so much must be left.
+    /// Sets a seat's memory, of which so much must be left.
     fn set(&mut self, number: u64, kib: usize) {
         let before = self.by_seat.remove(&number).unwrap_or(0);
         self.left_kib = self.left_kib + before - kib;
@@ -88,7 +89,7 @@ pub(super) struct Place {
     places: Arc<Places>,
     number: u64,
     silent_since: Arc<AtomicU64>,
-    /// What it has of each memory that all share.
+    /// The place's part of each shared memory.
     shared_kib: [usize; 2],
     /// While its application's driver is connected here, the application lives.
     driver: Option<DriverConnection>,

@@ -14,8 +14,9 @@ use super::{CallError, Service};
 use crate::disks::{Disk, For, WaitError};
 use crate::processes::{self, Name, Presence, Seen};
 use crate::registry::{App, Executor};
-use crate::store::Removed;
-use crate::{ExecutorRemoval, Removal, tidy};
+use crate::store::{Removed, StoreError};
+use crate::tidy::{self, Doomed};
+use crate::{ExecutorRemoval, Removal};
 
 /// An application whose directories are all gone is forgotten when it has been silent for so long.
 const GONE_AFTER: Duration = Duration::from_secs(3600);
@@ -36,33 +37,69 @@ fn has_ended(running: &HashMap<Name, Vec<Seen>>, name: &Name, executor: &Executo
     false
 }
 
+fn is_directly_below(dir: &Path, roots: &[PathBuf]) -> bool {
+    roots.iter().any(|root| dir.parent() == Some(root))
+}
+
+/// The application's directories that are not to be deleted, and why.
+fn kept_of(app: &App, doomed: &Doomed) -> Vec<String> {
+    let held = app.spared().into_iter().map(|dir| (dir, "held files before it was registered"));
+    let left = app.own_dirs().into_keys().filter(|dir| !doomed.contains_key(dir));
+    let shared = left.map(|dir| (dir, "lies directly below a root, where drivers have theirs"));
+    held.chain(shared).map(|(dir, why)| format!("{}: {why}", dir.display())).collect()
+}
+
 impl Service {
     /// Forgets the application, durably, then deletes its directories. May be repeated.
     pub(crate) async fn remove_app(&self, id: &str) -> Result<Removal, CallError> {
-        let removed = self.store.remove(id.to_owned()).await?;
+        let removed = self.durable(id, self.store.remove(id.to_owned()).await)?;
         self.delete(id, removed).await
     }
 
-    /// Forgets an application that still is what it was when it was picked; what is returned is then to be deleted.
+    /// Forgets an application that still is what it was when it was picked; what is returned is then to be deleted. That
+    /// nothing was heard of an application says nothing of a directory directly below a root, which may be a driver's,
+    /// whoever registered it: those stay.
     pub(crate) async fn forget_app_if(
         &self,
         id: &str,
         still: impl FnOnce(&App) -> bool + Send + 'static,
     ) -> Result<Removed, CallError> {
-        Ok(self.store.remove_if(id.to_owned(), |app| app.is_some_and(still)).await?)
+        let roots = self.roots.clone();
+        let spares = move |dir: &Path| is_directly_below(dir, &roots);
+        let removed = self.store.remove_if(id.to_owned(), |app| app.is_some_and(still), spares).await;
+        self.durable(id, removed)
+    }
+
+    /// Remembers an application that is forgotten in memory only.
+    fn durable(&self, id: &str, removed: Result<Removed, StoreError>) -> Result<Removed, CallError> {
+        if matches!(removed, Err(StoreError::Failed(_))) && self.registry.app(id).is_none() {
+            self.not_durable.lock().insert(id.to_owned());
+        }
+        Ok(removed?)
+    }
+
+    /// Brings removals to their end that the disk of the registrations did not let become durable.
+    pub(crate) async fn retry_removals(&self) {
+        let ids = std::mem::take(&mut *self.not_durable.lock());
+        for id in ids {
+            // Where it registered again meanwhile, what is left goes with its next removal.
+            let removed = self.store.remove_if(id.clone(), |app| app.is_none(), |_| false).await;
+            let deleted = async { self.delete(&id, self.durable(&id, removed)?).await };
+            if let Err(error) = deleted.await {
+                tracing::error!(app = id, %error, "removal stays unfinished");
+            }
+        }
     }
 
     pub(crate) async fn delete(&self, id: &str, removed: Removed) -> Result<Removal, CallError> {
         let executors = removed.app.as_ref().map(|app| app.executors()).unwrap_or_default();
         let serials: HashSet<u64> = executors.iter().map(|e| e.serial).collect();
         self.files.forget(|serial| serials.contains(&serial));
+        let kept = removed.app.as_deref().map(|app| kept_of(app, &removed.dirs)).unwrap_or_default();
         let mut removal = self.delete_all_dirs_of(id, removed.dirs).await?;
         removal.known = removed.app.is_some();
         removal.executors = executors.len() as u64;
-        let spared = removed.app.iter().flat_map(|app| app.spared());
-        removal
-            .kept
-            .extend(spared.map(|dir| format!("{}: held files before it was registered", dir.display())));
+        removal.kept.extend(kept);
         if removal != Removal::default() {
             tracing::info!(app = id, ?removal, "application removed");
         }
@@ -72,7 +109,7 @@ impl Service {
     /// Takes up the removals that a stop of the service interrupted, or that this disk did not let come to an end.
     pub(crate) async fn finish_removals(&self, disk: Disk) {
         for (app, mut dirs) in self.unfinished_removals() {
-            dirs.retain(|dir| self.disks.of(dir) == disk);
+            dirs.retain(|dir, _| self.disks.of(dir) == disk);
             if dirs.is_empty() {
                 continue;
             }
@@ -83,19 +120,19 @@ impl Service {
         }
     }
 
-    pub(crate) fn unfinished_removals(&self) -> BTreeMap<String, BTreeSet<PathBuf>> {
+    pub(crate) fn unfinished_removals(&self) -> BTreeMap<String, Doomed> {
         self.unfinished.lock().clone()
     }
 
     /// On all disks side by side, so that none that hangs keeps what lies on the others.
-    async fn delete_all_dirs_of(&self, app: &str, dirs: BTreeSet<PathBuf>) -> Result<Removal, CallError> {
+    async fn delete_all_dirs_of(&self, app: &str, dirs: Doomed) -> Result<Removal, CallError> {
         if dirs.is_empty() {
             return Ok(Removal::default());
         }
-        self.unfinished.lock().entry(app.to_owned()).or_default().extend(dirs.iter().cloned());
-        let mut by_disk: BTreeMap<Disk, BTreeSet<PathBuf>> = BTreeMap::new();
-        for dir in dirs {
-            by_disk.entry(self.disks.of(&dir)).or_default().insert(dir);
+        self.unfinished.lock().entry(app.to_owned()).or_default().extend(dirs.clone());
+        let mut by_disk: BTreeMap<Disk, Doomed> = BTreeMap::new();
+        for (dir, owner) in dirs {
+            by_disk.entry(self.disks.of(&dir)).or_default().insert(dir, owner);
         }
         let parts = by_disk.into_iter().map(|(disk, dirs)| self.delete_dirs_of(app, disk, dirs));
         let mut removal = Removal::default();
@@ -114,14 +151,14 @@ impl Service {
         &self,
         app: &str,
         disk: Disk,
-        dirs: BTreeSet<PathBuf>,
+        dirs: Doomed,
     ) -> Result<Removal, CallError> {
         let (removal, done) = self.delete_dirs(disk, dirs).await?;
         self.store.deleted(app.to_owned(), done.clone()).await?;
         // Only what is done: another removal of the same application may be under way.
         let mut unfinished = self.unfinished.lock();
         if let Some(left) = unfinished.get_mut(app) {
-            left.retain(|dir| !done.contains(dir));
+            left.retain(|dir, _| !done.contains(dir));
             if left.is_empty() {
                 unfinished.remove(app);
             }
@@ -133,12 +170,12 @@ impl Service {
     async fn delete_dirs(
         &self,
         disk: Disk,
-        dirs: BTreeSet<PathBuf>,
+        dirs: Doomed,
     ) -> Result<(Removal, BTreeSet<PathBuf>), CallError> {
         let (registry, roots) = (self.registry.clone(), self.roots.clone());
-        let delete = move |dir: PathBuf| {
+        let delete = move |(dir, owner): (PathBuf, Option<u32>)| {
             // An executor may have registered it since.
-            let freed = (!registry.is_owned(&dir)).then(|| tidy::remove_block_dir(&dir, &roots));
+            let freed = (!registry.is_owned(&dir)).then(|| tidy::remove_block_dir(&dir, owner, &roots));
             (dir, freed)
         };
         let deleted = self.disks.tend(disk, move || dirs.into_iter().map(delete).collect::<Vec<_>>()).await?;
@@ -147,7 +184,11 @@ impl Service {
             match freed {
                 None => removal.kept.push(format!("{}: registered", dir.display())),
                 Some(Ok(freed)) => {
-                    removal.directories += 1;
+                    if freed.left > 0 {
+                        let left = "is another user's, or holds what is";
+                        removal.kept.push(format!("{}: {left} ({} entries)", dir.display(), freed.left));
+                    }
+                    removal.directories += u64::from(freed.left == 0);
                     removal.files += freed.files;
                     removal.bytes += freed.bytes;
                 }
@@ -166,77 +207,72 @@ impl Service {
         Ok((removal, done))
     }
 
-    /// The executor has ended, says the agent.
+    /// Notes that the executor has ended and deletes what nobody can ask for any more.
     pub(crate) async fn executor_departed(
         &self,
         app: &str,
         executor: &str,
     ) -> Result<ExecutorRemoval, CallError> {
+        Ok(self.depart(app, executor).await?.0)
+    }
+
+    /// Also returns whether every disk did what it was asked for.
+    pub(crate) async fn depart(
+        &self,
+        app: &str,
+        executor: &str,
+    ) -> Result<(ExecutorRemoval, bool), CallError> {
         let known = self.registry.app(app).and_then(|app| Some((app.executor(executor)?, app)));
-        let Some((entry, of)) = known else { return Ok(ExecutorRemoval::default()) };
+        let Some((entry, of)) = known else { return Ok((ExecutorRemoval::default(), true)) };
         if !entry.departed.load(Relaxed) {
             self.store.departed(app.to_owned(), executor.to_owned()).await?;
         }
-        let keep_rdd_blocks = self.config.keep_rdd_blocks;
+        let (owner, keep_rdd_blocks) = (of.owner(), self.config.keep_rdd_blocks);
         let clear = move |dir: &Path| {
-            tidy::remove_private_files(dir, keep_rdd_blocks).map_err(|error| (dir.to_owned(), error))
+            tidy::remove_private_files(dir, owner, keep_rdd_blocks).map_err(|error| (dir.to_owned(), error))
         };
-        let own = entry.dirs.iter().filter(|dir| !of.spares(dir.real()));
+        let is_spared = |dir: &Path| of.spares(dir) || is_directly_below(dir, &self.roots);
+        let own = entry.dirs.iter().filter(|dir| !is_spared(dir.real()));
         let dirs = own.map(|dir| dir.real().to_path_buf());
-        let mut removal = ExecutorRemoval { known: true, files: 0, bytes: 0 };
+        let (mut removal, mut all) = (ExecutorRemoval { known: true, files: 0, bytes: 0 }, true);
         for cleared in self.disks.wait_for_each(For::Deleting, dirs, clear).await? {
             match cleared {
                 Ok(freed) => {
                     removal.files += freed.files;
                     removal.bytes += freed.bytes;
                 }
-                Err((dir, error)) => self.disk_error(&dir, &error),
+                Err((dir, error)) => {
+                    self.disk_error(&dir, &error);
+                    all = false;
+                }
             }
         }
         tracing::info!(app, executor, ?removal, "executor departed");
-        Ok(removal)
+        Ok((removal, all))
     }
 
-    /// Notices the process of an executor that has just registered, if a standalone worker started it.
-    pub(crate) async fn see_process(&self, app: &str, executor: &str) {
-        let entry = self.registry.app(app).and_then(|app| app.executor(executor));
-        let Some(entry) = entry.filter(|executor| executor.is_standalone()) else { return };
-        if let Err(error) = self.ended_of(vec![((app.to_owned(), executor.to_owned()), entry)]).await {
-            self.note(&error);
-        }
-    }
-
-    /// Notices executors of standalone clusters that have ended.
-    pub(crate) async fn look_for_ended_executors(&self) -> Result<(), CallError> {
+    /// Looks for executors of standalone clusters that have ended, and notices the processes of the others: one look at
+    /// the machine's processes serves all who registered before it.
+    pub(crate) async fn ended_executors(&self) -> Vec<Name> {
         let known = |app: Arc<App>| {
             let executors = app.standalone_executors();
             executors.into_iter().map(move |(id, executor)| ((app.id.to_string(), id.to_string()), executor))
         };
         let executors: Vec<_> = self.registry.apps().into_iter().flat_map(known).collect();
-        let ended = self.ended_of(executors).await?;
-        // Side by side: one with a directory on a disk that hangs holds up no other.
-        let departures = ended.iter().map(|(app, executor)| self.executor_departed(app, executor));
-        for departed in join_all(departures).await {
-            departed.inspect_err(|error| self.note(error)).ok();
-        }
-        Ok(())
-    }
-
-    async fn ended_of(&self, executors: Vec<(Name, Arc<Executor>)>) -> Result<Vec<Name>, CallError> {
         if executors.is_empty() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        let _alone = self.looking.lock().await;
         let look = move || -> io::Result<Vec<Name>> {
             let running = processes::running()?;
             let ended = executors.into_iter().filter(|(name, executor)| has_ended(&running, name, executor));
             Ok(ended.map(|(name, _)| name).collect())
         };
-        let ended = tokio::task::spawn_blocking(look).await.map_err(WaitError::from)?;
-        Ok(ended.unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot look at the machine's processes");
-            Vec::new()
-        }))
+        match tokio::task::spawn_blocking(look).await {
+            Ok(Ok(ended)) => return ended,
+            Ok(Err(error)) => tracing::warn!(%error, "cannot look at the machine's processes"),
+            Err(fault) => self.note(&WaitError::from(fault).into()),
+        }
+        Vec::new()
     }
 
     /// Forgets applications of which nothing is left: whoever manages the cluster deleted their directories and said
@@ -302,7 +338,7 @@ impl Service {
             let (found, failed): (Vec<_>, Vec<_>) = roots.iter().map(look).unzip();
             (found.into_iter().flatten().collect(), failed.into_iter().flatten().collect())
         };
-        let (found, failed): (BTreeSet<PathBuf>, Vec<_>) = self.disks.tend(disk, look).await?;
+        let (found, failed): (Doomed, Vec<_>) = self.disks.tend(disk, look).await?;
         for (dir, error) in failed {
             match error.kind() {
                 // `lost+found` is nobody's orphan.

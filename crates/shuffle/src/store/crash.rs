@@ -37,6 +37,8 @@ struct Disk {
     content: Arc<Mutex<Content>>,
     log: Arc<Mutex<Vec<Event>>>,
     full: Arc<AtomicBool>,
+    sync_fails: Arc<AtomicBool>,
+    sync_panics: Arc<AtomicBool>,
     /// Whether a sync waits.
     slow: Arc<(Mutex<bool>, Condvar)>,
 }
@@ -51,6 +53,11 @@ impl Medium for JournalFile {
 
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_to(self.1, offset, bytes)
+    }
+
+    fn truncate(&self, length: u64) -> io::Result<()> {
+        self.0.note(Event::SetLen(self.1, length));
+        Ok(())
     }
 }
 
@@ -106,6 +113,10 @@ impl StorageBackend for Disk {
     fn sync_data(&self) -> io::Result<()> {
         let (slow, changed) = &*self.slow;
         changed.wait_while(&mut slow.lock(), |slow| *slow);
+        assert!(!self.sync_panics.load(Relaxed), "on purpose");
+        if self.sync_fails.load(Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.note(Event::Sync);
         Ok(())
     }
@@ -156,7 +167,7 @@ fn lived() -> Vec<Event> {
     std::mem::take(&mut *disk.log.lock())
 }
 
-/// What is on the disk when power goes after `log`: of the database all up to the last sync, and of the rest, and of the
+/// Computes what is on the disk when power goes after `log`: of the database all up to the last sync, and of the rest, and of the
 /// journal, which is never synced, what `keep` picks.
 fn left_on_disk(log: &[Event], keep: &[Option<usize>]) -> Content {
     let synced = log.iter().rposition(|e| matches!(e, Event::Sync)).map_or(0, |at| at + 1);
@@ -178,7 +189,7 @@ fn left_on_disk(log: &[Event], keep: &[Option<usize>]) -> Content {
     content
 }
 
-/// What is on the disk when the process is killed at the end of `log`: all, but of the last write only a part.
+/// Computes what is on the disk when the process is killed at the end of `log`: all, but of the last write only a part.
 fn left_by_a_kill(log: &[Event], torn_after: usize) -> Content {
     let mut content = Content::default();
     for (at, event) in log.iter().enumerate() {
@@ -307,4 +318,33 @@ async fn a_driver_that_was_refused_is_not_taken_for_silent() {
     assert_eq!(registry.silent_apps(Instant::now() + Duration::from_secs(60)), ["a".into()]);
     drop(store);
     thread.join().expect("ends");
+}
+
+#[tokio::test]
+async fn the_end_of_the_thread_that_syncs_is_noticed_without_another_call() {
+    let (disk, registry) = (Disk::default(), Arc::new(Registry::new(9, 99)));
+    let (store, _, _) = open(&disk, registry).expect("opens");
+    disk.sync_panics.store(true, Relaxed);
+    store.register("a".into(), "1".into(), dirs("a", 1)).await.expect("answered");
+    store.ended().await;
+}
+
+#[tokio::test]
+async fn a_removal_whose_sync_fails_at_first_comes_to_its_end() {
+    let (disk, registry) = (Disk::default(), Arc::new(Registry::new(9, 99)));
+    let (store, recovered, _) = open(&disk, registry.clone()).expect("opens");
+    let dir = tempfile::tempdir().expect("directory");
+    let block_dir = dir.path().canonicalize().expect("exists").join("app/blockmgr-1");
+    std::fs::create_dir_all(&block_dir).expect("directory");
+    let config = crate::Config::new(dir.path().join("work"));
+    let security = crate::security::Security::load(&config).expect("none");
+    let told = LocalDirs::unseen(&[block_dir.to_str().expect("UTF-8").to_owned()], 64);
+    store.register("app".into(), "1".into(), told).await.expect("stored");
+    let service = crate::service::Service::new(config, security, registry, (store, recovered));
+    disk.sync_fails.store(true, Relaxed);
+    service.forget_app_if("app", |_| true).await.expect_err("not durable");
+    assert!(block_dir.exists(), "not durable yet");
+    disk.sync_fails.store(false, Relaxed);
+    service.retry_removals().await;
+    assert!(!block_dir.exists(), "it waited until the removal was durable");
 }

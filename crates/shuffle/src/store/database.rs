@@ -1,9 +1,9 @@
 //! The registrations in their database, where they are durable.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
@@ -11,6 +11,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 use super::StoredExecutor;
 use super::journal::{self, Media, Record};
 use crate::registry::Registry;
+use crate::tidy::Doomed;
 
 pub(super) const EXECUTORS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("executors");
 /// Heartbeat timeout in milliseconds of each application whose driver registered.
@@ -56,10 +57,10 @@ pub(super) fn make(path: &Path, fresh: &Path) -> Result<(), redb::Error> {
     Ok(std::fs::File::open(dir)?.sync_all()?)
 }
 
-/// What was found at the start, apart from what went into the registry.
+/// The result of a start's reading, apart from what went into the registry.
 pub(super) struct Loaded {
-    pub(super) removals: BTreeMap<String, BTreeSet<PathBuf>>,
-    /// For what is written to the journal from now on.
+    pub(super) removals: BTreeMap<String, Doomed>,
+    /// The epoch of what is written from now on.
     pub(super) epoch: u64,
 }
 
@@ -90,7 +91,8 @@ pub(super) fn load(database: &Database, media: &Media, registry: &Registry) -> R
     let mut removals = BTreeMap::new();
     for entry in transaction.open_table(REMOVALS)?.iter()? {
         let (app, dirs) = entry?;
-        removals.insert(app.value().to_owned(), serde_json::from_slice(dirs.value()).unwrap_or_default());
+        let dirs = journal::read_doomed(&mut serde_json::Deserializer::from_slice(dirs.value()));
+        removals.insert(app.value().to_owned(), dirs.unwrap_or_default());
     }
     Ok(Loaded { removals, epoch })
 }

@@ -20,10 +20,12 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::blocks::{LocalDir, LocalDirs};
 use crate::registry::{App, Inserted, Refusal, Registry};
+use crate::tidy::Doomed;
 use database::Open;
 use journal::{Journal, Media, Record};
 use sync::{AfterSync, Shared};
@@ -51,14 +53,17 @@ pub(crate) enum StoreError {
 #[derive(Debug, Default)]
 pub(crate) struct Removed {
     pub(crate) app: Option<Arc<App>>,
-    pub(crate) dirs: BTreeSet<PathBuf>,
+    pub(crate) dirs: Doomed,
 }
 
-/// What remains to be done when the journal has been written, or could not be.
+/// Called when the journal has been written, or could not be.
 type AfterWrite = Box<dyn FnOnce(Result<(), String>) -> Option<AfterSync>>;
 
 /// Whether an application is to be removed, from what is known of it when it is its turn.
 type Condition = Box<dyn FnOnce(Option<&App>) -> bool + Send>;
+
+/// Which of its directories are not to be deleted.
+type Spares = Box<dyn Fn(&Path) -> bool + Send>;
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -66,7 +71,7 @@ enum Command {
     Register { app: String, executor: String, dirs: LocalDirs, answer: Answer<()> },
     Departed { app: String, executor: String, answer: Answer<()> },
     Driver { app: String, timeout: Duration, answer: Answer<()> },
-    Remove { app: String, condition: Condition, answer: Answer<Removed> },
+    Remove { app: String, condition: Condition, spares: Spares, answer: Answer<Removed> },
     Deleted { app: String, dirs: BTreeSet<PathBuf>, answer: Answer<()> },
 }
 
@@ -98,7 +103,7 @@ impl StoredExecutor {
         StoredExecutor { dirs: dirs.iter().map(stored).collect(), sub_dirs: dirs.sub_dirs(), departed }
     }
 
-    /// What an older release took and this one would not is refused.
+    /// Refuses what an older release took and this one would not.
     fn dirs(self) -> Result<LocalDirs, String> {
         for dir in &self.dirs {
             LocalDir::check(&dir.told).map_err(|e| e.to_string())?;
@@ -114,12 +119,14 @@ impl StoredExecutor {
 pub(crate) struct Store {
     path: Arc<Path>,
     commands: mpsc::Sender<Command>,
+    /// Cancelled when the thread that syncs has ended.
+    sync_ended: CancellationToken,
     answers_within: Duration,
 }
 
 /// What was found on disk at the start, apart from what went into the registry.
 pub(crate) struct Recovered {
-    pub(crate) unfinished_removals: BTreeMap<String, BTreeSet<PathBuf>>,
+    pub(crate) unfinished_removals: BTreeMap<String, Doomed>,
 }
 
 impl Store {
@@ -154,24 +161,34 @@ impl Store {
             std::thread::Builder::new().name(name.into()).spawn(work).map_err(|e| e.to_string())
         };
         let (to_sync, at) = (shared.clone(), path.clone());
-        let syncing = spawn("sync", Box::new(move || sync::run(&to_sync, &at, database, &open)))?;
+        let sync_ended = CancellationToken::new();
+        let ends = sync_ended.clone().drop_guard();
+        let sync = move || {
+            let _ends = ends;
+            sync::run(&to_sync, &at, database, &open);
+        };
+        let syncing = spawn("sync", Box::new(sync))?;
         let removals = loaded.removals.clone();
         let writer = Writer { path: path.clone(), shared, syncing, registry, removals };
         let thread = spawn("registrations", Box::new(move || writer.run(inbox)))?;
         let recovered = Recovered { unfinished_removals: loaded.removals };
-        Ok((Store { path, commands, answers_within: ANSWERS_WITHIN }, recovered, thread))
+        Ok((Store { path, commands, sync_ended, answers_within: ANSWERS_WITHIN }, recovered, thread))
     }
 
     /// One whose thread has ended: it does nothing that it is asked for.
     #[cfg(test)]
     pub(crate) fn stopped() -> Store {
         let path = Path::new("stopped").into();
-        Store { path, commands: mpsc::channel(1).0, answers_within: ANSWERS_WITHIN }
+        let sync_ended = CancellationToken::new();
+        Store { path, commands: mpsc::channel(1).0, sync_ended, answers_within: ANSWERS_WITHIN }
     }
 
-    /// Waits for the end of the thread.
+    /// Waits for the end of one of its threads.
     pub(crate) async fn ended(&self) {
-        self.commands.closed().await;
+        tokio::select! {
+            () = self.commands.closed() => {}
+            () = self.sync_ended.cancelled() => {}
+        }
     }
 
     /// The database's file.
@@ -198,17 +215,19 @@ impl Store {
 
     /// The application is unknown from here on; its directories are remembered until [`Store::deleted`].
     pub(crate) async fn remove(&self, app: String) -> Result<Removed, StoreError> {
-        self.remove_if(app, |_| true).await
+        self.remove_if(app, |_| true, |_| false).await
     }
 
-    /// What has changed since the caller looked is seen by `condition`; where it does not hold, nothing is removed.
+    /// What has changed since the caller looked is seen by `condition`; where it does not hold, nothing is removed. What
+    /// `spares` picks is forgotten and not deleted.
     pub(crate) async fn remove_if(
         &self,
         app: String,
         condition: impl FnOnce(Option<&App>) -> bool + Send + 'static,
+        spares: impl Fn(&Path) -> bool + Send + 'static,
     ) -> Result<Removed, StoreError> {
-        let condition = Box::new(condition);
-        self.ask(|answer| Command::Remove { app, condition, answer }).await
+        let (condition, spares) = (Box::new(condition), Box::new(spares));
+        self.ask(|answer| Command::Remove { app, condition, spares, answer }).await
     }
 
     pub(crate) async fn deleted(&self, app: String, dirs: BTreeSet<PathBuf>) -> Result<(), StoreError> {
@@ -231,8 +250,8 @@ struct Writer {
     shared: Arc<Shared>,
     syncing: std::thread::JoinHandle<()>,
     registry: Arc<Registry>,
-    /// Of applications that were removed, what is not deleted yet.
-    removals: BTreeMap<String, BTreeSet<PathBuf>>,
+    /// Directories of removed applications that are not deleted yet.
+    removals: BTreeMap<String, Doomed>,
 }
 
 impl Writer {
@@ -314,13 +333,13 @@ impl Writer {
                 // Not before: a driver whose registration failed never sends a heartbeat, and must not count as silent.
                 after_write(answer, move || registry.set_driver(&app, timeout, Instant::now()))
             }
-            Command::Remove { app, condition, answer } => {
+            Command::Remove { app, condition, spares, answer } => {
                 let known = self.registry.app(&app);
                 if !condition(known.as_deref()) {
                     return settle(answer, Ok(Removed::default()));
                 }
                 let mut left = self.removals.get(&app).cloned().unwrap_or_default();
-                left.extend(known.iter().flat_map(|app| app.own_dirs()));
+                left.extend(known.iter().flat_map(|app| app.own_dirs()).filter(|(dir, _)| !spares(dir)));
                 self.remember(&app, &left);
                 records.push(Record::Removal { app: app.clone(), forget: true, left: left.clone() });
                 let registry = self.registry.clone();
@@ -343,7 +362,7 @@ impl Writer {
             }
             Command::Deleted { app, dirs, answer } => {
                 let mut left = self.removals.get(&app).cloned().unwrap_or_default();
-                left.retain(|dir| !dirs.contains(dir));
+                left.retain(|dir, _| !dirs.contains(dir));
                 self.remember(&app, &left);
                 records.push(Record::Removal { app, forget: false, left });
                 after_write(answer, || ())
@@ -351,7 +370,7 @@ impl Writer {
         }
     }
 
-    fn remember(&mut self, app: &str, left: &BTreeSet<PathBuf>) {
+    fn remember(&mut self, app: &str, left: &Doomed) {
         match left.is_empty() {
             true => self.removals.remove(app),
             false => self.removals.insert(app.to_owned(), left.clone()),

@@ -11,11 +11,11 @@ use redb::Database;
 use super::database::{self, Open};
 use super::journal::{Journal, Record};
 
-/// What may wait for the database; with more the disk counts as one that does not answer.
+/// Bytes that may wait for the database; with more the disk counts as one that does not answer.
 pub(super) const MAX_PENDING_BYTES: usize = 64 << 20;
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// What remains to be done when a record is durable, or was not made so at once.
+/// Called when a record is durable, or was not made so at once.
 pub(super) type AfterSync = Box<dyn FnOnce(Result<(), String>) + Send>;
 
 #[derive(Default)]
@@ -61,7 +61,7 @@ impl Shared {
         Ok(())
     }
 
-    /// What is written is synced, once if it fails; then the thread ends.
+    /// Ends the thread after a last sync, which is tried once.
     pub(super) fn close(&self) {
         self.written.lock().closing = true;
         self.changed.notify_one();

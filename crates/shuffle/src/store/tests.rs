@@ -64,11 +64,12 @@ async fn what_was_answered_is_there_after_a_restart() {
     let (store, registry, recovered, thread) = open(work.path());
     assert_eq!((executors(&registry, "a"), executors(&registry, "ab"), executors(&registry, "b")), (0, 1, 1));
     assert_eq!(recovered.unfinished_removals, [("a".to_owned(), removed.dirs.clone())].into());
-    let (first, second) = (removed.dirs.first().cloned(), removed.dirs.last().cloned());
-    store.deleted("a".into(), first.into_iter().collect()).await.expect("noted");
+    let mut dirs = removed.dirs.clone();
+    let (first, _) = dirs.pop_first().expect("two");
+    store.deleted("a".into(), [first].into()).await.expect("noted");
     let again = store.remove("a".into()).await.expect("removed");
-    assert_eq!(again.dirs, second.into_iter().collect(), "what is not deleted yet");
-    store.deleted("a".into(), again.dirs).await.expect("noted");
+    assert_eq!(again.dirs, dirs, "what is not deleted yet");
+    store.deleted("a".into(), again.dirs.into_keys().collect()).await.expect("noted");
     drop(store);
     thread.join().expect("ends");
     let (_, _, recovered, _) = open(work.path());
@@ -97,7 +98,7 @@ async fn what_registers_behind_a_removal_stays() {
             tokio::join!(store.remove("a".into()), store.register("a".into(), executor.clone(), dir.clone()));
         let removed = removed.expect("removed").dirs;
         registered.expect("stored");
-        assert!(registry.has("a", &executor, &dir) && !removed.iter().any(|gone| registry.is_owned(gone)));
+        assert!(registry.has("a", &executor, &dir) && !removed.keys().any(|gone| registry.is_owned(gone)));
         assert_eq!(executors(&registry, "a"), 1);
     }
     drop(store);
@@ -115,19 +116,19 @@ async fn what_is_heard_between_the_look_and_the_removal_counts() {
     assert_eq!(registry.silent_apps(later), ["a".into()]);
     registry.app("a").expect("known").driver_heard(later);
     let still = move |app: Option<&App>| app.is_some_and(|app| app.is_silent(later));
-    let removed = store.remove_if("a".into(), still).await.expect("answered");
+    let removed = store.remove_if("a".into(), still, |_| false).await.expect("answered");
     assert!(removed.app.is_none() && registry.app("a").is_some());
     for round in 0..50 {
         // Sent one behind the other, so that most rounds have both in one batch.
         let (driver, removed) = tokio::join!(
             store.driver(format!("b-{round}"), timeout),
-            store.remove_if(format!("b-{round}"), |app| app.is_none())
+            store.remove_if(format!("b-{round}"), |app| app.is_none(), |_| false)
         );
         driver.expect("stored");
         removed.expect("answered");
         assert!(registry.app(&format!("b-{round}")).is_some(), "noted when it is the removal's turn");
     }
-    let removed = store.remove_if("a".into(), |app| app.is_some()).await.expect("answered");
+    let removed = store.remove_if("a".into(), |app| app.is_some(), |_| false).await.expect("answered");
     assert!(removed.app.is_some() && registry.app("a").is_none());
 }
 
@@ -135,7 +136,7 @@ async fn what_is_heard_between_the_look_and_the_removal_counts() {
 async fn who_asks_while_the_disk_hangs_is_told_so() {
     let (commands, _nobody_reads) = mpsc::channel(1);
     let path = Path::new("/hangs/registrations").into();
-    let store = Store { path, commands, answers_within: Duration::from_millis(1) };
+    let store = Store { path, commands, sync_ended: CancellationToken::new(), answers_within: Duration::from_millis(1) };
     // The first is in the queue, the second finds no room there.
     for app in ["a", "b"] {
         let error = store.driver(app.into(), Duration::ZERO).await.expect_err("no answer").to_string();

@@ -31,7 +31,7 @@ fn wire(socket: Socket, room: usize, stalled_after: Duration) -> Wire {
 }
 
 fn source(file: &tempfile::NamedTempFile) -> Arc<Source> {
-    Arc::new(Source::open(file.path().canonicalize().expect("exists"), Look::Disk).expect("opens"))
+    Arc::new(Source::open(file.path().canonicalize().expect("exists"), None, Look::Disk).expect("opens"))
 }
 
 /// A client's and a server's, after the exchange and a first message.
@@ -123,7 +123,7 @@ async fn sends_before_it_waits(first_is_copied: bool) {
     let segment = |name: &str| {
         let path = dir.path().join(name);
         std::fs::write(&path, name.repeat(40_000)).expect("written");
-        let source = Source::open(path, Look::Disk).expect("opens");
+        let source = Source::open(path, None, Look::Disk).expect("opens");
         Segment::whole(source)
     };
     let (hot, cold) = (segment("hot"), segment("cold"));
