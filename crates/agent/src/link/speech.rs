@@ -24,7 +24,6 @@ fn running_task(task: &RegisteredTask) -> link::RunningTask {
     link::RunningTask {
         task_info: task_to_wire(&task.info, &task.framework_id, DEFAULT_ROLE),
         framework_id: (&task.framework_id).into(),
-        unacknowledged: task.unacknowledged.iter().map(Into::into).collect(),
         latest_state: v1::TaskState::from(task.latest_state).into(),
     }
 }

@@ -94,7 +94,6 @@ impl Step<'_> {
             framework_id: task.framework_id.clone(),
             info: task.info.clone(),
             latest_state: task.latest_state(),
-            unacknowledged: task.unacknowledged().to_vec(),
         });
         Registration {
             info,

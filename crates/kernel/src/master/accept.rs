@@ -4,7 +4,7 @@ use super::{
 };
 use bellows_model::{
     AgentId, CommandInfo, ExecutorInfo, Filters, FrameworkId, InvalidTask, OfferId, Operation, Reason,
-    Resources, TaskInfo, TaskState,
+    Resources, TaskInfo, TaskState, clipped,
 };
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -139,14 +139,14 @@ impl Step<'_> {
     ) {
         *self.state.counters.tasks_ended.entry(state).or_default() += 1;
         let agent_id = Some(&task.agent_id).filter(|id| !id.as_str().is_empty());
-        let status = self.status(&task.task_id, agent_id, state, reason, clipped(message));
+        let status = self.status(&task.task_id, agent_id, state, reason, clipped(message, MAX_KEPT_BYTES));
         self.send(framework_id, SchedulerEvent::Update(status.clone()));
         self.observe(Observation::TaskRefused { framework_id: framework_id.clone(), status: status.clone() });
         let kept = |id: &str| id.len() <= MAX_KEPT_BYTES;
         // Nothing has looked at it: what is kept of it must not grow with what it was sent as.
         if kept(task.task_id.as_str()) && kept(task.agent_id.as_str()) {
             let info = TaskInfo {
-                name: clipped(&task.name).to_owned(),
+                name: clipped(&task.name, MAX_KEPT_BYTES).to_owned(),
                 resources: if task.resources.iter().count() <= MAX_KEPT_RESOURCES {
                     task.resources
                 } else {
@@ -320,12 +320,4 @@ fn validate_command(command: &CommandInfo) -> Result<(), String> {
         Some(_) => Err("URI of the command is empty".into()),
         None => Ok(()),
     }
-}
-
-fn clipped(text: &str) -> &str {
-    let mut end = MAX_KEPT_BYTES.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }

@@ -451,6 +451,9 @@ impl Step<'_> {
             }
             AgentMessage::ShuffleService { down } => self.shuffle_service(&agent_id, down),
             AgentMessage::Pong { seq } => self.pong(&agent_id, seq),
+            AgentMessage::Unreadable { why } => {
+                self.refuse_message(&agent_id, &format!("a message that cannot be read: {why}"));
+            }
             AgentMessage::Unregister => {
                 let reason = "the agent unregistered".to_owned();
                 self.tell(&agent_id, AgentCommand::Refused { reason: reason.clone() });

@@ -128,6 +128,10 @@ pub enum AgentMessage {
     ShuffleService {
         down: bool,
     },
+    /// Something that makes no sense; `why` says what is wrong with it.
+    Unreadable {
+        why: String,
+    },
     /// The agent goes for good, and its tasks with it.
     Unregister,
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use bellows_model::{
     AgentId, Capability, ExecutorId, ExecutorInfo, FrameworkId, Reason, Resources, Source, TaskId, TaskState,
-    TaskStatus,
+    TaskStatus, clipped,
 };
 
 /// Statuses kept of one task. Consecutive ones of the same state count once.
@@ -136,9 +136,9 @@ impl Step<'_> {
         self.set_task_state(framework_id, &status.task_id, status.state);
         // They may be large; the framework has them whole.
         status.data = None;
+        status.labels = Vec::new();
         if let Some(message) = &mut status.message {
-            let end = (0..=MAX_MESSAGE.min(message.len())).rfind(|&end| message.is_char_boundary(end));
-            message.truncate(end.unwrap_or(0));
+            message.truncate(clipped(message, MAX_MESSAGE).len());
         }
         let task = self.task_mut(framework_id, &status.task_id);
         let news = task.statuses.last().is_none_or(|last| last.state != status.state);
@@ -316,7 +316,7 @@ impl Step<'_> {
     }
 }
 
-/// What an agent may say of a task. Whatever it says changes a task of its own alone, and nothing follows an end.
+/// Checks what an agent says of a task. Whatever it says changes a task of its own alone, and nothing follows an end.
 fn validate_status(status: &TaskStatus, latest_state: TaskState) -> Result<(), String> {
     let task_id = &status.task_id;
     if let Some(state) =

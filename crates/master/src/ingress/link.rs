@@ -61,6 +61,11 @@ enum LinkError {
 }
 
 impl LinkError {
+    /// Whether the messages that follow can be understood all the same.
+    fn is_of_one_message(&self) -> bool {
+        matches!(self, Self::Convert(_) | Self::TaskState(_))
+    }
+
     /// Whether the agent said something that it must not.
     fn is_the_agents_fault(&self) -> bool {
         matches!(self, Self::Convert(_) | Self::TaskState(_) | Self::OutOfOrder | Self::TooMany { .. })
@@ -171,7 +176,15 @@ impl Reader {
             memory = needed;
             share.grow(needed)
         })?;
-        if let Some(event) = self.event(message)? {
+        let event = match self.event(message) {
+            // It may well be an honest agent's, which would only say it again on its next connection.
+            Err(error) if self.registered && error.is_of_one_message() => {
+                let message = AgentMessage::Unreadable { why: error.to_string() };
+                Some(Event::Agent { link: self.id, message })
+            }
+            event => event?,
+        };
+        if let Some(event) = event {
             self.driver.tell(event).await.map_err(|_| LinkError::Stopped)?;
         }
         if memory > LARGE {

@@ -423,7 +423,14 @@ fn what_is_too_long_is_refused_by_name() {
     let status =
         json!({"task_id": {"value": "t"}, "state": "TASK_RUNNING", "message": long(limits::STATUS_MESSAGE)});
     let status = json::decode_value::<v1::TaskStatus>(&status).expect("shape");
-    assert_eq!(TaskStatus::try_from(status).expect_err("refused").path(), "message");
+    let read = TaskStatus::try_from(status).expect("only its message is too long");
+    assert_eq!(read.message.map(|text| text.len()), Some(limits::STATUS_MESSAGE));
+    let status = v1::TaskStatus { labels: large, ..v1::TaskStatus::default() };
+    let status = v1::TaskStatus { task_id: v1::TaskId { value: "t".into() }, ..status };
+    assert_eq!(TaskStatus::try_from(status).expect("only its labels are too long").labels, []);
+
+    let command = v1::CommandInfo { user: Some(long(limits::NAME)), ..Default::default() };
+    assert_eq!(CommandInfo::try_from(command).expect_err("refused").path(), "user");
 }
 
 #[test]
