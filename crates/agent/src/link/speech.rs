@@ -6,7 +6,7 @@ use bellows_wire::{
     link::{self, agent_message, master_message::Message},
     v1,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 pub(super) fn register(registration: &Registration) -> link::AgentMessage {
     let register = link::Register {
@@ -70,7 +70,7 @@ pub(super) fn from_master(message: link::MasterMessage) -> Result<Option<AgentCo
         Message::TryLater(later) => AgentCommand::TryLater { reason: later.reason },
         Message::Refused(refused) => AgentCommand::Refused { reason: refused.reason },
         Message::LaunchTask(launch) => AgentCommand::Launch {
-            framework: launch.framework_info.try_into()?,
+            framework: Arc::new(launch.framework_info.try_into()?),
             task: launch.task_info.try_into()?,
         },
         Message::KillTask(kill) => AgentCommand::Kill {
@@ -96,7 +96,7 @@ pub(super) fn from_master(message: link::MasterMessage) -> Result<Option<AgentCo
             data: message.data.into(),
         },
         Message::UpdateFramework(update) => {
-            AgentCommand::UpdateFramework { framework: update.framework_info.try_into()? }
+            AgentCommand::UpdateFramework { framework: Arc::new(update.framework_info.try_into()?) }
         }
         Message::Ping(ping) => AgentCommand::Ping { seq: ping.seq },
     }))

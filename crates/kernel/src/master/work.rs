@@ -7,6 +7,7 @@ use bellows_model::{AgentId, FrameworkId, OfferId, Reason, StreamId, TaskId, Tas
 use std::{
     collections::VecDeque,
     ops::Bound::{Excluded, Unbounded},
+    sync::Arc,
 };
 
 /// A step goes on until it has done about so much: a few milliseconds. One unit is a task that ends, an agent that is
@@ -104,13 +105,13 @@ impl Step<'_> {
     }
 
     fn update_agents(&mut self, framework_id: FrameworkId, after: Option<AgentId>) -> Option<Work> {
-        let framework = self.state.frameworks.get(&framework_id)?.info.clone();
+        let framework = Arc::clone(&self.state.frameworks.get(&framework_id)?.info);
         let agents = self.agents_after(after);
         let first = (framework_id.clone(), TaskId::from(""));
         for agent in &agents {
             let next = self.state.agents[agent].tasks.range(&first..).next();
             if next.is_some_and(|(of, _)| *of == framework_id) {
-                self.tell(agent, AgentCommand::UpdateFramework { framework: framework.clone() });
+                self.tell(agent, AgentCommand::UpdateFramework { framework: Arc::clone(&framework) });
             }
         }
         self.spend(agents.len());
@@ -195,6 +196,7 @@ impl Step<'_> {
         framework.ending = false;
         framework.unregistered = Some(self.now);
         self.state.ending -= 1;
+        self.state.ever_completed += 1;
         self.state.completed_frameworks.push_back(framework);
         while self.state.completed_frameworks.len() > self.state.config.max_completed_frameworks {
             self.state.completed_frameworks.pop_front();

@@ -404,6 +404,8 @@ fn what_is_too_long_is_refused_by_name() {
     assert_eq!(framework(&|info| info.hostname = Some(long(limits::NAME))), "hostname");
     assert_eq!(framework(&|info| info.webui_url = Some(long(limits::URL))), "webui_url");
     assert_eq!(framework(&|info| info.roles = vec!["r".into(); limits::ROLES + 1]), "roles");
+    let long_roles: Vec<_> = (0..70).map(|role| format!("{role:01000}")).collect();
+    assert_eq!(framework(&|info| info.roles = long_roles.clone()), "roles");
     let many = vec![Default::default(); limits::CAPABILITIES + 1];
     assert_eq!(framework(&|info| info.capabilities = many.clone()), "capabilities");
     let many = Some(v1::Labels { labels: vec![label(); limits::LABELS + 1] });
