@@ -484,6 +484,12 @@ impl Step<'_> {
         }
     }
 
+    pub(super) fn agent_unreadable(&mut self, link: LinkId, why: &str) {
+        if let Some(agent_id) = self.state.links.get(&link).cloned() {
+            self.refuse_message(&agent_id, &format!("a message that cannot be read: {why}"));
+        }
+    }
+
     pub(super) fn agent_message(&mut self, link: LinkId, message: AgentMessage) {
         let Some(agent_id) = self.state.links.get(&link).cloned() else {
             if let AgentMessage::ShuffleService { down } = message
@@ -505,9 +511,6 @@ impl Step<'_> {
             }
             AgentMessage::ShuffleService { down } => self.shuffle_service(&agent_id, down),
             AgentMessage::Pong { seq } => self.pong(&agent_id, seq),
-            AgentMessage::Unreadable { why } => {
-                self.refuse_message(&agent_id, &format!("a message that cannot be read: {why}"));
-            }
             AgentMessage::Unregister => {
                 let reason = "the agent unregistered".to_owned();
                 self.tell(&agent_id, AgentCommand::Refused { reason: reason.clone() });

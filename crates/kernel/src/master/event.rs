@@ -31,6 +31,8 @@ pub enum Event {
     LinkClosed { link: LinkId },
     /// Anything that a registered agent says.
     Agent { link: LinkId, message: AgentMessage },
+    /// A registered agent said something that cannot be read; `why` says what is wrong with it.
+    AgentUnreadable { link: LinkId, why: String },
 }
 
 /// The calls of the scheduler API other than SUBSCRIBE.
@@ -127,10 +129,6 @@ pub enum AgentMessage {
     /// The agent's shuffle service has fallen silent, or answers again.
     ShuffleService {
         down: bool,
-    },
-    /// Something that makes no sense; `why` says what is wrong with it.
-    Unreadable {
-        why: String,
     },
     /// The agent goes for good, and its tasks with it.
     Unregister,

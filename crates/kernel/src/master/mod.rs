@@ -45,6 +45,7 @@ pub fn step(state: &mut State, now: Time, event: Event) -> Vec<Action> {
         Event::AgentRegister { link, registration } => step.register_agent(link, registration),
         Event::LinkClosed { link } => step.link_closed(link),
         Event::Agent { link, message } => step.agent_message(link, message),
+        Event::AgentUnreadable { link, why } => step.agent_unreadable(link, &why),
     }
     step.work_off();
     step.make_offers();

@@ -179,8 +179,7 @@ impl Reader {
         let event = match self.event(message) {
             // It may well be an honest agent's, which would only say it again on its next connection.
             Err(error) if self.registered && error.is_of_one_message() => {
-                let message = AgentMessage::Unreadable { why: error.to_string() };
-                Some(Event::Agent { link: self.id, message })
+                Some(Event::AgentUnreadable { link: self.id, why: error.to_string() })
             }
             event => event?,
         };

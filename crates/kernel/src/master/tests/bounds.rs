@@ -196,8 +196,7 @@ fn a_framework_cannot_bother_agents_that_have_nothing_of_it() {
 #[test]
 fn a_message_that_cannot_be_read_is_ignored() {
     let (mut master, _, agent, link) = Master::running(framework_info("f"));
-    let message = AgentMessage::Unreadable { why: "x".repeat(100_000) };
-    let outcome = master.step(Event::Agent { link, message });
+    let outcome = master.step(Event::AgentUnreadable { link, why: "x".repeat(100_000) });
     assert!(matches!(outcome.warnings()[..], [one] if one.len() <= 4_096));
     assert_eq!(master.state.agents[&agent].link, Some(link));
     assert_eq!(master.state.counters.messages_refused, 1);

@@ -129,10 +129,9 @@ fn message() -> impl Strategy<Value = AgentMessage> {
                 false => AgentMessage::ExecutorMessage { framework_id, executor_id, data: vec![0; 9] },
             }
         });
-    let unreadable = Just(AgentMessage::Unreadable { why: "x".repeat(9_000) });
     let pong = prop_oneof![0..6u64, Just(u64::MAX)].prop_map(|seq| AgentMessage::Pong { seq });
     let service = any::<bool>().prop_map(|down| AgentMessage::ShuffleService { down });
-    prop_oneof![8 => update, 4 => executor, 1 => unreadable, 2 => pong, 2 => service, 1 => Just(AgentMessage::Unregister)]
+    prop_oneof![8 => update, 4 => executor, 2 => pong, 2 => service, 1 => Just(AgentMessage::Unregister)]
 }
 
 /// Which offers a call names, out of those that there are.
