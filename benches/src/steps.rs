@@ -77,7 +77,7 @@ impl Master {
             attributes: Vec::new(),
             version: "0".into(),
         };
-        let frameworks = self.state.frameworks.values().map(|framework| framework.info.clone()).collect();
+        let frameworks = self.state.frameworks.values().map(|framework| (*framework.info).clone()).collect();
         let registration = AgentRegistration { info, frameworks, tasks, shuffle_service_down: false };
         let actions = self.step(Event::AgentRegister { link, registration });
         let id = actions.into_iter().find_map(|action| match action {

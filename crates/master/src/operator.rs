@@ -107,7 +107,7 @@ fn framework_to_operator(
     let connected = framework.stream.is_some();
     let held = index.take_framework(framework.info.id.as_ref());
     response::get_frameworks::Framework {
-        framework_info: (&framework.info).into(),
+        framework_info: (&*framework.info).into(),
         active: connected,
         connected,
         recovered: framework.recovered,
@@ -278,7 +278,7 @@ pub(crate) fn observed(state: &State, observation: Observation) -> Option<Event>
             let mut removed = state.completed_frameworks.iter().rev();
             let removed = removed.find(|framework| framework.info.id.as_ref() == Some(&id))?;
             event.framework_removed =
-                Some(event::FrameworkRemoved { framework_info: (&removed.info).into() });
+                Some(event::FrameworkRemoved { framework_info: (&*removed.info).into() });
             Type::FrameworkRemoved
         }
         Observation::TaskAdded { framework_id, task_id } => {

@@ -83,7 +83,7 @@ impl Identity {
                 let role = framework.roles.first().map_or(DEFAULT_ROLE, String::as_str);
                 Message::LaunchTask(link::LaunchTask {
                     task_info: task_to_wire(&task, &framework_id, role),
-                    framework_info: (&framework).into(),
+                    framework_info: (&*framework).into(),
                 })
             }
             AgentCommand::Kill { framework_id, task_id, grace } => Message::KillTask(link::KillTask {
@@ -115,7 +115,7 @@ impl Identity {
                 })
             }
             AgentCommand::UpdateFramework { framework } => {
-                Message::UpdateFramework(link::UpdateFramework { framework_info: (&framework).into() })
+                Message::UpdateFramework(link::UpdateFramework { framework_info: (&*framework).into() })
             }
             AgentCommand::Ping { seq } => Message::Ping(link::Ping { seq }),
         };

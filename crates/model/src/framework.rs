@@ -33,6 +33,17 @@ impl FrameworkInfo {
         self.capabilities.contains(&capability)
     }
 
+    /// About how many bytes it takes.
+    pub fn bytes(&self) -> usize {
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let labels = self.labels.iter().map(|label| label.key.len() + length(&label.value));
+        let texts = [&self.name, &self.user, &self.hostname].into_iter().chain(&self.roles).map(String::len);
+        size_of::<Self>()
+            + texts.chain(labels).map(|bytes| size_of::<String>() + bytes).sum::<usize>()
+            + length(&self.principal)
+            + length(&self.webui_url)
+    }
+
     /// Whether its executors register with the shuffle service of their machine: `libmesos` reads Spark's setting and
     /// says so in a label.
     pub fn uses_shuffle_service(&self) -> bool {

@@ -10,6 +10,7 @@ pub mod limits;
 mod offer;
 mod resources;
 mod task;
+mod text;
 
 pub use agent::{AgentInfo, Attribute, AttributeValue};
 pub use framework::{Capability, DEFAULT_ROLE, FrameworkInfo, Label, RoleError, validate_role};
@@ -22,3 +23,4 @@ pub use task::{
     CommandInfo, ContainerStatus, EnvironmentVariable, ExecutorInfo, Reason, Source, TaskInfo, TaskState,
     TaskStatus, Uri,
 };
+pub use text::clipped;

@@ -10,8 +10,9 @@ pub const FRAMEWORK_NAME: usize = 4 << 10;
 pub const TASK_NAME: usize = 8 << 10;
 /// Bytes of a role's name; hierarchical roles may be long.
 pub const ROLE_NAME: usize = 1 << 10;
-/// Roles of one framework.
-pub const ROLES: usize = 1_000;
+/// Roles of one framework, and their bytes together.
+pub const ROLES: usize = 100;
+pub const ROLES_BYTES: usize = 64 << 10;
 /// Bytes of a user, a principal, a host's name, an address, a version, a resource's or an attribute's name.
 pub const NAME: usize = 1 << 10;
 /// Bytes of `webui_url`.
@@ -33,6 +34,11 @@ pub const EXECUTOR_BYTES: usize = 1 << 20;
 pub const RESOURCES: usize = 100;
 /// Ranges or items of one resource.
 pub const RESOURCE_PARTS: usize = 256;
+/// Scalars, ranges and items of one set of resources, and the bytes of their names together.
+pub const RESOURCES_PARTS: usize = 2_000;
+pub const RESOURCES_BYTES: usize = 64 << 10;
+/// Bytes of one message between a framework and its executor.
+pub const MESSAGE_BYTES: usize = 1 << 20;
 
 /// Offers in one call: what a whole cluster may be offered to one framework as.
 pub const OFFERS: usize = 10_000;

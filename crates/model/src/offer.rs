@@ -42,6 +42,6 @@ pub enum Operation {
 pub struct InvalidTask {
     /// Its name and ids as they were given, unchecked, and nothing else.
     pub task: TaskInfo,
-    /// What is wrong with it, for the framework.
+    /// The reason, for the framework.
     pub reason: String,
 }

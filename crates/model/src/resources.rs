@@ -61,6 +61,15 @@ impl Value {
         }
     }
 
+    /// How many bytes it takes.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Scalar(_) => size_of::<Scalar>(),
+            Self::Ranges(ranges) => size_of_val(&**ranges),
+            Self::Set(set) => set.iter().map(|item| size_of::<u64>() + item.len()).sum(),
+        }
+    }
+
     fn is_empty(&self) -> bool {
         match self {
             Self::Scalar(scalar) => scalar.0 == 0,
@@ -102,13 +111,15 @@ impl Value {
         }
     }
 
-    /// `None` when `other` is not wholly within `self`.
-    fn checked_sub(&self, other: &Self) -> Option<Self> {
+    /// Takes `other` away, which must be within `self`.
+    fn subtract(&mut self, other: &Self) {
         match (self, other) {
-            (Self::Scalar(a), Self::Scalar(b)) => (b.0 <= a.0).then(|| Self::Scalar(Scalar(a.0 - b.0))),
-            (Self::Ranges(a), Self::Ranges(b)) => subtract_ranges(a, b).map(Self::Ranges),
-            (Self::Set(a), Self::Set(b)) => b.is_subset(a).then(|| Self::Set(a - b)),
-            _ => None,
+            (Self::Scalar(a), Self::Scalar(b)) => a.0 -= b.0,
+            (Self::Ranges(a), Self::Ranges(b)) => {
+                *a = subtract_ranges(a, b).expect("invariant: the caller has checked that it is contained");
+            }
+            (Self::Set(a), Self::Set(b)) => a.retain(|item| !b.contains(item)),
+            _ => {}
         }
     }
 }
@@ -156,6 +167,11 @@ pub enum ResourceError {
     TooManyParts(String),
     #[error("there are more than {max} kinds of resources", max = limits::RESOURCES)]
     TooManyKinds,
+    #[error(
+        "all together has more than {parts} ranges and items, or more than {bytes} bytes",
+        parts = limits::RESOURCES_PARTS, bytes = limits::RESOURCES_BYTES
+    )]
+    TooMuch,
     #[error("range {0}-{1} is inverted")]
     InvertedRange(u64, u64),
     #[error("'{0}' names an element of its set twice")]
@@ -202,6 +218,9 @@ impl Resources {
                 return Err(ResourceError::TooManyKinds);
             }
         }
+        if sum.parts() > limits::RESOURCES_PARTS || sum.bytes() > limits::RESOURCES_BYTES {
+            return Err(ResourceError::TooMuch);
+        }
         Ok(sum)
     }
 
@@ -226,6 +245,13 @@ impl Resources {
     /// How many scalars, ranges and items it consists of: what arithmetic with it costs.
     pub fn parts(&self) -> usize {
         self.0.iter().map(|item| item.value.parts()).sum()
+    }
+
+    /// About how many bytes it takes.
+    pub fn bytes(&self) -> usize {
+        let names =
+            |item: &Resource| item.name.len() + item.reserved_for.as_ref().map_or(0, |role| role.len());
+        self.0.iter().map(|item| names(item) + item.value.bytes()).sum()
     }
 
     /// The sum of all scalars of that name, reserved or not.
@@ -265,16 +291,24 @@ impl Resources {
     /// `self - other`, or `None` when `other` is not wholly within `self`.
     pub fn checked_sub(&self, other: &Self) -> Option<Self> {
         let mut left = self.clone();
+        left.take(other).then_some(left)
+    }
+
+    /// Takes `other` away, and says `true`; where it is not wholly within `self`, nothing changes.
+    #[must_use]
+    pub fn take(&mut self, other: &Self) -> bool {
+        if !self.contains(other) {
+            return false;
+        }
         for item in &other.0 {
-            let at = left.find(item).ok()?;
-            let value = left.0[at].value.checked_sub(&item.value)?;
-            if value.is_empty() {
-                left.0.remove(at);
-            } else {
-                left.0[at].value = value;
+            if let Ok(at) = self.find(item) {
+                self.0[at].value.subtract(&item.value);
+                if self.0[at].value.is_empty() {
+                    self.0.remove(at);
+                }
             }
         }
-        Some(left)
+        true
     }
 
     pub fn contains(&self, other: &Self) -> bool {
@@ -412,6 +446,32 @@ mod tests {
         ] {
             assert!(Resources::parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn all_kinds_together_are_bounded() {
+        let kind = |name: usize, items: usize, length: usize| Resource {
+            name: format!("kind{name}").as_str().into(),
+            reserved_for: None,
+            value: Value::Set((0..items).map(|item| format!("{item:0length$}")).collect()),
+        };
+        assert!(Resources::from_items((0..10).map(|name| kind(name, 200, 4))).is_ok());
+        let parts = Resources::from_items((0..11).map(|name| kind(name, 200, 4)));
+        assert_eq!(parts, Err(ResourceError::TooMuch));
+        let bytes = Resources::from_items((0..10).map(|name| kind(name, 1, 8_000)));
+        assert_eq!(bytes, Err(ResourceError::TooMuch));
+    }
+
+    #[test]
+    fn what_cannot_be_taken_wholly_is_not_taken() {
+        let mut all = parse("cpus:4;ports:[1-9];zones:{a,b}");
+        let before = all.clone();
+        for more in ["cpus:1;ports:[9-10]", "cpus:1;zones:{c}", "cpus:1;mem:1", "cpus:5"] {
+            assert!(!all.take(&parse(more)), "{more}");
+            assert_eq!(all, before);
+        }
+        assert!(all.take(&parse("cpus:4;ports:[2-3];zones:{a}")));
+        assert_eq!(all, parse("ports:[1-1,4-9];zones:{b}"));
     }
 
     #[test]

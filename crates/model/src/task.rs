@@ -25,27 +25,13 @@ impl TaskInfo {
     /// The task as a master remembers it and an agent writes it to disk: commands are reduced to who runs them and how.
     /// Environment, command line and URIs may hold secrets, and so may `data`; they may be large, too.
     pub fn without_secrets(&self) -> Self {
-        let reduced = |command: &CommandInfo| CommandInfo {
-            shell: command.shell,
-            user: command.user.clone(),
-            ..CommandInfo::default()
-        };
-        let executor = self.executor.as_ref().map(|executor| ExecutorInfo {
-            executor_id: executor.executor_id.clone(),
-            name: executor.name.clone(),
-            source: executor.source.clone(),
-            command: reduced(&executor.command),
-            resources: executor.resources.clone(),
-            data: None,
-            shutdown_grace: executor.shutdown_grace,
-        });
         Self {
             name: self.name.clone(),
             task_id: self.task_id.clone(),
             agent_id: self.agent_id.clone(),
             resources: self.resources.clone(),
-            command: self.command.as_ref().map(reduced),
-            executor,
+            command: self.command.as_ref().map(CommandInfo::without_secrets),
+            executor: self.executor.as_ref().map(ExecutorInfo::without_secrets),
             data: None,
             labels: self.labels.clone(),
             kill_grace: self.kill_grace,
@@ -53,7 +39,31 @@ impl TaskInfo {
             unsupported: self.unsupported.clone(),
         }
     }
+
+    /// About how many bytes [`Self::without_secrets`] takes.
+    pub fn kept_bytes(&self) -> usize {
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let label = |label: &Label| LABEL_BYTES + label.key.len() + length(&label.value);
+        let executor = |executor: &ExecutorInfo| {
+            let names =
+                executor.executor_id.as_str().len() + length(&executor.name) + length(&executor.source);
+            names + length(&executor.command.user) + executor.resources.bytes()
+        };
+        TASK_BYTES
+            + self.name.len()
+            + self.task_id.as_str().len()
+            + self.resources.bytes()
+            + self.labels.iter().map(label).sum::<usize>()
+            + self.command.as_ref().map_or(0, |command| length(&command.user))
+            + self.executor.as_ref().map_or(0, executor)
+            + length(&self.container)
+            + length(&self.unsupported)
+    }
 }
+
+/// Bytes that a task and a label take beyond their texts.
+const TASK_BYTES: usize = 512;
+const LABEL_BYTES: usize = 48;
 
 /// A framework's own executor, which runs many tasks (Mesos' `ExecutorInfo`).
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +77,21 @@ pub struct ExecutorInfo {
     pub shutdown_grace: Option<Duration>,
 }
 
+impl ExecutorInfo {
+    /// Returns the executor as a master remembers it; see [`TaskInfo::without_secrets`].
+    pub fn without_secrets(&self) -> Self {
+        Self {
+            executor_id: self.executor_id.clone(),
+            name: self.name.clone(),
+            source: self.source.clone(),
+            command: self.command.without_secrets(),
+            resources: self.resources.clone(),
+            data: None,
+            shutdown_grace: self.shutdown_grace,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct CommandInfo {
     /// `true`: `value` goes to `/bin/sh -c`; `false`: `value` is the program and `arguments` its argv, with argv[0].
@@ -76,6 +101,12 @@ pub struct CommandInfo {
     pub environment: Vec<EnvironmentVariable>,
     pub uris: Vec<Uri>,
     pub user: Option<String>,
+}
+
+impl CommandInfo {
+    fn without_secrets(&self) -> Self {
+        Self { shell: self.shell, user: self.user.clone(), ..Self::default() }
+    }
 }
 
 /// Its value may be a secret: it is never logged.

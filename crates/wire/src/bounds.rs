@@ -11,20 +11,20 @@ use std::fmt;
 pub(crate) const MAX_DEPTH: usize = 64;
 const MAX_MISSING: usize = 20;
 
-/// What a message may take in memory for each byte that was received. Honest calls with the largest multiple are
+/// Memory that a message may take for each byte that was received. Honest calls with the largest multiple are
 /// launches of many tiny tasks: each has all of `TaskInfo`'s fields, set or not.
 pub const MEMORY_PER_BYTE: usize = 64;
-/// What a message may take whatever its length: a short call that names a few of the largest types.
+/// Memory that any message may take, whatever its length: a short call that names a few of the largest types.
 pub const MEMORY_OF_ANY: usize = 128 << 10;
-/// What no message may exceed.
+/// Memory that a message may take at most.
 pub const MEMORY_OF_ALL: usize = 256 << 20;
 
-/// How much a message may take in memory that was received in so many bytes.
+/// Returns the memory that a message may take that was received in so many bytes.
 pub fn allowed(received_bytes: usize) -> usize {
     received_bytes.saturating_mul(MEMORY_PER_BYTE).saturating_add(MEMORY_OF_ANY).min(MEMORY_OF_ALL)
 }
 
-/// What is wrong with a body.
+/// The error in a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Problem {
     Malformed(&'static str),
@@ -64,7 +64,7 @@ struct Walk {
     missing: Vec<String>,
 }
 
-/// Where a message lies within the whole; becomes text only when something is wrong there.
+/// The path of a message within the whole; becomes text only when something is wrong there.
 enum Place<'a> {
     Whole,
     Field(&'a Place<'a>, &'a str),
@@ -163,12 +163,12 @@ fn count(items: &mut Vec<(usize, usize)>, field: usize) -> usize {
     }
 }
 
-/// What one more value takes beyond the message that holds it.
+/// Returns the memory that one more value takes beyond the message that holds it.
 fn memory_of(field: &Field, value: &Value<'_>, before: usize) -> usize {
     const STRING: usize = 24;
     const BYTES: usize = 32;
     const SCALAR: usize = 8;
-    /// Between what is asked for and what the allocator takes for it.
+    /// Overhead of the allocator for one block.
     const BLOCK: usize = 32;
     let length = match value {
         Value::Bytes(bytes) => bytes.len(),

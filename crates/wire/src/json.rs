@@ -49,7 +49,7 @@ pub enum ShapeError {
     BadValue { path: String, reason: String },
     #[error("Nested too deeply at '{path}'")]
     TooDeep { path: String },
-    /// So many items that they would take more memory than a body of this length is given.
+    /// Too many items for the memory that a body of this length may take.
     #[error("Too many items: they would take more than {allowed} bytes of memory; send fewer in one call")]
     TooLarge { allowed: usize },
 }
@@ -61,7 +61,7 @@ pub fn decode<T: Message + Name + Default>(body: &[u8]) -> Result<T, JsonError> 
     decode_if(body, |_| true).map(|message| message.expect("invariant: nobody said no"))
 }
 
-/// As [`decode`], if `admit` takes the memory that the message needs; else `None`.
+/// Decodes like [`decode`] if `admit` takes the memory that the message needs; else returns `None`.
 pub(crate) fn decode_if<T: Message + Name + Default>(
     body: &[u8],
     admit: impl FnOnce(usize) -> bool,

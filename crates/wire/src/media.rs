@@ -123,7 +123,7 @@ impl Encoding {
         self.decode_if(body, |_| true)
     }
 
-    /// As [`Encoding::decode`], if `admit` takes the memory that the message needs beyond its body.
+    /// Decodes like [`Encoding::decode`] if `admit` takes the memory that the message needs beyond its body.
     pub fn decode_if<T: Message + Name + Default>(
         self,
         body: Bytes,

@@ -115,7 +115,7 @@ impl Schema {
         schema
     }
 
-    /// Where the message is, and with it all that it holds.
+    /// Adds a message and all that it holds, and returns its place.
     fn add(&mut self, descriptor: &MessageDescriptor) -> usize {
         if let Some(at) = self.by_name.get(descriptor.full_name()) {
             return *at;
@@ -177,7 +177,7 @@ impl Schema {
     }
 }
 
-/// At least the size of the type that prost generates: every field by itself, a oneof as if it held all at once, and
+/// Computes an upper bound of the size of the type that prost generates: every field by itself, a oneof as if it held all at once, and
 /// what holds itself in a box, which is what prost does.
 fn size(
     descriptor: &MessageDescriptor,

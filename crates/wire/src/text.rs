@@ -1,4 +1,5 @@
 //! Text from elsewhere on its way to a log or a terminal.
+pub use bellows_model::clipped;
 
 /// The text on one line, with nothing in it that steers a terminal or changes the order of what is read: such characters
 /// are escaped as Rust writes them. What is escaped already stays as it is.
@@ -28,15 +29,6 @@ pub fn last_lines(bytes: &[u8], cut: bool, limit: usize) -> String {
         parts.push(part);
     }
     parts.iter().rev().map(String::as_str).collect()
-}
-
-/// The beginning of a text, in at most `limit` bytes.
-pub fn clipped(text: &str, limit: usize) -> &str {
-    let mut end = limit.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }
 
 fn push_printable(line: &mut String, c: char) {
@@ -70,12 +62,5 @@ mod tests {
         assert_eq!(last_lines("grüße".as_bytes(), false, 4), "ße");
         assert_eq!(last_lines(&"ü".as_bytes()[1..], true, 100), "\u{fffd}");
         assert_eq!(last_lines(&[0x1b; 1000], false, 14), r"\u{1b}\u{1b}", "escapes count");
-    }
-
-    #[test]
-    fn clipped_at_a_character() {
-        assert_eq!(clipped("grüße", 3), "gr");
-        assert_eq!(clipped("grüße", 4), "grü");
-        assert_eq!(clipped("gr", 4), "gr");
     }
 }

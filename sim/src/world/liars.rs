@@ -24,7 +24,7 @@ const SIZES: [&str; 5] = [
     "cpus(liar):0.1;ports(liar):[3-9]",
 ];
 
-/// What tasks of frameworks that lie ask for.
+/// Resources that tasks of lying frameworks ask for.
 const WISHES: [&str; 5] = [
     "cpus:0.1;mem:64",
     "cpus:100000000000;mem:100000000000",
@@ -92,7 +92,7 @@ impl World {
             version: "0".into(),
         };
         let frameworks = self.master.as_ref().map(|master| {
-            master.frameworks.values().map(|framework| framework.info.clone()).collect::<Vec<_>>()
+            master.frameworks.values().map(|framework| (*framework.info).clone()).collect::<Vec<_>>()
         });
         let mut frameworks = frameworks.unwrap_or_default();
         let made_up = self.framework();

@@ -6,7 +6,7 @@ use bellows_wire::{
     link::{self, agent_message, master_message::Message},
     v1,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 pub(crate) fn register(registration: &Registration) -> link::AgentMessage {
     let register = link::Register {
@@ -24,7 +24,6 @@ fn running_task(task: &RegisteredTask) -> link::RunningTask {
     link::RunningTask {
         task_info: task_to_wire(&task.info, &task.framework_id, DEFAULT_ROLE),
         framework_id: (&task.framework_id).into(),
-        unacknowledged: task.unacknowledged.iter().map(Into::into).collect(),
         latest_state: v1::TaskState::from(task.latest_state).into(),
     }
 }
@@ -75,7 +74,7 @@ pub(crate) fn from_master(message: link::MasterMessage) -> Result<Option<AgentCo
             let task_id = launch.task_info.task_id.clone();
             TaskId::try_from(task_id).map_err(|error| error.within("task_info.task_id"))?;
             AgentCommand::Launch {
-                framework: launch.framework_info.try_into()?,
+                framework: Arc::new(launch.framework_info.try_into()?),
                 task: launch.task_info.try_into()?,
             }
         }
@@ -102,7 +101,7 @@ pub(crate) fn from_master(message: link::MasterMessage) -> Result<Option<AgentCo
             data: message.data.into(),
         },
         Message::UpdateFramework(update) => {
-            AgentCommand::UpdateFramework { framework: update.framework_info.try_into()? }
+            AgentCommand::UpdateFramework { framework: Arc::new(update.framework_info.try_into()?) }
         }
         Message::Ping(ping) => AgentCommand::Ping { seq: ping.seq },
     }))

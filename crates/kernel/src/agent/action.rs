@@ -59,8 +59,6 @@ pub struct RegisteredTask {
     pub framework_id: FrameworkId,
     pub info: Arc<TaskInfo>,
     pub latest_state: TaskState,
-    /// The oldest first.
-    pub unacknowledged: Vec<TaskStatus>,
 }
 
 /// One change of the checkpoint. Each may be applied twice.

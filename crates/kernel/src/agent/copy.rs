@@ -2,7 +2,7 @@
 use super::{CompletedFramework, Framework, State};
 
 impl State {
-    /// To be read, never to be stepped.
+    /// Copies what may be read; never step the copy.
     pub fn to_read(&self) -> Self {
         let framework = |framework: &Framework| Framework {
             info: framework.info.clone(),

@@ -54,7 +54,7 @@ pub enum Event {
     Exited {
         container_id: ContainerId,
         exit: Exit,
-        /// What it wrote last to its stderr, on one line; empty when that is of no interest.
+        /// The end of its stderr, on one line; empty when that is of no interest.
         stderr: String,
     },
     /// These frameworks have shuffle directories here.

@@ -7,9 +7,10 @@ use super::{
     step::{Key, Step},
 };
 use bellows_model::{FrameworkId, FrameworkInfo};
+use std::sync::Arc;
 
 impl Step<'_> {
-    pub(super) fn update_framework(&mut self, info: FrameworkInfo) {
+    pub(super) fn update_framework(&mut self, info: Arc<FrameworkInfo>) {
         let Some(framework_id) = info.id.clone() else { return };
         if self.state.frameworks.get(&framework_id).is_some_and(|framework| !framework.ending) {
             self.add_framework(&framework_id, info);

@@ -16,7 +16,7 @@ use std::{
 };
 
 impl Step<'_> {
-    pub(super) fn launch(&mut self, framework: FrameworkInfo, task: TaskInfo) {
+    pub(super) fn launch(&mut self, framework: Arc<FrameworkInfo>, task: TaskInfo) {
         let Some(framework_id) = framework.id.clone() else { return };
         let key = (framework_id, task.task_id.clone());
         match self.task(&key).map(|task| task.phase) {
@@ -64,12 +64,11 @@ impl Step<'_> {
         }
     }
 
-    pub(super) fn add_framework(&mut self, framework_id: &FrameworkId, info: FrameworkInfo) {
+    pub(super) fn add_framework(&mut self, framework_id: &FrameworkId, info: Arc<FrameworkInfo>) {
         let known = self.state.frameworks.get_mut(framework_id);
-        if known.as_ref().is_some_and(|known| *known.info == info) {
+        if known.as_ref().is_some_and(|known| known.info == info) {
             return;
         }
-        let info = Arc::new(info);
         match known {
             Some(known) => known.info = Arc::clone(&info),
             None => {

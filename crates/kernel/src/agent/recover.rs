@@ -140,7 +140,8 @@ impl Step<'_> {
         }
     }
 
-    /// What the task was to run may hold secrets and was never on the disk: it cannot begin again.
+    /// Ends a task whose process never began. It cannot begin again: what it was to run may hold secrets, and was never on
+    /// the disk.
     fn never_started(&mut self, key: &Key) {
         let state = match self.has(&key.0, Capability::PartitionAware) {
             true => TaskState::Dropped,

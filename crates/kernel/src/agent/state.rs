@@ -277,10 +277,6 @@ impl Task {
     pub(super) fn to_send(&self) -> (TaskStatus, TaskState) {
         (self.statuses[self.acknowledged].clone(), self.statuses[self.stored - 1].state)
     }
-
-    pub fn unacknowledged(&self) -> &[TaskStatus] {
-        &self.statuses[self.acknowledged..]
-    }
 }
 
 /// What holds after every step; the first thing that does not.

@@ -1,11 +1,14 @@
 //! One event in, decisions out. What concerns launches, statuses and frameworks lies in the modules of that name.
 use super::{
-    Action, AgentCommand, AgentMessage, Event, Job, LinkId, Master, Phase, Record, RegisteredTask,
+    Action, AgentCommand, AgentMessage, Event, Framework, Job, LinkId, Master, Phase, Record, RegisteredTask,
     Registration, State, Task, WriteId, state::Timer, state::Waiting,
 };
 use crate::Time;
-use bellows_model::{AgentId, ContainerId, FrameworkId, TaskId};
+use bellows_model::{AgentId, ContainerId, FrameworkId, FrameworkInfo, TaskId, limits};
 use std::sync::Arc;
+
+/// Most bytes of the frameworks in one registration, which is one record of at most 64 MiB, tasks included.
+const MAX_FRAMEWORKS_BYTES: usize = 16 << 20;
 
 /// Names one task.
 pub(super) type Key = (FrameworkId, TaskId);
@@ -94,14 +97,28 @@ impl Step<'_> {
             framework_id: task.framework_id.clone(),
             info: task.info.clone(),
             latest_state: task.latest_state(),
-            unacknowledged: task.unacknowledged().to_vec(),
         });
         Registration {
             info,
-            frameworks: self.state.frameworks.values().map(|framework| framework.info.clone()).collect(),
+            frameworks: self.registered_frameworks(),
             tasks: tasks.collect(),
             shuffle_service_down: self.state.shuffle_service_down,
         }
+    }
+
+    /// The frameworks that the master hears of: all, unless some made their infos so large that they would be too much for
+    /// one registration. Of those, the smallest come first, and those with tasks before the others.
+    fn registered_frameworks(&self) -> Vec<Arc<FrameworkInfo>> {
+        let mut frameworks: Vec<_> = self.state.frameworks.values().collect();
+        frameworks.sort_by_cached_key(|framework| (framework.tasks.is_empty(), framework.info.bytes()));
+        let mut left = MAX_FRAMEWORKS_BYTES;
+        let fits = |framework: &&&Framework| {
+            let rest = usize::checked_sub(left, framework.info.bytes());
+            left = rest.unwrap_or(0);
+            rest.is_some()
+        };
+        let frameworks = frameworks.iter().take(limits::REGISTERED_FRAMEWORKS).take_while(fits);
+        frameworks.map(|framework| Arc::clone(&framework.info)).collect()
     }
 
     fn disconnected(&mut self) {

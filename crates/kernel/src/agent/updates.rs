@@ -6,8 +6,12 @@ use super::{
 };
 use bellows_model::{
     ContainerId, ContainerStatus, ExecutorId, FrameworkId, Reason, Source, StatusUuid, TaskId, TaskState,
-    TaskStatus,
+    TaskStatus, clipped,
 };
+
+/// Bytes of a status' message. It may hold what a framework gave to its task, as a URI or a user, of any length; a master
+/// does not take in a status that is too long.
+const MAX_MESSAGE: usize = 4 << 10;
 
 impl Step<'_> {
     /// Adds to the task's history. Never called for a framework that is ending.
@@ -37,7 +41,7 @@ impl Step<'_> {
             state,
             source,
             reason,
-            message,
+            message: message.map(|message| clipped(&message, MAX_MESSAGE).to_owned()),
             agent_id: agent_id.or_else(|| Some(task.info.agent_id.clone())),
             executor_id: Some(ExecutorId::from(key.1.as_str())),
             timestamp,

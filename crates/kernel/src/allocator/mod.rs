@@ -66,13 +66,13 @@ pub struct Allocator {
     scratch: solve::Scratch,
 }
 
-/// What changed and was not looked at since. Every other pair of agent and client was found unwilling.
+/// Agents, clients and shares that changed since they were last looked at. Every other pair of agent and client was found unwilling.
 #[derive(Debug, Default)]
 struct Dirty {
     agents: VecDeque<u32>,
     clients: Vec<u32>,
     sweep: Option<Sweep>,
-    /// So many shares, from `next_share` on and around, are of an earlier whole.
+    /// Number of shares, from `next_share` on and around, that are still of an earlier whole.
     shares: usize,
     next_share: usize,
 }
@@ -105,7 +105,7 @@ struct Client {
     /// Connected and not suppressed.
     wants: bool,
     dirty: bool,
-    /// In `Dirty::sweep`.
+    /// Whether it is in `Dirty::sweep`.
     sweeping: bool,
     traits: ClientTraits,
     allocated: Vec<i64>,
@@ -231,13 +231,16 @@ impl Allocator {
     /// It wants nothing until [`Self::set_wants`] says so.
     pub fn add_client(&mut self, framework: FrameworkId, role: &str) -> ClientIndex {
         let role = self.role(role);
-        let epoch = self.vacant_clients.last().map_or(0, |&index| self.clients[index as usize].epoch);
+        // Who had the ordinal before may still be listed among those that changed.
+        let before = self.vacant_clients.last().map(|&index| &self.clients[index as usize]);
+        let (epoch, dirty, sweeping) =
+            before.map_or((0, false, false), |before| (before.epoch, before.dirty, before.sweeping));
         let client = Client {
             framework,
             role,
             wants: false,
-            dirty: false,
-            sweeping: false,
+            dirty,
+            sweeping,
             traits: ClientTraits::default(),
             allocated: vec![0; self.kinds.len()],
             share: 0,
@@ -307,7 +310,7 @@ impl Allocator {
     /// Panics unless they are free.
     pub fn charge(&mut self, agent: AgentIndex, client: ClientIndex, resources: &Resources) {
         let free = &mut self.agents[agent.0 as usize].free;
-        *free = free.checked_sub(resources).expect("invariant: only what is free is charged");
+        assert!(free.take(resources), "invariant: only what is free is charged");
         self.count_held(client.0, resources, 1);
     }
 

@@ -89,7 +89,7 @@ impl Allocator {
         }
     }
 
-    /// What [`Self::is_wanted`] costs, in clients and refusals looked at.
+    /// Cost of [`Self::is_wanted`], in clients and refusals looked at.
     pub fn cost_of_asking(&self, agent: AgentIndex) -> usize {
         self.clients.len() + self.agents[agent.0 as usize].refusals.len()
     }

@@ -40,7 +40,7 @@ pub(super) struct Scratch {
     round: u64,
 }
 
-/// Who may be granted something.
+/// The clients that may be granted something.
 #[derive(Clone, Copy, PartialEq)]
 enum Candidates<'a> {
     All,
@@ -51,7 +51,7 @@ enum Candidates<'a> {
 /// In one call, about so many clients and refusals are looked at: a millisecond or two.
 pub(crate) const MAX_LOOKS: usize = 100_000;
 
-/// What it costs to make an offer of a grant, in looks.
+/// Looks that making an offer of a grant costs.
 const GRANT: usize = 250;
 
 impl Allocator {
@@ -98,7 +98,7 @@ impl Allocator {
         (!clients.is_empty()).then_some(Sweep { clients, next_agent: 0 })
     }
 
-    /// What is left of the sweep.
+    /// Moves a sweep on, and returns what is left of it.
     fn advance(
         &mut self,
         mut sweep: Sweep,
@@ -215,7 +215,7 @@ impl Allocator {
         }
     }
 
-    /// Of those candidates that do not refuse, the one that has least, in the role that has least.
+    /// Finds the candidate that does not refuse and has least, in the role that has least.
     fn neediest(&self, agent: u32, candidates: Candidates<'_>) -> Option<u32> {
         let agent = &self.agents[agent as usize];
         let takers = self.takers_of(&agent.free);

@@ -4,15 +4,13 @@ use super::{
 };
 use bellows_model::{
     AgentId, CommandInfo, ExecutorInfo, Filters, FrameworkId, InvalidTask, OfferId, Operation, Reason,
-    Resources, TaskInfo, TaskState,
+    Resources, TaskInfo, TaskState, clipped,
 };
 use std::{collections::BTreeSet, sync::Arc};
 
 /// Tasks' own containers that need nothing beyond what an agent gives to every task.
 const PLAIN_CONTAINER: &str = "MESOS";
 
-/// What is in use on one agent consists of at most so many scalars, ranges and items: all arithmetic walks along them.
-const MAX_PARTS: usize = 20_000;
 /// The longest text that is kept of a task that was refused.
 const MAX_KEPT_BYTES: usize = 1_024;
 const MAX_KEPT_RESOURCES: usize = 16;
@@ -45,9 +43,8 @@ impl Step<'_> {
                 Operation::Unsupported(_) => continue,
             };
             for task in tasks {
-                match self.validate_task(framework_id, &task, &offer.agent_id, &left) {
-                    Ok(rest) => {
-                        left = rest;
+                match self.validate_task(framework_id, &task, &offer.agent_id, &mut left) {
+                    Ok(()) => {
                         launched = true;
                         self.launch(framework_id, offer.role.clone(), task);
                     }
@@ -75,9 +72,8 @@ impl Step<'_> {
             state: TaskState::Staging,
             statuses: Vec::new(),
         };
-        // The executor is kept whole: each further task must describe the same.
         self.add_task(task, info.executor.clone(), Origin::Offer);
-        let framework = self.state.frameworks[framework_id].info.clone();
+        let framework = Arc::clone(&self.state.frameworks[framework_id].info);
         self.tell(&agent_id, AgentCommand::Launch { framework, task: info });
     }
 
@@ -139,14 +135,14 @@ impl Step<'_> {
     ) {
         *self.state.counters.tasks_ended.entry(state).or_default() += 1;
         let agent_id = Some(&task.agent_id).filter(|id| !id.as_str().is_empty());
-        let status = self.status(&task.task_id, agent_id, state, reason, clipped(message));
+        let status = self.status(&task.task_id, agent_id, state, reason, clipped(message, MAX_KEPT_BYTES));
         self.send(framework_id, SchedulerEvent::Update(status.clone()));
         self.observe(Observation::TaskRefused { framework_id: framework_id.clone(), status: status.clone() });
         let kept = |id: &str| id.len() <= MAX_KEPT_BYTES;
         // Nothing has looked at it: what is kept of it must not grow with what it was sent as.
         if kept(task.task_id.as_str()) && kept(task.agent_id.as_str()) {
             let info = TaskInfo {
-                name: clipped(&task.name).to_owned(),
+                name: clipped(&task.name, MAX_KEPT_BYTES).to_owned(),
                 resources: if task.resources.iter().count() <= MAX_KEPT_RESOURCES {
                     task.resources
                 } else {
@@ -203,14 +199,14 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// What is left of `available` when the task has its part.
+    /// Checks a task, and takes what it needs from `available`; what is refused changes nothing.
     fn validate_task(
         &self,
         framework_id: &FrameworkId,
         task: &TaskInfo,
         agent_id: &AgentId,
-        available: &Resources,
-    ) -> Result<Resources, String> {
+        available: &mut Resources,
+    ) -> Result<(), String> {
         task.task_id.validate().map_err(|error| error.to_string())?;
         let framework = &self.state.frameworks[framework_id];
         match framework.tasks.get(&task.task_id).map(|known| known.state) {
@@ -232,9 +228,7 @@ impl Step<'_> {
                  acknowledged"
             ));
         }
-        if agent.used.parts() + task.resources.parts() > MAX_PARTS {
-            return Err(format!("The resources of agent {agent_id} are in use in too many parts"));
-        }
+        agent.load.has_room_for(task, agent_id)?;
         if task.agent_id != *agent_id {
             return Err(format!(
                 "Task uses invalid agent {} while agent {agent_id} is expected",
@@ -253,7 +247,8 @@ impl Step<'_> {
                  of their own"
             ));
         }
-        let mut executor_needs = Resources::new();
+        let nothing = Resources::new();
+        let mut executor_needs = &nothing;
         match (&task.command, &task.executor) {
             (Some(command), None) => {
                 validate_command(command)
@@ -261,7 +256,7 @@ impl Step<'_> {
             }
             (None, Some(executor)) => {
                 if self.is_new_executor(framework_id, executor, agent_id)? {
-                    executor_needs = executor.resources.clone();
+                    executor_needs = &executor.resources;
                 }
             }
             _ => {
@@ -272,15 +267,17 @@ impl Step<'_> {
             }
         }
         // One after the other: in a sum, ranges that both want would count once.
-        available.checked_sub(&task.resources).and_then(|left| left.checked_sub(&executor_needs)).ok_or_else(
-            || {
-                let mut needed = task.resources.clone();
-                needed.add(&executor_needs);
-                format!(
-                    "Total resources {needed} required by task and its executor is more than available {available}"
-                )
-            },
-        )
+        if available.take(&task.resources) {
+            if available.take(executor_needs) {
+                return Ok(());
+            }
+            available.add(&task.resources);
+        }
+        let mut needed = task.resources.clone();
+        needed.add(executor_needs);
+        Err(format!(
+            "Total resources {needed} required by task and its executor is more than available {available}"
+        ))
     }
 
     fn is_new_executor(
@@ -294,7 +291,7 @@ impl Step<'_> {
             .map_err(|error| format!("Executor's `CommandInfo` is invalid: {error}"))?;
         let key = (framework_id.clone(), executor.executor_id.clone());
         match self.state.agents[agent_id].executors.get(&key) {
-            Some(known) if known.info != *executor => {
+            Some(known) if *known.info != executor.without_secrets() => {
                 Err("ExecutorInfo is not compatible with existing ExecutorInfo with same ExecutorID".into())
             }
             Some(_) => Ok(false),
@@ -320,12 +317,4 @@ fn validate_command(command: &CommandInfo) -> Result<(), String> {
         Some(_) => Err("URI of the command is empty".into()),
         None => Ok(()),
     }
-}
-
-fn clipped(text: &str) -> &str {
-    let mut end = MAX_KEPT_BYTES.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }

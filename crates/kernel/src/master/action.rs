@@ -4,7 +4,7 @@ use bellows_model::{
     AgentId, ExecutorId, FrameworkId, FrameworkInfo, Offer, OfferId, StatusUuid, StreamId, TaskId, TaskInfo,
     TaskStatus,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 #[derive(Debug, Clone, PartialEq)]
 #[expect(
@@ -96,7 +96,7 @@ pub enum AgentCommand {
         reason: String,
     },
     Launch {
-        framework: FrameworkInfo,
+        framework: Arc<FrameworkInfo>,
         task: TaskInfo,
     },
     Kill {
@@ -122,7 +122,7 @@ pub enum AgentCommand {
         data: Vec<u8>,
     },
     UpdateFramework {
-        framework: FrameworkInfo,
+        framework: Arc<FrameworkInfo>,
     },
     Ping {
         seq: u64,

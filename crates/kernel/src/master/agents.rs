@@ -1,13 +1,15 @@
 //! Agents register, answer pings, get lost and come back with what they have.
 use super::{
-    Action, Agent, AgentCommand, AgentMessage, AgentRegistration, AgentTask, Framework, LinkId, Observation,
-    SchedulerEvent, Step, Task, offers,
+    Action, Agent, AgentCommand, AgentMessage, AgentRegistration, AgentTask, LinkId, MAX_TEXT, Observation,
+    SchedulerEvent, Step, Task,
+    load::Load,
+    offers,
     state::{Newcomer, Timer, holds_resources},
     tasks::Origin,
 };
 use bellows_model::{
-    AgentId, AgentInfo, DEFAULT_ROLE, ExecutorInfo, FrameworkId, FrameworkInfo, Reason, Resources, TaskId,
-    TaskInfo, TaskState, limits,
+    AgentId, AgentInfo, DEFAULT_ROLE, ExecutorInfo, FrameworkId, FrameworkInfo, Offer, Reason, Resources,
+    TaskId, TaskInfo, TaskState, clipped, limits,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,8 +17,11 @@ use std::{
     time::Duration,
 };
 
-/// What the tasks of one registration hold consists of at most so many scalars, ranges and items.
-const MAX_PARTS: usize = 20_000;
+/// Most frameworks that one registration may bring and that are not known yet. They become fewer as frameworks subscribe.
+const MAX_UNKNOWN_FRAMEWORKS: usize = 1_000;
+
+/// Most agents that a new one at their address replaces at once; the time of the others ends by itself.
+const MAX_REPLACED: usize = 16;
 
 /// Why an agent is not registered.
 enum Refusal {
@@ -66,18 +71,23 @@ impl Step<'_> {
         self.spend(registration.tasks.len() + registration.frameworks.len());
         self.connect(link, &id, registration.info, registration.shuffle_service_down);
         self.tell(&id, AgentCommand::Registered { agent_id: id.clone() });
+        let others = self.of_another_user(&id, &registration.frameworks);
         for framework in registration.frameworks {
             self.meet_framework(&id, framework, stranger);
         }
         for task in registration.tasks {
-            self.adopt_task(&id, task, stranger);
+            self.adopt_task(&id, task, stranger, &others);
         }
         self.ping(&id);
     }
 
+    fn agent_id(&self, number: u64) -> AgentId {
+        AgentId::new(format!("{}-S{number}", self.state.config.master_id))
+    }
+
     fn next_agent_id(&mut self) -> AgentId {
         loop {
-            let id = AgentId::new(format!("{}-S{}", self.state.config.master_id, self.state.ids.agents));
+            let id = self.agent_id(self.state.ids.agents);
             self.state.ids.agents += 1;
             if !self.state.agents.contains_key(&id) {
                 return id;
@@ -85,7 +95,7 @@ impl Step<'_> {
         }
     }
 
-    /// Of agents that are out of reach, the one that is so for longest has to go.
+    /// Removes the agent that is out of reach for longest if there is no room.
     fn make_room_for_agent(&mut self) -> Result<(), String> {
         let max = self.state.config.max_agents;
         if self.state.agents.len() < max {
@@ -123,6 +133,7 @@ impl Step<'_> {
             None => {}
         }
         validate_reported(registration)?;
+        Load::check_reported(registration.tasks.iter().map(|task| &task.info)).map_err(Refusal::Later)?;
         if let Err(needed) = self.fits(registration) {
             return Err(Refusal::Invalid(format!(
                 "The agent's resources ({}) are less than what its tasks have: {needed}; end them first",
@@ -131,6 +142,11 @@ impl Step<'_> {
         }
         let unknown = registration.frameworks.iter().filter_map(|info| info.id.as_ref());
         let unknown = unknown.filter(|id| !self.state.frameworks.contains_key(*id)).count();
+        if unknown > MAX_UNKNOWN_FRAMEWORKS {
+            return Err(Refusal::Later(format!(
+                "The agent brings {unknown} frameworks that have not subscribed yet, more than {MAX_UNKNOWN_FRAMEWORKS}"
+            )));
+        }
         let live = self.state.frameworks.len() - self.state.ending;
         if unknown > 0 && live + unknown > self.state.config.max_frameworks {
             let max = self.state.config.max_frameworks;
@@ -144,13 +160,12 @@ impl Step<'_> {
         if !self.state.is_of_our_making(id.as_str()) || self.state.agents.contains_key(id) {
             return Ok(());
         }
-        let text = id.as_str().rsplit_once("-S").map(|(_, number)| number);
-        let number = text.and_then(|text| text.parse::<u64>().ok());
-        // As it is written when it is given: 00 is not 0.
-        let given = |number: &u64| *number < self.state.ids.agents && text == Some(&number.to_string());
-        match number.filter(given) {
-            Some(_) => Ok(()),
-            None => Err(format!("Agent ID {id} was never given to anybody")),
+        let number = id.as_str().rsplit_once("-S").and_then(|(_, number)| number.parse::<u64>().ok());
+        let given =
+            number.filter(|number| *number < self.state.ids.agents).map(|number| self.agent_id(number));
+        match given {
+            Some(given) if given == *id => Ok(()),
+            _ => Err(format!("Agent ID {id} was never given to anybody")),
         }
     }
 
@@ -160,15 +175,15 @@ impl Step<'_> {
         // One after the other: in a sum, ranges that two want would count once.
         let mut left = registration.info.resources.clone();
         let mut take = |part: &Resources| {
-            left = left.checked_sub(part).ok_or_else(|| part.clone())?;
-            Ok(())
+            if left.take(part) { Ok(()) } else { Err(part.clone()) }
         };
         let mut executors = BTreeSet::new();
+        let reported = registration.frameworks.iter().filter_map(|info| info.id.as_ref()).collect();
         let agent = registration.info.id.as_ref().and_then(|id| self.state.agents.get(id));
         for task in registration.tasks.iter().filter(|task| holds_resources(task.latest_state)) {
             let framework = self.state.frameworks.get(&task.framework_id);
             let known = framework.and_then(|framework| framework.tasks.get(&task.info.task_id));
-            let kept = self.is_kept(registration, task);
+            let kept = self.is_kept(registration, &reported, task);
             if kept {
                 take(known.map_or(&task.info.resources, |known| &known.info.resources))?;
             }
@@ -186,35 +201,39 @@ impl Step<'_> {
     }
 
     /// Whether a reported task will hold resources.
-    fn is_kept(&self, registration: &AgentRegistration, task: &AgentTask) -> bool {
+    fn is_kept(
+        &self,
+        registration: &AgentRegistration,
+        reported: &BTreeSet<&FrameworkId>,
+        task: &AgentTask,
+    ) -> bool {
         let (framework_id, task_id) = (&task.framework_id, &task.info.task_id);
         let stranger = registration.info.id.as_ref().is_none_or(|id| self.is_stranger(id));
-        let reported = |info: &FrameworkInfo| info.id.as_ref() == Some(framework_id);
         holds_resources(task.latest_state)
             && match self.state.frameworks.get(framework_id) {
                 Some(framework) => match framework.tasks.get(task_id) {
                     Some(known) => !known.state.is_terminal(),
-                    None => stranger && !was_completed(framework, task_id),
+                    None => stranger && !framework.was_completed(task_id),
                 },
-                None => {
-                    stranger && self.may_recover(framework_id) && registration.frameworks.iter().any(reported)
-                }
+                None => stranger && reported.contains(framework_id) && self.may_recover(framework_id),
             }
     }
 
     fn refuse(&mut self, link: LinkId, reason: String) {
+        let reason = clipped(&reason, MAX_TEXT).to_owned();
         self.warn(format!("an agent is refused: {reason}"));
         self.actions.push(Action::Tell { link, command: AgentCommand::Refused { reason } });
         self.actions.push(Action::CloseLink { link });
     }
 
     fn try_later(&mut self, link: LinkId, reason: String) {
+        let reason = clipped(&reason, MAX_TEXT).to_owned();
         self.warn(format!("an agent has to wait: {reason}"));
         self.actions.push(Action::Tell { link, command: AgentCommand::TryLater { reason } });
         self.actions.push(Action::CloseLink { link });
     }
 
-    /// What an agent said that it must not is not believed and changes nothing. Its connection stays: its other tasks
+    /// Ignores a message that an agent must not send, and tells once per connection. Its connection stays: its other tasks
     /// need it, and it would only say the same on the next one.
     pub(super) fn refuse_message(&mut self, agent_id: &AgentId, why: &str) {
         self.state.counters.messages_refused += 1;
@@ -230,8 +249,8 @@ impl Step<'_> {
             let at_address = agent.info.ip == info.ip && agent.info.port == info.port && info.port != 0;
             at_address && agent.link.is_none()
         };
-        let replaced: Vec<_> =
-            self.state.agents.iter().filter(|(_, agent)| same(agent)).map(|(id, _)| id.clone()).collect();
+        let replaced = self.state.agents.iter().filter(|(_, agent)| same(agent)).take(MAX_REPLACED);
+        let replaced: Vec<_> = replaced.map(|(id, _)| id.clone()).collect();
         for id in replaced {
             self.remove_agent(&id, "a new agent registered at the same address");
         }
@@ -332,16 +351,41 @@ impl Step<'_> {
         self.observe(Observation::AgentAdded(id.clone()));
     }
 
+    /// Those frameworks that have said themselves that they have another user than the agent says: what is not known of them
+    /// runs as somebody else, and is not taken over.
+    fn of_another_user(&mut self, agent_id: &AgentId, reported: &[FrameworkInfo]) -> BTreeSet<FrameworkId> {
+        let other = |reported: &&FrameworkInfo| {
+            let known = reported.id.as_ref().and_then(|id| self.state.live_framework(id));
+            known.is_some_and(|known| !known.recovered && known.info.user != reported.user)
+        };
+        let others: BTreeSet<_> = reported.iter().filter(other).filter_map(|info| info.id.clone()).collect();
+        if let Some(first) = others.first() {
+            let count = others.len();
+            self.warn(format!(
+                "agent {agent_id} says of {count} frameworks, as {first}, that they have another user than they say: \
+                 tasks of theirs that are not known are not taken over"
+            ));
+        }
+        others
+    }
+
     /// A framework that the agent has something of: tasks, or files.
     fn meet_framework(&mut self, agent_id: &AgentId, reported: FrameworkInfo, stranger: bool) {
         let Some(framework_id) = reported.id.clone() else { return };
         if let Some(known) = self.state.live_framework(&framework_id) {
-            if known.info != reported {
-                let framework = known.info.clone();
+            let (framework, recovered) = (Arc::clone(&known.info), known.recovered);
+            if recovered && stranger {
+                self.framework_mut(&framework_id)
+                    .reported_users
+                    .insert(agent_id.clone(), reported.user.clone());
+            }
+            if *framework != reported {
                 self.tell(agent_id, AgentCommand::UpdateFramework { framework });
             }
         } else if stranger && self.may_recover(&framework_id) {
+            let user = reported.user.clone();
             self.recover_framework(reported);
+            self.framework_mut(&framework_id).reported_users.insert(agent_id.clone(), user);
         } else {
             self.tell(agent_id, AgentCommand::ShutdownFramework { framework_id });
         }
@@ -355,17 +399,24 @@ impl Step<'_> {
     }
 
     /// Takes a task over that the agent reported.
-    fn adopt_task(&mut self, agent_id: &AgentId, reported: AgentTask, stranger: bool) {
+    fn adopt_task(
+        &mut self,
+        agent_id: &AgentId,
+        reported: AgentTask,
+        stranger: bool,
+        others: &BTreeSet<FrameworkId>,
+    ) {
         let AgentTask { framework_id, info, latest_state } = reported;
         let task_id = info.task_id.clone();
         let Some(framework) = self.state.live_framework(&framework_id) else {
             return self.tell(agent_id, AgentCommand::ShutdownFramework { framework_id });
         };
         let known = framework.tasks.get(&task_id);
+        let is_anothers = others.contains(&framework_id);
         let full = framework.tasks.len() >= self.state.config.max_tasks_per_framework;
         if known.is_some_and(|known| known.info.agent_id != *agent_id)
             || known.is_some_and(|known| known.state.is_terminal() && !latest_state.is_terminal())
-            || known.is_none() && (!stranger || full || was_completed(framework, &task_id))
+            || known.is_none() && (!stranger || full || is_anothers || framework.was_completed(&task_id))
         {
             // Its framework was told that it ended, and an end is final.
             if !latest_state.is_terminal() {
@@ -433,6 +484,12 @@ impl Step<'_> {
         }
     }
 
+    pub(super) fn agent_unreadable(&mut self, link: LinkId, why: &str) {
+        if let Some(agent_id) = self.state.links.get(&link).cloned() {
+            self.refuse_message(&agent_id, &format!("a message that cannot be read: {why}"));
+        }
+    }
+
     pub(super) fn agent_message(&mut self, link: LinkId, message: AgentMessage) {
         let Some(agent_id) = self.state.links.get(&link).cloned() else {
             if let AgentMessage::ShuffleService { down } = message
@@ -496,11 +553,11 @@ impl Step<'_> {
         if !down {
             return;
         }
-        let uses = |offer: &&bellows_model::Offer| {
+        let uses = |offer: &&Offer| {
             let framework = self.state.frameworks.get(&offer.framework_id);
             framework.is_some_and(|framework| framework.info.uses_shuffle_service())
         };
-        let here = self.state.offers.values().filter(|offer| offer.agent_id == *agent_id);
+        let here = self.state.agents[agent_id].offers.iter().map(|id| &self.state.offers[id]);
         let void: Vec<_> = here.filter(uses).map(|offer| offer.id.clone()).collect();
         void.iter().for_each(|id| self.rescind(id, offers::Refusal::None));
     }
@@ -660,7 +717,7 @@ impl Step<'_> {
     }
 }
 
-/// What an agent may say of its tasks and frameworks, whatever this master knows of them.
+/// Checks a registration by itself, whatever this master knows.
 fn validate_reported(registration: &AgentRegistration) -> Result<(), String> {
     let AgentRegistration { info, frameworks, tasks, shuffle_service_down: _ } = registration;
     if tasks.len() > limits::REGISTERED_TASKS || frameworks.len() > limits::REGISTERED_FRAMEWORKS {
@@ -670,7 +727,7 @@ fn validate_reported(registration: &AgentRegistration) -> Result<(), String> {
     if let Some(twice) = frameworks.iter().find(|info| info.id.is_none() || !known.insert(&info.id)) {
         return Err(format!("Framework {:?} has no ID, or is there twice", twice.id));
     }
-    let (mut known, mut parts) = (BTreeSet::new(), 0);
+    let mut known = BTreeSet::new();
     let mut executors = BTreeMap::new();
     for AgentTask { framework_id, info: task, latest_state } in tasks {
         let task_id = &task.task_id;
@@ -684,10 +741,8 @@ fn validate_reported(registration: &AgentRegistration) -> Result<(), String> {
         if !known.insert((framework_id, task_id)) {
             return Err(format!("Task {task_id} of framework {framework_id} is there twice"));
         }
-        parts += task.resources.parts();
         if let Some(executor) = &task.executor {
             executor.executor_id.validate().map_err(|error| format!("Bad executor ID: {error}"))?;
-            parts += executor.resources.parts();
             let first = executors.entry((framework_id, &executor.executor_id)).or_insert(executor);
             if *first != executor {
                 let id = &executor.executor_id;
@@ -695,14 +750,7 @@ fn validate_reported(registration: &AgentRegistration) -> Result<(), String> {
             }
         }
     }
-    if parts > MAX_PARTS {
-        return Err(format!("The resources of the tasks are in {parts} parts, which is too many"));
-    }
     Ok(())
-}
-
-fn was_completed(framework: &Framework, task_id: &TaskId) -> bool {
-    framework.completed_tasks.iter().any(|task| task.info.task_id == *task_id)
 }
 
 /// The wire does not carry the role that a reported task is allocated to; with one role there is no doubt.

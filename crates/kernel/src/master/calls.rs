@@ -4,7 +4,7 @@ use super::{
     work::{Asked, EndOfOffer, Work},
 };
 use bellows_model::{
-    AgentId, Filters, FrameworkId, OfferId, Reason, StatusUuid, StreamId, TaskId, TaskState,
+    AgentId, Filters, FrameworkId, OfferId, Reason, StatusUuid, StreamId, TaskId, TaskState, limits,
 };
 use std::{collections::BTreeSet, time::Duration};
 
@@ -27,6 +27,12 @@ impl Step<'_> {
             let taken = self.reconcile(framework_id, stream, tasks);
             return self.respond(request, taken.map(|()| Response::Accepted).map_err(CallError::Invalid));
         }
+        if let Call::Message { data, .. } = &call
+            && data.len() > limits::MESSAGE_BYTES
+        {
+            let why = format!("'data' has {} bytes, more than {}", data.len(), limits::MESSAGE_BYTES);
+            return self.respond(request, Err(CallError::Invalid(why)));
+        }
         self.respond(request, Ok(Response::Accepted));
         match call {
             Call::Teardown => self.remove_framework(framework_id),
@@ -37,6 +43,9 @@ impl Step<'_> {
             Call::Revive { roles } => self.revive(framework_id, &roles),
             Call::Suppress { roles } => self.suppress(framework_id, roles),
             Call::Kill { task_id, agent_id, grace } => self.kill(framework_id, task_id, agent_id, grace),
+            // An agent that has nothing of the framework is none of its business: its queue is not to be filled.
+            Call::Shutdown { agent_id, .. } | Call::Message { agent_id, .. }
+                if !self.has_anything_on(framework_id, &agent_id) => {}
             Call::Shutdown { executor_id, agent_id } => {
                 let framework_id = framework_id.clone();
                 self.tell(&agent_id, AgentCommand::ShutdownExecutor { framework_id, executor_id });

@@ -16,10 +16,11 @@ pub struct StateCopy {
     part: Part,
 }
 
-/// What is copied next.
+/// The part to be copied next.
 #[derive(Debug)]
 enum Part {
-    Completed(usize),
+    /// The frameworks that completed, from the one with this number on; see `State::ever_completed`.
+    Completed(u64),
     Agents(Option<AgentId>),
     Frameworks(Option<FrameworkId>),
     Tasks(FrameworkId, Option<TaskId>),
@@ -72,17 +73,20 @@ impl StateCopy {
     /// Copies one item. How many it counts for; `None` when there are no more.
     fn one(&mut self, state: &State) -> Option<usize> {
         match &self.part {
-            Part::Completed(at) => match state.completed_frameworks.get(*at) {
-                Some(framework) => {
-                    let mut copy = framework.to_read();
-                    copy.tasks.clone_from(&framework.tasks);
-                    self.part = Part::Completed(at + 1);
-                    let cost = 1 + copy.tasks.len() + copy.completed_tasks.len();
-                    self.copied.completed_frameworks.push_back(copy);
-                    return Some(cost);
+            Part::Completed(next) => {
+                let first = state.ever_completed - state.completed_frameworks.len() as u64;
+                let next = first.max(*next);
+                match state.completed_frameworks.get((next - first) as usize) {
+                    Some(framework) => {
+                        let copy = framework.to_read();
+                        self.part = Part::Completed(next + 1);
+                        let cost = 1 + copy.completed_tasks.len();
+                        self.add_completed(state, copy);
+                        return Some(cost);
+                    }
+                    None => self.part = Part::Agents(None),
                 }
-                None => self.part = Part::Agents(None),
-            },
+            }
             Part::Agents(last) => match after(&state.agents, last) {
                 Some((id, agent)) => {
                     self.copied.agents.insert(id.clone(), agent.to_read());
@@ -133,19 +137,19 @@ impl StateCopy {
 
     fn framework_removed(&mut self, state: &State, id: &FrameworkId) {
         self.copied.frameworks.remove(id);
-        if matches!(self.part, Part::Completed(_)) {
-            // All of them again: they have moved.
-            self.copied.completed_frameworks.clear();
-            self.part = Part::Completed(0);
-        } else if let Some(removed) =
-            state.completed_frameworks.iter().rev().find(|it| it.info.id.as_ref() == Some(id))
+        // While those that completed are being copied, it has its turn among them.
+        if !matches!(self.part, Part::Completed(_))
+            && let Some(removed) =
+                state.completed_frameworks.iter().rev().find(|it| it.info.id.as_ref() == Some(id))
         {
-            let mut copy = removed.to_read();
-            copy.tasks.clone_from(&removed.tasks);
-            self.copied.completed_frameworks.push_back(copy);
-            while self.copied.completed_frameworks.len() > state.completed_frameworks.len() {
-                self.copied.completed_frameworks.pop_front();
-            }
+            self.add_completed(state, removed.to_read());
+        }
+    }
+
+    fn add_completed(&mut self, state: &State, copy: Framework) {
+        self.copied.completed_frameworks.push_back(copy);
+        while self.copied.completed_frameworks.len() > state.completed_frameworks.len() {
+            self.copied.completed_frameworks.pop_front();
         }
     }
 
@@ -158,8 +162,11 @@ impl StateCopy {
             // It has ended, whether it was copied before or not.
             let is_it = |task: &&Task| task.info.task_id == *task_id;
             copy.tasks.remove(task_id);
-            if !copy.completed_tasks.iter().rev().any(|task| is_it(&task)) {
-                copy.completed_tasks.extend(framework.completed_tasks.iter().rev().find(is_it).cloned());
+            if !copy.was_completed(task_id)
+                && framework.was_completed(task_id)
+                && let Some(task) = framework.completed_tasks.iter().rev().find(is_it)
+            {
+                copy.keep_completed(task.clone(), state.config.max_completed_tasks_per_framework);
             }
         }
     }
@@ -189,7 +196,7 @@ impl Agent {
 impl Framework {
     /// Without its live tasks.
     fn to_read(&self) -> Self {
-        let mut copy = Self::new(self.info.clone(), self.registered);
+        let mut copy = Self::new(Arc::clone(&self.info), self.registered);
         copy.stream.clone_from(&self.stream);
         copy.reregistered = self.reregistered;
         copy.unregistered = self.unregistered;
@@ -197,6 +204,7 @@ impl Framework {
         copy.recovered = self.recovered;
         copy.suppressed_roles = BTreeSet::clone(&self.suppressed_roles);
         copy.completed_tasks.clone_from(&self.completed_tasks);
+        copy.completed_ids.clone_from(&self.completed_ids);
         copy.used.clone_from(&self.used);
         copy.offered.clone_from(&self.offered);
         copy

@@ -31,6 +31,8 @@ pub enum Event {
     LinkClosed { link: LinkId },
     /// Anything that a registered agent says.
     Agent { link: LinkId, message: AgentMessage },
+    /// A registered agent said something that cannot be read; `why` says what is wrong with it.
+    AgentUnreadable { link: LinkId, why: String },
 }
 
 /// The calls of the scheduler API other than SUBSCRIBE.

@@ -1,15 +1,15 @@
 //! Frameworks come, come back, and end.
 use super::{
-    CallError, Framework, Observation, RequestId, Response, SchedulerEvent, Step,
+    AgentCommand, CallError, Framework, Observation, RequestId, Response, SchedulerEvent, Step,
     state::Timer,
     work::{EndOfOffer, Told, Work},
 };
 use crate::allocator::ClientTraits;
 use bellows_model::{Capability, FrameworkId, FrameworkInfo, OfferId, StreamId, validate_role};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-/// Frameworks that were removed, but for some of their tasks, do not count to `Config::max_frameworks`; so many of them do
-/// not matter.
+/// Most frameworks that were removed, but for some of their tasks. They do not count to `Config::max_frameworks`; while there
+/// are more, no new one is taken.
 const MAX_ENDING: usize = 1_000;
 
 impl Step<'_> {
@@ -42,6 +42,7 @@ impl Step<'_> {
         framework.stream = Some(stream);
         framework.disconnected = None;
         framework.recovered = false;
+        framework.reported_users.clear();
         framework.reregistered = now;
         self.send(&framework_id, SchedulerEvent::Subscribed { framework_id: framework_id.clone() });
         self.refresh_clients(&framework_id);
@@ -62,7 +63,12 @@ impl Step<'_> {
         self.make_room(&info)?;
         let id = info.id.clone().unwrap_or_else(|| self.next_framework_id());
         info.id = Some(id.clone());
-        if let Some(known) = self.state.frameworks.get(&id) {
+        if self.state.frameworks.get(&id).is_some_and(|known| known.recovered) {
+            // So far only agents have spoken of it, and one of them may have lied.
+            self.kill_tasks_of_others(&id, &info.user);
+            self.framework_mut(&id).registered = self.now;
+            self.set_info(&id, info);
+        } else if let Some(known) = self.state.frameworks.get(&id) {
             if known.info.principal != info.principal {
                 return Err("Changing framework's principal is not allowed.".into());
             }
@@ -75,9 +81,6 @@ impl Step<'_> {
             }
             // This cannot change either; the old one is kept, as in Mesos.
             info.checkpoint = known.info.checkpoint;
-            if known.recovered {
-                self.framework_mut(&id).registered = self.now;
-            }
             self.set_info(&id, info);
         } else {
             self.state.frameworks.insert(id.clone(), Framework::new(info, self.now));
@@ -85,6 +88,28 @@ impl Step<'_> {
         }
         self.framework_mut(&id).suppressed_roles = suppressed_roles;
         Ok(id)
+    }
+
+    /// Kills the tasks on agents that said that the framework has another user: they run as somebody else.
+    fn kill_tasks_of_others(&mut self, framework_id: &FrameworkId, user: &str) {
+        let framework = self.framework_mut(framework_id);
+        let reported = std::mem::take(&mut framework.reported_users);
+        for (agent_id, other) in reported.into_iter().filter(|(_, other)| other != user) {
+            let tasks = self.state.frameworks[framework_id].tasks.values();
+            let tasks = tasks.filter(|task| task.info.agent_id == agent_id && !task.state.is_terminal());
+            let tasks: Vec<_> = tasks.map(|task| task.info.task_id.clone()).collect();
+            self.warn(format!(
+                "framework {framework_id} has user '{user}', and {} of its tasks on agent {agent_id} have '{other}': \
+                 they are killed",
+                tasks.len()
+            ));
+            self.spend(tasks.len());
+            for task_id in tasks {
+                let framework_id = framework_id.clone();
+                self.agent_mut(&agent_id).killed.insert((framework_id.clone(), task_id.clone()), None);
+                self.tell(&agent_id, AgentCommand::Kill { framework_id, task_id, grace: None });
+            }
+        }
     }
 
     /// A framework may choose an id, as one of a previous master does; but none that this master gives to somebody else.
@@ -125,11 +150,14 @@ impl Step<'_> {
                 self.state.config.max_roles
             ));
         }
+        if !known && self.state.ending >= MAX_ENDING {
+            return Err(format!("The master is still removing {MAX_ENDING} frameworks; try again later"));
+        }
         let full = self.state.frameworks.len() - self.state.ending >= self.state.config.max_frameworks;
         if known || !full {
             return Ok(());
         }
-        match self.longest_idle().filter(|_| self.state.ending < MAX_ENDING) {
+        match self.first_to_go() {
             Some(idle) => {
                 self.remove_framework(&idle);
                 Ok(())
@@ -141,12 +169,15 @@ impl Step<'_> {
         }
     }
 
-    fn longest_idle(&self) -> Option<FrameworkId> {
-        let idle = self.state.frameworks.iter().filter(|(_, framework)| {
-            let unused = framework.tasks.is_empty() && framework.used.is_empty();
-            framework.stream.is_none() && !framework.ending && unused
+    /// The framework without tasks that is disconnected for longest. If there is none, the one that was brought by an agent
+    /// first and has never subscribed: agents can bring as many as they like.
+    fn first_to_go(&self) -> Option<FrameworkId> {
+        let away = self.state.frameworks.iter().filter_map(|(id, framework)| {
+            let in_use = !framework.tasks.is_empty() || !framework.used.is_empty();
+            let may_go = framework.stream.is_none() && !framework.ending && (!in_use || framework.recovered);
+            may_go.then_some((in_use, framework.disconnected, id))
         });
-        idle.min_by_key(|(_, framework)| framework.disconnected).map(|(id, _)| id.clone())
+        away.min().map(|(.., id)| id.clone())
     }
 
     /// Ends the stream that a framework had, where it still has one: another instance takes over.
@@ -223,10 +254,10 @@ impl Step<'_> {
     /// Takes a new info over and tells those who have the old one.
     fn set_info(&mut self, framework_id: &FrameworkId, info: FrameworkInfo) {
         let framework = self.framework_mut(framework_id);
-        if framework.info == info {
+        if *framework.info == info {
             return;
         }
-        framework.info = info;
+        framework.info = Arc::new(info);
         let mut backlog = self.state.backlog.iter_mut();
         let open = backlog.find_map(|work| match work {
             Work::UpdateAgents { framework_id: of, after } if of == framework_id => Some(after),
@@ -255,7 +286,8 @@ impl Step<'_> {
     pub(super) fn refresh_clients(&mut self, framework_id: &FrameworkId) {
         let framework = &self.state.frameworks[framework_id];
         let connected = framework.stream.is_some();
-        let roles: BTreeSet<_> = framework.info.roles.iter().cloned().collect();
+        // Who is not connected has a place only where it holds something.
+        let roles = framework.info.roles.iter().filter(|_| connected).cloned().collect::<BTreeSet<_>>();
         let suppressed = framework.suppressed_roles.clone();
         let traits = ClientTraits {
             gpu_aware: framework.info.has(Capability::GpuResources),

@@ -1,5 +1,5 @@
 //! What holds between any two steps. Checked by tests and simulations; too slow for production.
-use super::{State, state::Timer, work::Work};
+use super::{State, load::Load, state::Timer, work::Work};
 use bellows_model::{AgentId, FrameworkId, Resources};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -84,11 +84,20 @@ fn agents(state: &State, sums: &Sums) -> Result<(), String> {
                 format!("{id:?} lists {task_id:?}, which is not there")
             })?;
         }
+        let load = Load::sum(
+            agent.tasks.iter().map(|(framework, task)| &*state.frameworks[framework].tasks[task].info),
+        );
+        ensure(agent.load == load, || format!("{id:?} has {load:?} to report, not {:?}", agent.load))?;
+        for offer in &agent.offers {
+            let of = state.offers.get(offer).map(|offer| &offer.agent_id);
+            ensure(of == Some(id), || format!("{id:?} lists {offer:?}, which is not there"))?;
+        }
         for key in agent.killed.keys() {
             ensure(agent.tasks.contains(key), || format!("{id:?} is to kill {key:?}, which is not there"))?;
         }
     }
-    Ok(())
+    let listed: usize = state.agents.values().map(|agent| agent.offers.len()).sum();
+    ensure(listed == state.offers.len(), || format!("agents list {listed} offers of {}", state.offers.len()))
 }
 
 fn frameworks(state: &State, sums: &Sums) -> Result<(), String> {
@@ -118,6 +127,9 @@ fn frameworks(state: &State, sums: &Sums) -> Result<(), String> {
         for (role, client) in &framework.clients {
             ensure(framework.stream.is_some() || !state.allocator.wants(*client), || {
                 format!("{id:?} is not connected and wants offers for {role}")
+            })?;
+            ensure(framework.stream.is_some() || !state.allocator.is_idle(*client), || {
+                format!("{id:?} is not connected and has a place in {role}, where it holds nothing")
             })?;
         }
         for (task_id, task) in &framework.tasks {
@@ -202,6 +214,14 @@ fn bounds(state: &State) -> Result<(), String> {
     for framework in frameworks {
         ensure(framework.completed_tasks.len() <= config.max_completed_tasks_per_framework, || {
             format!("{:?} has too many completed tasks", framework.info.id)
+        })?;
+        let mut ids = BTreeMap::new();
+        framework
+            .completed_tasks
+            .iter()
+            .for_each(|task| *ids.entry(task.info.task_id.clone()).or_default() += 1);
+        ensure(framework.completed_ids == ids, || {
+            format!("{:?} does not know what completed", framework.info.id)
         })?;
         let statuses = framework.tasks.values().map(|task| task.statuses.len()).max().unwrap_or(0);
         ensure(statuses <= 16, || format!("{:?} has a task with too many statuses", framework.info.id))?;

@@ -31,7 +31,7 @@ impl Step<'_> {
         sum: &Resources,
     ) {
         let strike = |balance: &mut Resources, sum: &Resources| {
-            *balance = balance.checked_sub(sum).expect("invariant: what leaves the books was in them");
+            assert!(balance.take(sum), "invariant: what leaves the books was in them");
         };
         let (of_framework, of_agent) = self.balances(account, framework, agent);
         strike(of_framework, &sum.scalars());
@@ -44,6 +44,7 @@ impl Step<'_> {
         let index = self.index(agent);
         self.state.allocator.charge(index, client, sum);
         self.enter(Account::Used, framework, agent, sum);
+        self.drop_unused_client(framework, role);
     }
 
     /// Makes resources free again.
@@ -59,6 +60,29 @@ impl Step<'_> {
         let client = self.client(framework, role);
         let index = self.index(agent);
         self.state.allocator.release(index, client, sum);
+        self.drop_unused_client(framework, role);
+    }
+
+    /// Gives up the framework's ordinal in the role where it is not connected and holds nothing: there are not many.
+    fn drop_unused_client(&mut self, framework: &FrameworkId, role: &str) {
+        let allocator = &mut self.state.allocator;
+        let framework = self.state.frameworks.get_mut(framework).expect("invariant: a known framework");
+        if framework.stream.is_none()
+            && let Some(&client) = framework.clients.get(role)
+            && allocator.is_idle(client)
+        {
+            allocator.remove_client(client);
+            framework.clients.remove(role);
+        }
+    }
+
+    /// Whether the framework has a task or an executor on the agent.
+    pub(super) fn has_anything_on(&self, framework: &FrameworkId, agent: &AgentId) -> bool {
+        let Some(agent) = self.state.agents.get(agent) else { return false };
+        let task = (framework.clone(), TaskId::from(""));
+        let executor = (framework.clone(), ExecutorId::from(""));
+        agent.tasks.range(task..).next().is_some_and(|(of, _)| of == framework)
+            || agent.executors.range(executor..).next().is_some_and(|((of, _), _)| of == framework)
     }
 
     /// Whether there was such an executor.

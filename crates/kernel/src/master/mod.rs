@@ -11,6 +11,7 @@ mod event;
 mod frameworks;
 mod invariants;
 mod ledger;
+mod load;
 mod offers;
 mod state;
 mod tasks;
@@ -18,7 +19,7 @@ mod work;
 
 use crate::Time;
 pub use action::{Action, AgentCommand, CallError, Observation, Response, SchedulerEvent};
-use bellows_model::{FrameworkId, StreamId};
+use bellows_model::{FrameworkId, StreamId, clipped};
 pub use copy::StateCopy;
 pub use event::{AgentMessage, AgentRegistration, AgentTask, Call, Event, LinkId, RequestId};
 pub use invariants::invariants;
@@ -44,11 +45,15 @@ pub fn step(state: &mut State, now: Time, event: Event) -> Vec<Action> {
         Event::AgentRegister { link, registration } => step.register_agent(link, registration),
         Event::LinkClosed { link } => step.link_closed(link),
         Event::Agent { link, message } => step.agent_message(link, message),
+        Event::AgentUnreadable { link, why } => step.agent_unreadable(link, &why),
     }
     step.work_off();
     step.make_offers();
     step.actions
 }
+
+/// Bytes of a line for the log, and of the reason of a refusal: both repeat what a peer said.
+const MAX_TEXT: usize = 4 << 10;
 
 /// One call of [`step`].
 struct Step<'a> {
@@ -94,7 +99,8 @@ impl Step<'_> {
     }
 
     /// Tells whoever operates the master.
-    fn warn(&mut self, text: String) {
+    fn warn(&mut self, mut text: String) {
+        text.truncate(clipped(&text, MAX_TEXT).len());
         self.actions.push(Action::Warn(text));
     }
 

@@ -54,6 +54,7 @@ impl Step<'_> {
         };
         self.state.offers.insert(id.clone(), offer.clone());
         self.framework_mut(&offer.framework_id).offers.insert(id.clone());
+        self.agent_mut(&offer.agent_id).offers.insert(id.clone());
         self.hold(id);
         offer
     }
@@ -102,7 +103,7 @@ impl Step<'_> {
     }
 
     pub(super) fn rescind_of_agent(&mut self, agent_id: &AgentId) {
-        for id in self.offer_ids(|offer| offer.agent_id == *agent_id) {
+        for id in self.state.agents[agent_id].offers.clone() {
             self.rescind(&id, Refusal::None);
         }
     }
@@ -144,6 +145,7 @@ impl Step<'_> {
     pub(super) fn take_offer(&mut self, id: &OfferId) -> Option<Offer> {
         let offer = self.state.offers.remove(id)?;
         self.framework_mut(&offer.framework_id).offers.remove(id);
+        self.agent_mut(&offer.agent_id).offers.remove(id);
         Some(offer)
     }
 
@@ -156,7 +158,9 @@ impl Step<'_> {
         if matches!(refusal, Refusal::None | Refusal::For(Duration::ZERO)) {
             return;
         }
-        let client = self.client(&offer.framework_id, &offer.role);
+        let framework = &self.state.frameworks[&offer.framework_id];
+        // Without a client it is offered nothing.
+        let Some(&client) = framework.clients.get(&offer.role) else { return };
         let index = self.index(&offer.agent_id);
         match refusal {
             Refusal::None => {}
@@ -186,9 +190,5 @@ impl Step<'_> {
         for &client in framework.clients.values() {
             self.state.allocator.reconsider(client, self.now);
         }
-    }
-
-    fn offer_ids(&self, of: impl Fn(&Offer) -> bool) -> Vec<OfferId> {
-        self.state.offers.values().filter(|offer| of(offer)).map(|offer| offer.id.clone()).collect()
     }
 }

@@ -1,5 +1,5 @@
 //! Everything that a master knows. Read by the HTTP API; changed by `step` alone.
-use super::{AgentRegistration, LinkId, work::Work};
+use super::{AgentRegistration, LinkId, load::Load, work::Work};
 use crate::{
     Time,
     allocator::{AgentIndex, Allocator, ClientIndex, Settings},
@@ -37,23 +37,23 @@ pub struct Config {
     pub min_mem: i64,
     /// In thousandths; roles that are not named weigh 1,000.
     pub role_weights: BTreeMap<String, u32>,
-    /// Beyond these, the framework without tasks that is disconnected for longest has to go, or the subscription is
-    /// refused.
+    /// Most frameworks. Beyond these, the one without tasks that is disconnected for longest has to go, else one that
+    /// never subscribed and is known from agents alone; or the subscription is refused.
     pub max_frameworks: usize,
-    /// Roles of all frameworks, each counted once for each framework in it.
+    /// Most roles of all connected frameworks together, each counted once for each framework in it.
     pub max_roles: usize,
-    /// Beyond these, tasks are refused.
+    /// Most tasks; further ones are refused.
     pub max_tasks_per_framework: usize,
     pub max_tasks_per_agent: usize,
-    /// Frameworks' own executors on one agent.
+    /// Most executors of frameworks' own on one agent.
     pub max_executors_per_agent: usize,
-    /// Beyond these, the agent that is unreachable for longest is forgotten, or the new one has to wait.
+    /// Most agents. Beyond these, the one that is unreachable for longest is forgotten, or the new one has to wait.
     pub max_agents: usize,
     /// A connection that answers within this time after another one appeared under its agent's id is the right one.
     pub liveness_timeout: Duration,
-    /// So many of these others may wait.
+    /// Most of these others that wait at once.
     pub max_newcomers: usize,
-    /// Of agents that are unreachable for longest, so many are remembered.
+    /// Most unreachable agents; beyond these, the one that is so for longest is forgotten.
     pub max_unreachable_agents: usize,
 }
 
@@ -93,6 +93,8 @@ pub struct State {
     pub frameworks: BTreeMap<FrameworkId, Framework>,
     /// The newest last; bounded by `max_completed_frameworks`.
     pub completed_frameworks: VecDeque<Framework>,
+    /// How many frameworks have ever been added to `completed_frameworks`.
+    pub(super) ever_completed: u64,
     pub offers: BTreeMap<OfferId, Offer>,
     pub counters: Counters,
     pub(super) streams: BTreeMap<StreamId, FrameworkId>,
@@ -152,7 +154,7 @@ pub struct Counters {
     pub agents_registered: u64,
     pub agents_removed: u64,
     pub calls_refused: u64,
-    /// What agents said that they must not.
+    /// Messages of agents that were not believed.
     pub messages_refused: u64,
 }
 
@@ -177,6 +179,10 @@ pub struct Agent {
     pub executors: BTreeMap<(FrameworkId, ExecutorId), Executor>,
     /// Every task in `frameworks[..].tasks` that names this agent.
     pub(super) tasks: BTreeSet<(FrameworkId, TaskId)>,
+    /// Its open offers.
+    pub(super) offers: BTreeSet<OfferId>,
+    /// What its `tasks` weigh.
+    pub(super) load: Load,
     /// What frameworks asked to be killed and has not ended yet, in case that the agent did not hear of it.
     pub(super) killed: BTreeMap<(FrameworkId, TaskId), Option<Duration>>,
     /// Its ordinal with the allocator; `None` while it is unreachable or not back yet.
@@ -187,13 +193,14 @@ pub struct Agent {
     pub(super) unanswered_pings: u32,
     /// The connection that waits to replace `link`.
     pub(super) newcomer: Option<LinkId>,
-    /// Of this connection a message was refused before, and the operator told.
+    /// Whether a message of this connection was refused, and the operator told.
     pub(super) has_lied: bool,
 }
 
 #[derive(Debug, Clone)]
 pub struct Executor {
-    pub info: ExecutorInfo,
+    /// Without command and data, which only its agent needs.
+    pub info: Arc<ExecutorInfo>,
     /// The role that its resources are allocated to.
     pub role: String,
 }
@@ -201,7 +208,7 @@ pub struct Executor {
 #[derive(Debug)]
 pub struct Framework {
     /// Its `id` is set.
-    pub info: FrameworkInfo,
+    pub info: Arc<FrameworkInfo>,
     /// `None` while it is not connected.
     pub stream: Option<StreamId>,
     pub registered: Time,
@@ -218,6 +225,8 @@ pub struct Framework {
     pub tasks: BTreeMap<TaskId, Task>,
     /// The newest last; bounded by `max_completed_tasks_per_framework`.
     pub completed_tasks: VecDeque<Task>,
+    /// How often each id is among `completed_tasks`.
+    pub(super) completed_ids: BTreeMap<TaskId, usize>,
     /// Scalars only: ranges and sets of different agents do not add up.
     pub used: Resources,
     /// Scalars only.
@@ -226,6 +235,8 @@ pub struct Framework {
     pub(super) offers: BTreeSet<OfferId>,
     /// Its ordinals with the allocator, by role; also of roles that it left while it held resources in them.
     pub(super) clients: BTreeMap<String, ClientIndex>,
+    /// The users that agents said it has, until it has said so itself.
+    pub(super) reported_users: BTreeMap<AgentId, String>,
     /// When the failover timeout ends.
     pub(super) deadline: Option<Time>,
 }
@@ -278,6 +289,7 @@ impl State {
             agents: BTreeMap::new(),
             frameworks: BTreeMap::new(),
             completed_frameworks: VecDeque::new(),
+            ever_completed: 0,
             offers: BTreeMap::new(),
             counters: Counters::default(),
             streams: BTreeMap::new(),
@@ -356,6 +368,8 @@ impl Agent {
             recovered: false,
             executors: BTreeMap::new(),
             tasks: BTreeSet::new(),
+            offers: BTreeSet::new(),
+            load: Load::default(),
             killed: BTreeMap::new(),
             index: None,
             deadline: None,
@@ -368,9 +382,9 @@ impl Agent {
 }
 
 impl Framework {
-    pub(super) fn new(info: FrameworkInfo, now: Time) -> Self {
+    pub(super) fn new(info: impl Into<Arc<FrameworkInfo>>, now: Time) -> Self {
         Self {
-            info,
+            info: info.into(),
             stream: None,
             registered: now,
             reregistered: now,
@@ -381,11 +395,33 @@ impl Framework {
             suppressed_roles: BTreeSet::new(),
             tasks: BTreeMap::new(),
             completed_tasks: VecDeque::new(),
+            completed_ids: BTreeMap::new(),
             used: Resources::new(),
             offered: Resources::new(),
             offers: BTreeSet::new(),
             clients: BTreeMap::new(),
+            reported_users: BTreeMap::new(),
             deadline: None,
+        }
+    }
+
+    /// Whether a task of that id is among the completed ones.
+    pub(super) fn was_completed(&self, task_id: &TaskId) -> bool {
+        self.completed_ids.contains_key(task_id)
+    }
+
+    /// Adds to the completed tasks; of those, the newest `limit` are kept.
+    pub(super) fn keep_completed(&mut self, task: Task, limit: usize) {
+        *self.completed_ids.entry(task.info.task_id.clone()).or_default() += 1;
+        self.completed_tasks.push_back(task);
+        while self.completed_tasks.len() > limit
+            && let Some(oldest) = self.completed_tasks.pop_front()
+            && let Some(count) = self.completed_ids.get_mut(&oldest.info.task_id)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.completed_ids.remove(&oldest.info.task_id);
+            }
         }
     }
 }

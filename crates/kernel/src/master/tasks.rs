@@ -2,12 +2,15 @@
 use super::{
     AgentCommand, Observation, SchedulerEvent, Step, Task,
     ledger::Account,
+    load::Load,
     state::{Executor, holds_resources},
 };
 use bellows_model::{
     AgentId, Capability, ExecutorId, ExecutorInfo, FrameworkId, Reason, Resources, Source, TaskId, TaskState,
-    TaskStatus,
+    TaskStatus, clipped, limits,
 };
+
+use std::sync::Arc;
 
 /// Statuses kept of one task. Consecutive ones of the same state count once.
 const MAX_STATUSES: usize = 16;
@@ -35,7 +38,9 @@ impl Step<'_> {
             }
             self.occupy(&framework_id, &role, &agent_id, &task.info.resources, origin);
         }
-        self.agent_mut(&agent_id).tasks.insert((framework_id.clone(), task_id.clone()));
+        let agent = self.agent_mut(&agent_id);
+        agent.tasks.insert((framework_id.clone(), task_id.clone()));
+        agent.load += Load::of(&task.info);
         self.framework_mut(&framework_id).tasks.insert(task_id.clone(), task);
         self.observe(Observation::TaskAdded { framework_id, task_id });
     }
@@ -52,6 +57,7 @@ impl Step<'_> {
         let key = (framework_id.clone(), info.executor_id.clone());
         if !self.state.agents[agent_id].executors.contains_key(&key) {
             self.occupy(framework_id, role, agent_id, &info.resources, origin);
+            let info = Arc::new(info.without_secrets());
             self.agent_mut(agent_id).executors.insert(key, Executor { info, role: role.to_owned() });
         }
     }
@@ -136,9 +142,9 @@ impl Step<'_> {
         self.set_task_state(framework_id, &status.task_id, status.state);
         // They may be large; the framework has them whole.
         status.data = None;
+        status.labels = Vec::new();
         if let Some(message) = &mut status.message {
-            let end = (0..=MAX_MESSAGE.min(message.len())).rfind(|&end| message.is_char_boundary(end));
-            message.truncate(end.unwrap_or(0));
+            message.truncate(clipped(message, MAX_MESSAGE).len());
         }
         let task = self.task_mut(framework_id, &status.task_id);
         let news = task.statuses.last().is_none_or(|last| last.state != status.state);
@@ -200,11 +206,13 @@ impl Step<'_> {
     /// Moves a task that ended to the completed ones.
     pub(super) fn complete_task(&mut self, framework_id: &FrameworkId, task_id: &TaskId) {
         let Some(task) = self.framework_mut(framework_id).tasks.remove(task_id) else { return };
-        let agent_id = task.info.agent_id.clone();
+        let (agent_id, load) = (task.info.agent_id.clone(), Load::of(&task.info));
         self.keep_completed(task);
         if let Some(agent) = self.state.agents.get_mut(&agent_id) {
             let key = (framework_id.clone(), task_id.clone());
-            agent.tasks.remove(&key);
+            if agent.tasks.remove(&key) {
+                agent.load -= load;
+            }
             agent.killed.remove(&key);
         }
         let (framework_id, task_id) = (framework_id.clone(), task_id.clone());
@@ -214,11 +222,7 @@ impl Step<'_> {
     /// Remembers a task that ended, or never began, for who looks at its framework.
     pub(super) fn keep_completed(&mut self, task: Task) {
         let limit = self.state.config.max_completed_tasks_per_framework;
-        let completed = &mut self.framework_mut(&task.framework_id.clone()).completed_tasks;
-        completed.push_back(task);
-        while completed.len() > limit {
-            completed.pop_front();
-        }
+        self.framework_mut(&task.framework_id.clone()).keep_completed(task, limit);
     }
 
     /// An update about a task that is known.
@@ -298,13 +302,10 @@ impl Step<'_> {
         executor_id: ExecutorId,
         data: Vec<u8>,
     ) {
-        let agent = &self.state.agents[agent_id];
-        let first = (framework_id.clone(), TaskId::from(""));
-        if agent.tasks.range(&first..).next().is_none_or(|(of, _)| of != framework_id)
-            && !agent.executors.contains_key(&(framework_id.clone(), executor_id.clone()))
-        {
-            let why =
-                format!("a message of executor {executor_id} of {framework_id}, of which it has nothing");
+        if !self.has_anything_on(framework_id, agent_id) || data.len() > limits::MESSAGE_BYTES {
+            let why = format!(
+                "a message of executor {executor_id} of {framework_id}, of which it has nothing, or too long a one"
+            );
             return self.refuse_message(agent_id, &why);
         }
         let agent_id = agent_id.clone();
@@ -316,7 +317,7 @@ impl Step<'_> {
     }
 }
 
-/// What an agent may say of a task. Whatever it says changes a task of its own alone, and nothing follows an end.
+/// Checks what an agent says of a task. Whatever it says changes a task of its own alone, and nothing follows an end.
 fn validate_status(status: &TaskStatus, latest_state: TaskState) -> Result<(), String> {
     let task_id = &status.task_id;
     if let Some(state) =

@@ -1,17 +1,21 @@
 //! Work that is too much for one step: it is done in slices, between which other events have their turn.
 //!
-//! What is left over waits in `State::backlog`, in the order in which it was asked for; everything that waits gets one slice
-//! after the other. Between two slices all invariants hold.
+//! What is left over waits in `State::backlog`. Everything that waits gets a small part of each step in turn, so that a
+//! long piece of work does not keep the others waiting. Between two slices all invariants hold.
 use super::{AgentCommand, Framework, Observation, Step, offers::Refusal};
 use bellows_model::{AgentId, FrameworkId, OfferId, Reason, StreamId, TaskId, TaskState};
 use std::{
     collections::VecDeque,
     ops::Bound::{Excluded, Unbounded},
+    sync::Arc,
 };
 
 /// A step goes on until it has done about so much: a few milliseconds. One unit is a task that ends, an agent that is
 /// told, an answer to a question.
 pub(super) const SLICE: usize = 500;
+
+/// So much of a step goes to one thing that waits before the next one has its turn.
+const QUANTUM: usize = 50;
 
 #[derive(Debug)]
 pub(super) enum Work {
@@ -34,7 +38,7 @@ pub(super) enum EndOfOffer {
 
 #[derive(Debug)]
 pub(super) enum Asked {
-    /// Of all tasks; those up to this one were answered.
+    /// All tasks; those up to `after` are answered.
     All {
         after: Option<TaskId>,
     },
@@ -55,9 +59,12 @@ impl Step<'_> {
 
     /// Goes on with what was left over, as far as this step may.
     pub(super) fn work_off(&mut self) {
-        while self.left > 0
+        // Taking it up costs one unit; with nothing beyond that it would be taken for done.
+        while self.left > 1
             && let Some(work) = self.state.backlog.pop_front()
         {
+            let for_others = self.left.saturating_sub(QUANTUM);
+            self.left -= for_others;
             self.spend(1);
             let rest = match work {
                 Work::EndOffers { framework_id, offers, how } => self.end_offers(framework_id, offers, how),
@@ -67,6 +74,7 @@ impl Step<'_> {
                 }
                 Work::EndFramework { framework_id, told } => self.end_framework(framework_id, told),
             };
+            self.left += for_others;
             self.state.backlog.extend(rest);
         }
     }
@@ -97,13 +105,13 @@ impl Step<'_> {
     }
 
     fn update_agents(&mut self, framework_id: FrameworkId, after: Option<AgentId>) -> Option<Work> {
-        let framework = self.state.frameworks.get(&framework_id)?.info.clone();
+        let framework = Arc::clone(&self.state.frameworks.get(&framework_id)?.info);
         let agents = self.agents_after(after);
         let first = (framework_id.clone(), TaskId::from(""));
         for agent in &agents {
             let next = self.state.agents[agent].tasks.range(&first..).next();
             if next.is_some_and(|(of, _)| *of == framework_id) {
-                self.tell(agent, AgentCommand::UpdateFramework { framework: framework.clone() });
+                self.tell(agent, AgentCommand::UpdateFramework { framework: Arc::clone(&framework) });
             }
         }
         self.spend(agents.len());
@@ -188,6 +196,7 @@ impl Step<'_> {
         framework.ending = false;
         framework.unregistered = Some(self.now);
         self.state.ending -= 1;
+        self.state.ever_completed += 1;
         self.state.completed_frameworks.push_back(framework);
         while self.state.completed_frameworks.len() > self.state.config.max_completed_frameworks {
             self.state.completed_frameworks.pop_front();

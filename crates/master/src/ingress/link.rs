@@ -62,6 +62,11 @@ pub(crate) enum LinkError {
 }
 
 impl LinkError {
+    /// Whether the messages that follow can be understood all the same.
+    fn is_of_one_message(&self) -> bool {
+        matches!(self, Self::Convert(_) | Self::TaskState(_))
+    }
+
     /// Whether the agent said something that it must not.
     fn is_the_agents_fault(&self) -> bool {
         matches!(self, Self::Convert(_) | Self::TaskState(_) | Self::OutOfOrder | Self::TooMany { .. })
@@ -174,7 +179,14 @@ impl Reader {
                 share.grow(needed)
             })
         })?;
-        if let Some(event) = event(self.id, self.peer, &mut self.registered, message)? {
+        let event = match event(self.id, self.peer, &mut self.registered, message) {
+            // It may well be an honest agent's, which would only say it again on its next connection.
+            Err(error) if self.registered && error.is_of_one_message() => {
+                Some(Event::AgentUnreadable { link: self.id, why: error.to_string() })
+            }
+            event => event?,
+        };
+        if let Some(event) = event {
             self.driver.tell(event).await.map_err(|_| LinkError::Stopped)?;
         }
         if memory > LARGE {

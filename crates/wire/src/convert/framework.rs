@@ -1,7 +1,9 @@
 //! Frameworks: one role or several, as their capabilities say.
 #![expect(deprecated, reason = "the single-role form is what frameworks without MULTI_ROLE speak")]
 
-use super::{ConvertError, at_most, few, labels_from_wire, labels_to_wire, optional, seconds_from_wire};
+use super::{
+    ConvertError, at_most, bounded, few, labels_from_wire, labels_to_wire, optional, seconds_from_wire,
+};
 use crate::v1::{self, framework_info::capability::Type};
 use bellows_model::{Capability, DEFAULT_ROLE, FrameworkInfo, limits, validate_role};
 use std::collections::BTreeSet;
@@ -22,6 +24,7 @@ impl TryFrom<v1::FrameworkInfo> for FrameworkInfo {
 
     fn try_from(mut info: v1::FrameworkInfo) -> Result<Self, ConvertError> {
         info.roles = few("roles", limits::ROLES, info.roles)?;
+        bounded("roles", "bytes", limits::ROLES_BYTES, info.roles.iter().map(String::len).sum())?;
         info.capabilities = few("capabilities", limits::CAPABILITIES, info.capabilities)?;
         let failover_timeout = seconds_from_wire(info.failover_timeout())
             .ok_or_else(|| ConvertError::invalid("failover_timeout", "it is not a duration in seconds"))?;

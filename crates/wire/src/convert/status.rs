@@ -1,12 +1,12 @@
 //! Task states and status updates.
 
-use super::{ConvertError, at_most, field, labels_from_wire, labels_to_wire, optional};
+use super::{ConvertError, field, labels_from_wire, labels_to_wire, optional};
 use crate::v1::{
     self,
     network_info::IpAddress,
     task_status::{Reason as WireReason, Source as WireSource},
 };
-use bellows_model::{ContainerStatus, Reason, Source, StatusUuid, TaskState, TaskStatus, limits};
+use bellows_model::{ContainerStatus, Reason, Source, StatusUuid, TaskState, TaskStatus, clipped, limits};
 
 /// Both directions of two enums from one list, so that the compiler sees a variant of the model that is left out.
 macro_rules! enums {
@@ -83,6 +83,8 @@ impl From<v1::TaskState> for TaskState {
 }
 
 /// `source` is the executor when absent; reasons that the model does not know are dropped, the message stays.
+/// What only explains is clipped or dropped where it is too long: a status that is refused would come again for ever, and
+/// the framework would never hear of its task's end.
 impl TryFrom<v1::TaskStatus> for TaskStatus {
     type Error = ConvertError;
 
@@ -100,10 +102,7 @@ impl TryFrom<v1::TaskStatus> for TaskStatus {
             state: state.into(),
             source: source.and_then(source_from_wire).unwrap_or(Source::Executor),
             reason: reason.and_then(reason_from_wire),
-            message: status
-                .message
-                .map(|text| at_most("message", limits::STATUS_MESSAGE, text))
-                .transpose()?,
+            message: status.message.map(|text| clipped(&text, limits::STATUS_MESSAGE).to_owned()),
             agent_id: optional("agent_id", status.agent_id)?,
             executor_id: optional("executor_id", status.executor_id)?,
             timestamp,
@@ -115,7 +114,7 @@ impl TryFrom<v1::TaskStatus> for TaskStatus {
             container: container_from_wire(status.container_status)?,
             data: status.data.map(Into::into),
             healthy: status.healthy,
-            labels: labels_from_wire(status.labels)?,
+            labels: labels_from_wire(status.labels).unwrap_or_default(),
         })
     }
 }
@@ -141,8 +140,7 @@ fn container_from_wire(status: Option<v1::ContainerStatus>) -> Result<Option<Con
         ip_address: addresses
             .filter_map(|address| address.ip_address)
             .next()
-            .map(|address| at_most("container_status.network_infos", limits::NAME, address))
-            .transpose()?,
+            .filter(|address| address.len() <= limits::NAME),
     }))
 }
 

@@ -146,7 +146,10 @@ impl TryFrom<v1::CommandInfo> for CommandInfo {
             arguments: arguments.collect::<Result<_, _>>()?,
             environment: repeated("variables", variables).map_err(|error| error.within("environment"))?,
             uris: repeated("uris", command.uris)?,
-            user: command.user.map(|user| no_nul("user", user)).transpose()?,
+            user: command
+                .user
+                .map(|user| no_nul("user", at_most("user", limits::NAME, user)?))
+                .transpose()?,
         })
     }
 }

@@ -404,6 +404,8 @@ fn what_is_too_long_is_refused_by_name() {
     assert_eq!(framework(&|info| info.hostname = Some(long(limits::NAME))), "hostname");
     assert_eq!(framework(&|info| info.webui_url = Some(long(limits::URL))), "webui_url");
     assert_eq!(framework(&|info| info.roles = vec!["r".into(); limits::ROLES + 1]), "roles");
+    let long_roles: Vec<_> = (0..70).map(|role| format!("{role:01000}")).collect();
+    assert_eq!(framework(&|info| info.roles = long_roles.clone()), "roles");
     let many = vec![Default::default(); limits::CAPABILITIES + 1];
     assert_eq!(framework(&|info| info.capabilities = many.clone()), "capabilities");
     let many = Some(v1::Labels { labels: vec![label(); limits::LABELS + 1] });
@@ -428,7 +430,14 @@ fn what_is_too_long_is_refused_by_name() {
     let status =
         json!({"task_id": {"value": "t"}, "state": "TASK_RUNNING", "message": long(limits::STATUS_MESSAGE)});
     let status = json::decode_value::<v1::TaskStatus>(&status).expect("shape");
-    assert_eq!(TaskStatus::try_from(status).expect_err("refused").path(), "message");
+    let read = TaskStatus::try_from(status).expect("only its message is too long");
+    assert_eq!(read.message.map(|text| text.len()), Some(limits::STATUS_MESSAGE));
+    let status = v1::TaskStatus { labels: large, ..v1::TaskStatus::default() };
+    let status = v1::TaskStatus { task_id: v1::TaskId { value: "t".into() }, ..status };
+    assert_eq!(TaskStatus::try_from(status).expect("only its labels are too long").labels, []);
+
+    let command = v1::CommandInfo { user: Some(long(limits::NAME)), ..Default::default() };
+    assert_eq!(CommandInfo::try_from(command).expect_err("refused").path(), "user");
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn v1_name(name: &str) -> Option<String> {
 struct Reader {
     /// Names of fields, and where they are lists the item.
     path: Vec<(Cow<'static, str>, Option<usize>)>,
-    /// What the deserializer's error stands for.
+    /// The problem behind the deserializer's error.
     problem: Option<ShapeError>,
 }
 
@@ -215,7 +215,7 @@ impl<'de> Visitor<'de> for Whole<'_> {
     }
 }
 
-/// Where a field's value goes. Says whether there was one: null, and an optional enum's unknown name, are none.
+/// The place of a field's value. Says whether there was one: null, and an optional enum's unknown name, are none.
 struct Slot<'r> {
     reader: &'r mut Reader,
     field: &'static Field,

@@ -141,7 +141,6 @@ fn on_a_new_connection_everything_is_told_again() {
     let registration = registration.expect("registered");
     assert_eq!(registration.info.id, Some("M-S0".into()));
     assert_eq!(registration.tasks[0].latest_state, TaskState::Running);
-    assert_eq!(registration.tasks[0].unacknowledged.len(), 2);
     assert!(world.log.iter().any(|action| matches!(action, Action::Send { .. })));
 }
 
@@ -338,7 +337,7 @@ fn a_task_whose_process_never_began_is_lost_or_dropped_after_a_restart() {
         if aware {
             info.capabilities.push(Capability::PartitionAware);
         }
-        world.command(AgentCommand::Launch { framework: info, task: task("t") });
+        world.command(AgentCommand::Launch { framework: info.into(), task: task("t") });
         world.write_all();
         let container_id = only(&world.fetching);
         // Its shim was found before it had come to the command.
@@ -435,7 +434,7 @@ fn the_address_that_reaches_the_master_is_registered() {
 fn launch_with_service(world: &mut World, task_id: &str) {
     let label = Label { key: "bellows.shuffle_service".into(), value: Some("true".into()) };
     let framework = FrameworkInfo { labels: vec![label], ..world::framework("F") };
-    world.command(AgentCommand::Launch { framework, task: task(task_id) });
+    world.command(AgentCommand::Launch { framework: framework.into(), task: task(task_id) });
     world.write_all();
 }
 
@@ -523,4 +522,41 @@ fn an_agent_without_a_master_retires_alone() {
     let mut world = World::new();
     let actions = world.step(Event::Retire);
     assert!(matches!(&actions[..], [Action::Stop { .. }]), "{actions:?}");
+}
+
+#[test]
+fn a_status_is_short_however_long_its_reason_is() {
+    let mut world = World::registered();
+    world.launch("F", task("t"));
+    world.write_all();
+    let container_id = only(&world.fetching);
+    let message = format!("Failed to fetch '{}'", "ü".repeat(40_000));
+    world.step(Event::FetchFailed { container_id, message });
+    world.write_all();
+    let message = last(&world, "F", "t").message.expect("a reason");
+    assert!(message.starts_with("Failed to launch container: Failed to fetch 'ü"), "{message}");
+    assert!((4_000..=4_096).contains(&message.len()), "{} bytes", message.len());
+}
+
+#[test]
+fn frameworks_that_say_too_much_of_themselves_do_not_make_a_registration_too_long() {
+    let mut world = World::registered();
+    for number in 0..400 {
+        let id = format!("large{number:03}");
+        let label = Label { key: "k".repeat(60_000), value: None };
+        let framework = FrameworkInfo { labels: vec![label], ..world::framework(&id) };
+        world.command(AgentCommand::Launch { framework: framework.into(), task: task("t") });
+    }
+    world.launch("small", task("t"));
+    world.log.clear();
+    world.connect();
+    let registration = world.log.iter().find_map(|action| match action {
+        Action::Register { registration, .. } => Some(registration),
+        _ => None,
+    });
+    let registration = registration.expect("registered");
+    let bytes: usize = registration.frameworks.iter().map(|info| info.bytes()).sum();
+    assert!((8 << 20..=16 << 20).contains(&bytes), "{bytes} bytes");
+    assert!(registration.frameworks.iter().any(|info| info.name == world::framework("small").name));
+    assert_eq!(registration.tasks.len(), 401);
 }

@@ -130,7 +130,7 @@ impl World {
         if matches!(self.state.master, Master::Registered(_)) {
             self.launched_tasks.insert((framework_id.into(), task_info.task_id.clone()));
         }
-        self.command(AgentCommand::Launch { framework: framework(framework_id), task: task_info });
+        self.command(AgentCommand::Launch { framework: framework(framework_id).into(), task: task_info });
     }
 
     pub(super) fn shut_down(&mut self, framework_id: &str) {

@@ -2,8 +2,8 @@
 use super::support::*;
 use crate::master::{Action, AgentCommand, Call, Observation};
 use bellows_model::{
-    CommandInfo, Filters, FrameworkInfo, InvalidTask, OfferId, Operation, Reason, Resources, Source,
-    TaskInfo, TaskState, TaskStatus,
+    CommandInfo, Filters, InvalidTask, OfferId, Operation, Reason, Resources, Source, TaskInfo, TaskState,
+    TaskStatus,
 };
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ fn a_task_takes_its_part_and_the_rest_is_kept_for_others() {
     let outcome = master.accept(&framework, &[&offer.id], vec![task("ok", &agent, "cpus:0.5;mem:64")]);
     let commands = outcome.commands();
     assert!(
-        matches!(commands[..], [AgentCommand::Launch { framework: FrameworkInfo { id: Some(id), .. }, task }]
-            if *id == framework && task.task_id.as_str() == "ok"),
+        matches!(commands[..], [AgentCommand::Launch { framework: info, task }]
+            if info.id.as_ref() == Some(&framework) && task.task_id.as_str() == "ok"),
         "{commands:?}"
     );
     assert!(outcome.offers().is_empty(), "the framework has a filter of 5 s");

@@ -71,7 +71,7 @@ fn nothing_is_offered_of_an_agent_that_is_away() {
 }
 
 fn back(master: &Master, framework: &bellows_model::FrameworkId) -> FrameworkInfo {
-    master.state.frameworks[framework].info.clone()
+    (*master.state.frameworks[framework].info).clone()
 }
 
 #[test]

@@ -208,7 +208,7 @@ fn a_kill_waits_for_an_agent_that_is_away() {
     let info = task("t", &agent, "cpus:1;mem:512");
     master.step(Event::LinkClosed { link });
     assert!(master.call(&framework, kill("t", None)).told().is_empty());
-    let known = master.state.frameworks[&framework].info.clone();
+    let known = (*master.state.frameworks[&framework].info).clone();
     let (_, outcome) = master.come_back(&agent, vec![known], vec![(&framework, info, TaskState::Running)]);
     let kills = outcome.commands().into_iter().filter(|command| matches!(command, AgentCommand::Kill { .. }));
     assert_eq!(kills.count(), 1);

@@ -7,8 +7,8 @@ use crate::master::{
     AgentMessage, AgentRegistration, AgentTask, Call, Config, Event, LinkId, RequestId, State,
 };
 use bellows_model::{
-    AgentId, AgentInfo, ExecutorInfo, Filters, FrameworkId, FrameworkInfo, OfferId, Operation, Resources,
-    Source, StatusUuid, StreamId, TaskInfo, TaskState, TaskStatus,
+    AgentId, AgentInfo, ExecutorInfo, Filters, FrameworkId, FrameworkInfo, Label, OfferId, Operation,
+    Resources, Source, StatusUuid, StreamId, TaskInfo, TaskState, TaskStatus,
 };
 use proptest::{prelude::*, sample::select};
 use std::time::Duration;
@@ -84,7 +84,8 @@ fn a_task() -> impl Strategy<Value = TaskInfo> {
         |(id, agent, size, executor, grace)| {
             let plain = task(id, &agent.into(), "");
             let command = plain.command.clone().filter(|_| executor.is_none());
-            TaskInfo { resources: size, command, executor, kill_grace: Some(grace), ..plain }
+            let labels = vec![Label { key: id.into(), value: None }];
+            TaskInfo { resources: size, command, executor, kill_grace: Some(grace), labels, ..plain }
         },
     )
 }
@@ -175,6 +176,11 @@ fn call() -> impl Strategy<Value = Call> {
             uuid: StatusUuid([uuid; 16]),
         }),
         text(&AGENTS).prop_map(|agent| Call::Shutdown { executor_id: "e0".into(), agent_id: agent.into() }),
+        (text(&AGENTS), 0..2usize).prop_map(|(agent, long)| Call::Message {
+            executor_id: "e0".into(),
+            agent_id: agent.into(),
+            data: vec![0; long << 21],
+        }),
         Just(Call::Teardown),
     ]
 }
@@ -222,7 +228,7 @@ fn as_known(state: &State, agent: &AgentId, size: Resources, latest_state: TaskS
     AgentRegistration {
         tasks: tasks.collect(),
         info: AgentInfo { resources: size, ..(*known.info).clone() },
-        frameworks: state.frameworks.values().map(|framework| framework.info.clone()).collect(),
+        frameworks: state.frameworks.values().map(|framework| (*framework.info).clone()).collect(),
         shuffle_service_down: known.shuffle_service_down,
     }
 }

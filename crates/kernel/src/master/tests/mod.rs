@@ -1,6 +1,7 @@
 //! Behaviours one by one, and random sequences of events.
 mod accept;
 mod agents;
+mod bounds;
 mod calls;
 mod frameworks;
 mod hostile;

@@ -227,7 +227,7 @@ fn a_change_of_mind_is_met_at_once() {
         |master, framework| drop(master.call(framework, Call::Revive { roles: vec![] })),
         |master, framework| {
             let suppressed_roles = vec![];
-            let mut info = master.state.frameworks[framework].info.clone();
+            let mut info = (*master.state.frameworks[framework].info).clone();
             info.name = "another name".into();
             drop(master.call(framework, Call::UpdateFramework { info, suppressed_roles }));
         },
@@ -300,7 +300,7 @@ fn agents_with_gpus_are_offered_to_those_who_know_gpus_only() {
     assert_eq!((&offer.framework_id, offer.resources), (&aware, resources("cpus:4;mem:4096;gpus:1")));
     // It passes by who does not know them when it comes back.
     assert!(master.decline(&aware, &offer.id, 60).offers().is_empty());
-    let mut info = master.state.frameworks[&plain].info.clone();
+    let mut info = (*master.state.frameworks[&plain].info).clone();
     info.capabilities.push(bellows_model::Capability::GpuResources);
     let outcome = master.call(&plain, Call::UpdateFramework { info, suppressed_roles: vec![] });
     assert_eq!(outcome.offers().len(), 1, "it has learnt it");

@@ -189,7 +189,7 @@ impl Run {
                 let framework_id = framework.id.clone().expect("set");
                 let key = (framework_id.clone(), task.task_id.clone());
                 assert!(self.launched.insert(key.clone()), "launched twice");
-                world.frameworks.insert(framework_id, framework.clone());
+                world.frameworks.insert(framework_id, (**framework).clone());
                 world.tasks.insert(key, (task.clone(), TaskState::Staging));
             }
             AgentCommand::ShutdownFramework { framework_id } => {
@@ -236,7 +236,7 @@ impl Run {
             }
             Op::Resubscribe(index) => {
                 if let Some(id) = self.framework(index) {
-                    self.subscribe(self.master.state.frameworks[&id].info.clone());
+                    self.subscribe((*self.master.state.frameworks[&id].info).clone());
                 }
             }
             Op::CloseStream(index) => {
@@ -311,7 +311,7 @@ impl Run {
             }
             Op::ChangeRole(index, role) => {
                 if let Some(framework) = self.framework(index) {
-                    let mut info = self.master.state.frameworks[&framework].info.clone();
+                    let mut info = (*self.master.state.frameworks[&framework].info).clone();
                     info.roles = vec![ROLES[role].into()];
                     self.call(&framework, Call::UpdateFramework { info, suppressed_roles: vec![] });
                 }

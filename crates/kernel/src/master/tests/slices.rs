@@ -1,7 +1,8 @@
 //! Work that is too much for one step: others have their turn between its slices, and in the end all of it is done.
 use super::support::*;
 use crate::master::{
-    Action, AgentCommand, Call, CallError, Config, Event, LinkId, Observation, RequestId, work::SLICE,
+    Action, AgentCommand, Call, CallError, Config, Event, LinkId, Observation, RequestId, Step,
+    work::{Asked, SLICE, Work},
 };
 use bellows_model::{AgentId, FrameworkId, FrameworkInfo, Offer, TaskState};
 use std::time::Duration;
@@ -199,4 +200,78 @@ fn a_sweep_past_many_agents_is_cut_and_misses_nobody() {
     let all = master.state.offers.len();
     assert_eq!(all, 601);
     assert!(first + between + to_second >= 600, "{first} + {between} + {to_second}");
+}
+
+/// Ends what is left over; what all steps together made the master do.
+fn finish_all(master: &mut Master, first: Outcome) -> Outcome {
+    let mut actions = first.0;
+    actions.extend(finish(master).into_iter().flat_map(|outcome| outcome.0));
+    Outcome(actions)
+}
+
+#[test]
+fn a_framework_ends_on_all_agents_however_many_offers_it_had() {
+    for count in SLICE - 4..=SLICE + 2 {
+        let (mut master, framework, _) = many_offers(count);
+        let first = master.call(&framework, Call::Teardown);
+        let outcome = finish_all(&mut master, first);
+        let end = AgentCommand::ShutdownFramework { framework_id: framework.clone() };
+        let told = outcome.commands().into_iter().filter(|command| **command == end).count();
+        assert_eq!(told, count, "every agent, and none twice");
+        assert!(!master.state.frameworks.contains_key(&framework));
+    }
+}
+
+#[test]
+fn no_work_is_lost_however_little_of_a_step_is_left_for_it() {
+    let few = 3;
+    for left in 0..=2 * few {
+        let (mut master, framework, offers) = many_offers(few);
+        let stream = master.state.frameworks[&framework].stream.clone().expect("connected");
+        for offer in &offers {
+            let id = format!("on-{}", offer.agent_id);
+            master.accept(&framework, &[&offer.id], vec![task(&id, &offer.agent_id, "cpus:1")]);
+        }
+        finish(&mut master);
+        let framework_id = framework.clone();
+        let update = Work::UpdateAgents { framework_id: framework_id.clone(), after: None };
+        let all = Asked::All { after: None };
+        let ask = Work::Reconcile { framework_id: framework_id.clone(), stream, asked: all };
+        for work in [update, ask] {
+            master.state.backlog.push_back(work);
+            let mut step = Step { state: &mut master.state, now: master.now, actions: vec![], left };
+            step.work_off();
+            let first = Outcome(step.actions);
+            let outcome = finish_all(&mut master, first);
+            assert_eq!(outcome.commands().len() + outcome.updates().len(), few, "with {left} units left");
+        }
+        master.framework_ends_with(&framework, left, few);
+    }
+}
+
+impl Master {
+    fn framework_ends_with(&mut self, framework: &FrameworkId, left: usize, agents: usize) {
+        let mut step = Step { state: &mut self.state, now: self.now, actions: vec![], left };
+        step.remove_framework(framework);
+        step.work_off();
+        let first = Outcome(step.actions);
+        let outcome = finish_all(self, first);
+        assert_eq!(outcome.commands().len(), agents, "with {left} units left");
+        assert!(is_removed(&outcome, framework));
+    }
+}
+
+#[test]
+fn long_work_of_one_framework_does_not_keep_another_waiting() {
+    let mut master = Master::new();
+    let questions = || Call::Reconcile { tasks: (0..4_000).map(|n| (n.to_string().into(), None)).collect() };
+    let streams = ["first", "second", "third"].map(|name| {
+        let (framework, stream, _) = master.framework(framework_info(name));
+        master.call(&framework, questions());
+        stream
+    });
+    let outcome = master.step(Event::Tick);
+    for stream in &streams {
+        assert!(outcome.events().iter().any(|(to, _)| *to == stream), "{stream} had no turn in the step");
+    }
 }
