@@ -14,6 +14,7 @@ mod peers;
 mod places;
 mod server;
 mod signal;
+mod turns;
 mod vital;
 
 pub use body::{BodyError, read_body, shared_body};
@@ -22,7 +23,8 @@ pub use descriptors::raise_descriptor_limit;
 pub use hosts::Hosts;
 pub use logging::{LogFormat, init_logging, init_logging_to_file};
 pub use memory::{few_arenas, forget_startup};
-pub use peers::{LOST_PEER_TIMEOUT, notice_lost_peers};
+pub use peers::{LOST_PEER_TIMEOUT, holder, notice_lost_peers};
 pub use server::{Disconnect, Limits, Server};
 pub use signal::{Request, Signals, shutdown_signal};
+pub use turns::{Queued, Turn, Turns};
 pub use vital::{Ended, Guard, Vital};
