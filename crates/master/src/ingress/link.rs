@@ -1,6 +1,6 @@
 //! `POST /api/v1/link`: an agent's connection, records both ways over one request.
-use super::{Refused, Shared, header};
-use crate::{driver::Handle, effects::Stream};
+use super::{Decoders, Refused, Shared, header};
+use crate::{driver::Handle, streams::Stream};
 use axum::{
     body::Body,
     extract::{ConnectInfo, Request},
@@ -61,6 +61,15 @@ enum LinkError {
 }
 
 impl LinkError {
+    /// Whether one message cannot be read, though what follows it can.
+    fn is_of_one_message(&self) -> bool {
+        match self {
+            Self::Convert(_) | Self::TaskState(_) => true,
+            Self::Decode(error) => !matches!(error, DecodeError::NoRoom),
+            _ => false,
+        }
+    }
+
     /// Whether the agent said something that it must not.
     fn is_the_agents_fault(&self) -> bool {
         matches!(self, Self::Convert(_) | Self::TaskState(_) | Self::OutOfOrder | Self::TooMany { .. })
@@ -77,18 +86,21 @@ pub(super) async fn link(shared: &Arc<Shared>, request: Request) -> Result<Respo
     };
     let id = LinkId(shared.driver.number());
     let (outbox, inbox) = outbox(shared.max_unread_bytes, Some(shared.share(&request)));
-    let share = shared.share(&request);
-    shared.driver.read(move |_, effects| effects.open_link(id, Stream { outbox, disconnect })).await?;
+    let share = Arc::new(shared.share(&request));
+    let stream = Stream::new(outbox, peer.ip(), disconnect);
+    shared.driver.read(move |_, effects| effects.open_link(id, stream)).await??;
 
     let gone = CancellationToken::new();
     let reader = Reader {
         id,
         peer,
         driver: shared.driver.clone(),
+        decoders: shared.decoders.clone(),
         body: request.into_body(),
         share,
         registration_timeout: shared.registration_timeout,
         registered: false,
+        has_skipped: false,
     };
     tokio::spawn(reader.run(gone.clone()));
     let body = Body::from_stream(futures::stream::unfold(
@@ -105,10 +117,13 @@ struct Reader {
     id: LinkId,
     peer: SocketAddr,
     driver: Handle,
+    decoders: Decoders,
     body: Body,
-    share: Share,
+    share: Arc<Share>,
     registration_timeout: Duration,
     registered: bool,
+    /// A message that cannot be read was skipped before, and the operator told.
+    has_skipped: bool,
 }
 
 impl Reader {
@@ -123,8 +138,8 @@ impl Reader {
                 if error.is_the_agents_fault() {
                     let reason = error.to_string();
                     // The agent would only say the same again. But once it is registered, a refusal would end all that
-                    // it runs.
-                    let refused = match self.registered {
+                    // it runs; and of too many tasks, some may have ended when it comes back.
+                    let refused = match self.registered || matches!(error, LinkError::TooMany { .. }) {
                         false => AgentCommand::Refused { reason },
                         true => AgentCommand::TryLater { reason },
                     };
@@ -166,12 +181,24 @@ impl Reader {
     }
 
     async fn record(&mut self, record: Bytes) -> Result<(), LinkError> {
-        let (share, mut memory) = (&self.share, 0);
-        let message: link::AgentMessage = Encoding::Protobuf.decode_if(record, |needed| {
-            memory = needed;
-            share.grow(needed)
-        })?;
-        if let Some(event) = self.event(message)? {
+        let (link, peer, registered) = (self.id, self.peer, self.registered);
+        let convert =
+            move |message, memory| event(link, peer, registered, message).map(|event| (event, memory));
+        let decoded = self.decoders.decode(Encoding::Protobuf, record, &self.share, convert).await;
+        let (event, memory) = match decoded {
+            Ok(decoded) => decoded,
+            // If the link ended, the agent would say the same again, for ever, and all else that it says were lost.
+            Err(error) if registered && error.is_of_one_message() => {
+                if !std::mem::replace(&mut self.has_skipped, true) {
+                    tracing::warn!(%peer, %error, "a message of an agent cannot be read, and is skipped");
+                }
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some(event) = event {
+            // The first one is the registration.
+            self.registered = true;
             self.driver.tell(event).await.map_err(|_| LinkError::Stopped)?;
         }
         if memory > LARGE {
@@ -184,47 +211,50 @@ impl Reader {
     fn late(&self) -> LinkError {
         if self.registered { LinkError::TooSlow } else { LinkError::NotRegistered }
     }
+}
 
-    fn event(&mut self, message: link::AgentMessage) -> Result<Option<Event>, LinkError> {
-        let link = self.id;
-        let message = match (message.message, self.registered) {
-            (Some(Message::Register(register)), false) => {
-                let registration = registration(register, self.peer)?;
-                self.registered = true;
-                return Ok(Some(Event::AgentRegister { link, registration }));
+fn event(
+    link: LinkId,
+    peer: SocketAddr,
+    registered: bool,
+    message: link::AgentMessage,
+) -> Result<Option<Event>, LinkError> {
+    let message = match (message.message, registered) {
+        (Some(Message::Register(register)), false) => {
+            let registration = registration(register, peer)?;
+            return Ok(Some(Event::AgentRegister { link, registration }));
+        }
+        (Some(Message::Register(_)), true) | (_, false) => return Err(LinkError::OutOfOrder),
+        // A message of a later version.
+        (None, true) => return Ok(None),
+        (Some(message), true) => message,
+    };
+    let message = match message {
+        Message::Register(_) => return Err(LinkError::OutOfOrder),
+        Message::StatusUpdate(update) => {
+            let latest_state = update.latest_state.map(task_state).transpose()?;
+            let status = TaskStatus::try_from(update.status)?;
+            AgentMessage::StatusUpdate {
+                framework_id: update.framework_id.try_into()?,
+                latest_state: latest_state.unwrap_or(status.state),
+                status,
             }
-            (Some(Message::Register(_)), true) | (_, false) => return Err(LinkError::OutOfOrder),
-            // A message of a later version.
-            (None, true) => return Ok(None),
-            (Some(message), true) => message,
-        };
-        let message = match message {
-            Message::Register(_) => return Err(LinkError::OutOfOrder),
-            Message::StatusUpdate(update) => {
-                let latest_state = update.latest_state.map(task_state).transpose()?;
-                let status = TaskStatus::try_from(update.status)?;
-                AgentMessage::StatusUpdate {
-                    framework_id: update.framework_id.try_into()?,
-                    latest_state: latest_state.unwrap_or(status.state),
-                    status,
-                }
-            }
-            Message::ShuffleService(service) => AgentMessage::ShuffleService { down: service.down },
-            Message::Unregister(_) => AgentMessage::Unregister,
-            Message::Pong(pong) => AgentMessage::Pong { seq: pong.seq },
-            Message::ExecutorTerminated(ended) => AgentMessage::ExecutorTerminated {
-                framework_id: ended.framework_id.try_into()?,
-                executor_id: ended.executor_id.try_into()?,
-                status: ended.status,
-            },
-            Message::ExecutorMessage(message) => AgentMessage::ExecutorMessage {
-                framework_id: message.framework_id.try_into()?,
-                executor_id: message.executor_id.try_into()?,
-                data: message.data.into(),
-            },
-        };
-        Ok(Some(Event::Agent { link, message }))
-    }
+        }
+        Message::ShuffleService(service) => AgentMessage::ShuffleService { down: service.down },
+        Message::Unregister(_) => AgentMessage::Unregister,
+        Message::Pong(pong) => AgentMessage::Pong { seq: pong.seq },
+        Message::ExecutorTerminated(ended) => AgentMessage::ExecutorTerminated {
+            framework_id: ended.framework_id.try_into()?,
+            executor_id: ended.executor_id.try_into()?,
+            status: ended.status,
+        },
+        Message::ExecutorMessage(message) => AgentMessage::ExecutorMessage {
+            framework_id: message.framework_id.try_into()?,
+            executor_id: message.executor_id.try_into()?,
+            data: message.data.into(),
+        },
+    };
+    Ok(Some(Event::Agent { link, message }))
 }
 
 fn registration(register: link::Register, peer: SocketAddr) -> Result<AgentRegistration, LinkError> {
