@@ -4,7 +4,8 @@
 use crate::{
     clock::Clock,
     effects::{Effects, Watcher},
-    snapshot::{Snapshot, Snapshots, TooManyWatchers},
+    snapshot::{Snapshot, Snapshots},
+    streams::NoPlace,
 };
 use bellows_kernel::master::{Action, CallError, Event, RequestId, Response, State, step};
 use std::{
@@ -44,7 +45,7 @@ pub(crate) enum Message {
     /// A copy of the whole state; who watches is told all that happens after it.
     Snapshot {
         watcher: Option<Watcher>,
-        answer: oneshot::Sender<Result<Arc<Snapshot>, TooManyWatchers>>,
+        answer: oneshot::Sender<Result<Arc<Snapshot>, NoPlace>>,
     },
 }
 
@@ -79,11 +80,11 @@ impl Handle {
         self.snapshot_and_watch(None).await.and_then(|snapshot| snapshot.map_err(|_| Stopped))
     }
 
-    /// As [`Handle::snapshot`]; `watcher` is told all that happens after it, and nothing that is in it.
+    /// Like [`Handle::snapshot`], and starts telling `watcher` all that happens after it, and nothing that is in it.
     pub(crate) async fn snapshot_and_watch(
         &self,
         watcher: Option<Watcher>,
-    ) -> Result<Result<Arc<Snapshot>, TooManyWatchers>, Stopped> {
+    ) -> Result<Result<Arc<Snapshot>, NoPlace>, Stopped> {
         let (answer, answered) = oneshot::channel();
         self.sender.send(Message::Snapshot { watcher, answer }).await.map_err(|_| Stopped)?;
         answered.await.map_err(|_| Stopped)
@@ -173,7 +174,12 @@ impl Driver {
                 self.effects.expect_answer(request, answer);
                 self.handle(event);
             }
-            Message::Run(run) => run(&self.state, &mut self.effects),
+            Message::Run(run) => {
+                run(&self.state, &mut self.effects);
+                if let Some(lost) = self.effects.take_loss() {
+                    self.handle(lost);
+                }
+            }
             Message::Snapshot { watcher, answer } => self.snapshots.ask(watcher, answer),
         }
     }
@@ -209,8 +215,9 @@ mod tests {
         let config = Config::new("m");
         let bound = ([127, 0, 0, 1], 5050).into();
         let identity = Arc::new(Identity::new(&config, bound, None, clock.now()));
+        let effects = Effects::new(identity, &config);
         let state = State::new(config, clock.now());
-        let (driver, handle) = Driver::new(clock, state, Effects::new(identity), CancellationToken::new());
+        let (driver, handle) = Driver::new(clock, state, effects, CancellationToken::new());
         let vital = Vital::new();
         vital.spawn("the master's driver", driver.run());
         assert!(handle.is_alive().await);

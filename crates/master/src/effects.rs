@@ -1,12 +1,18 @@
 //! Carries out what the kernel decided: answers requests, writes to frameworks, agents and watching operators.
 //!
 //! Nothing here waits. A peer that leaves too much unread is cut off, and the kernel is told.
-use crate::{driver::Answer, identity::Identity, operator::observed};
+use crate::{
+    driver::Answer,
+    identity::Identity,
+    operator::observed,
+    snapshot::MAX_WATCHERS,
+    streams::{NoPlace, Stream, Streams},
+    weight,
+};
 use bellows_kernel::master::{
-    Action, AgentCommand, Event, LinkId, Observation, RequestId, SchedulerEvent, State,
+    Action, AgentCommand, Config, Event, LinkId, Observation, RequestId, SchedulerEvent, State,
 };
 use bellows_model::StreamId;
-use bellows_runtime::{Disconnect, outbox::Outbox};
 use bellows_wire::{
     recordio,
     text::{clipped, one_line},
@@ -22,13 +28,8 @@ use tokio::sync::oneshot;
 
 /// The longest id that a line of the log repeats.
 const MAX_LOGGED_BYTES: usize = 256;
-
-/// One peer's stream: what waits for it, and how to get rid of it.
-#[derive(Debug)]
-pub(crate) struct Stream<T> {
-    pub(crate) outbox: Outbox<T>,
-    pub(crate) disconnect: Disconnect,
-}
+/// The longest message of an update that a line of the log repeats.
+const MAX_LOGGED_MESSAGE_BYTES: usize = 1_024;
 
 /// An operator that is told what happens.
 pub(crate) type Watcher = Stream<Arc<v1::master::Event>>;
@@ -38,37 +39,50 @@ pub(crate) type Watcher = Stream<Arc<v1::master::Event>>;
 pub(crate) struct Effects {
     identity: Arc<Identity>,
     requests: HashMap<RequestId, oneshot::Sender<Answer>>,
-    streams: HashMap<StreamId, Stream<SchedulerEvent>>,
-    links: HashMap<LinkId, Stream<Bytes>>,
-    watchers: Vec<Watcher>,
+    streams: Streams<StreamId, SchedulerEvent>,
+    links: Streams<LinkId, Bytes>,
+    watchers: Streams<u64, Arc<v1::master::Event>>,
+    next_watcher: u64,
     lost: VecDeque<Event>,
 }
 
 impl Effects {
-    pub(crate) fn new(identity: Arc<Identity>) -> Self {
+    pub(crate) fn new(identity: Arc<Identity>, config: &Config) -> Self {
         Self {
             identity,
             requests: HashMap::new(),
-            streams: HashMap::new(),
-            links: HashMap::new(),
-            watchers: Vec::new(),
+            streams: Streams::new(config.max_frameworks),
+            links: Streams::new(config.max_agents),
+            watchers: Streams::new(MAX_WATCHERS),
+            next_watcher: 0,
             lost: VecDeque::new(),
         }
     }
 
-    pub(crate) fn open_stream(&mut self, id: StreamId, stream: Stream<SchedulerEvent>) {
-        self.streams.insert(id, stream);
+    pub(crate) fn open_stream(
+        &mut self,
+        id: StreamId,
+        stream: Stream<SchedulerEvent>,
+    ) -> Result<(), NoPlace> {
+        let ended = self.streams.open(id, stream)?;
+        self.lost.extend(ended.map(|stream| Event::StreamClosed { stream }));
+        Ok(())
     }
 
-    pub(crate) fn open_link(&mut self, id: LinkId, link: Stream<Bytes>) {
-        self.links.insert(id, link);
+    pub(crate) fn open_link(&mut self, id: LinkId, link: Stream<Bytes>) -> Result<(), NoPlace> {
+        let ended = self.links.open(id, link)?;
+        self.lost.extend(ended.map(|link| Event::LinkClosed { link }));
+        Ok(())
     }
 
-    pub(crate) fn watch(&mut self, watcher: Watcher) {
-        self.watchers.push(watcher);
+    pub(crate) fn watch(&mut self, watcher: Watcher) -> Result<(), NoPlace> {
+        // Those that left make room first.
+        self.watching();
+        self.next_watcher += 1;
+        self.watchers.open(self.next_watcher, watcher).map(drop)
     }
 
-    /// How many operators watch; those that left are not counted.
+    /// Counts the operators who watch, without those that left.
     pub(crate) fn watching(&mut self) -> usize {
         self.watchers.retain(|watcher| watcher.outbox.is_read());
         self.watchers.len()
@@ -88,12 +102,13 @@ impl Effects {
         self.requests.insert(request, answer);
     }
 
-    /// A connection that was cut off since the last call.
+    /// Takes the next of the connections that were cut off.
     pub(crate) fn take_loss(&mut self) -> Option<Event> {
         self.lost.pop_front()
     }
 
     pub(crate) fn perform(&mut self, state: &State, actions: Vec<Action>) {
+        log_refused(&actions);
         for action in actions {
             match action {
                 Action::Respond { request, response } => self.respond(request, response),
@@ -102,10 +117,7 @@ impl Effects {
                 Action::Tell { link, command } => self.tell_agent(link, command),
                 Action::CloseLink { link } => drop(self.links.remove(&link)),
                 Action::Warn(text) => tracing::warn!("{}", one_line(&text)),
-                Action::Observe(observation) => {
-                    log(&observation);
-                    self.show(|| observed(state, observation));
-                }
+                Action::Observe(observation) => self.show(|| observed(state, observation)),
             }
         }
     }
@@ -119,9 +131,11 @@ impl Effects {
     }
 
     fn send(&mut self, id: StreamId, event: SchedulerEvent) {
-        let Some(stream) = self.streams.get(&id) else { return };
-        let bytes = weight(&event);
-        if stream.outbox.push(event, bytes).is_err() {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let bytes = weight::of_event(&event);
+        if matches!(event, SchedulerEvent::Message { .. }) {
+            stream.push_message(event, bytes);
+        } else if stream.outbox.push(event, bytes).is_err() {
             tracing::warn!(stream = %id, "a framework does not read its events: disconnected");
             stream.disconnect.now();
             self.streams.remove(&id);
@@ -130,10 +144,13 @@ impl Effects {
     }
 
     pub(crate) fn tell_agent(&mut self, id: LinkId, command: AgentCommand) {
-        let Some(link) = self.links.get(&id) else { return };
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let is_message = matches!(command, AgentCommand::Message { .. });
         let record = recordio::encode_message(&self.identity.to_agent(command));
         let bytes = record.len();
-        if link.outbox.push(record, bytes).is_err() {
+        if is_message {
+            link.push_message(record, bytes);
+        } else if link.outbox.push(record, bytes).is_err() {
             tracing::warn!(link = id.0, "an agent does not read what it is told: disconnected");
             link.disconnect.now();
             self.links.remove(&id);
@@ -158,30 +175,77 @@ impl Effects {
     }
 }
 
-/// Of the rest every part tells by itself.
-fn log(observation: &Observation) {
-    if let Observation::TaskRefused { framework_id, status } = observation {
-        tracing::warn!(
-            framework = %framework_id,
-            task = one_line(clipped(status.task_id.as_str(), MAX_LOGGED_BYTES)),
-            agent = status.agent_id.as_ref().map(|id| one_line(clipped(id.as_str(), MAX_LOGGED_BYTES))),
-            state = status.state.name(),
-            message = one_line(status.message.as_deref().unwrap_or_default()),
-            "a task was refused"
-        );
-    }
+/// Logs tasks that were refused, in one line however many they are; other parts log the rest.
+fn log_refused(actions: &[Action]) {
+    let mut refused = actions.iter().filter_map(|action| match action {
+        Action::Observe(Observation::TaskRefused { framework_id, status }) => Some((framework_id, status)),
+        _ => None,
+    });
+    let Some((framework_id, status)) = refused.next() else { return };
+    let short = |text: &str| one_line(clipped(text, MAX_LOGGED_BYTES));
+    tracing::warn!(
+        framework = %framework_id,
+        task = short(status.task_id.as_str()),
+        agent = status.agent_id.as_ref().map(|id| short(id.as_str())),
+        state = status.state.name(),
+        message = one_line(clipped(status.message.as_deref().unwrap_or_default(), MAX_LOGGED_MESSAGE_BYTES)),
+        others = refused.count(),
+        "a task was refused"
+    );
 }
 
-/// About what an event takes in memory and on the wire.
-fn weight(event: &SchedulerEvent) -> usize {
-    const SMALL: usize = 512;
-    const OFFER: usize = 2_048;
-    match event {
-        SchedulerEvent::Offers(offers) => offers.len() * OFFER,
-        SchedulerEvent::Message { data, .. } => SMALL + data.len(),
-        SchedulerEvent::Update(status) => {
-            SMALL + status.data.as_ref().map_or(0, Vec::len) + status.message.as_ref().map_or(0, String::len)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use bellows_runtime::{
+        Disconnect,
+        outbox::{Inbox, outbox},
+    };
+
+    const ROOM: u32 = 64 << 10;
+
+    fn effects() -> Effects {
+        let (config, address) = (Config::new("m"), ([127, 0, 0, 1], 5050).into());
+        let identity = Identity::new(&config, address, None, Clock::start().now());
+        Effects::new(Arc::new(identity), &config)
+    }
+
+    fn stream<T>() -> (Stream<T>, Inbox<T>, Disconnect) {
+        let ((outbox, inbox), disconnect) = (outbox(ROOM, None), Disconnect::default());
+        (Stream::new(outbox, [127, 0, 0, 1].into(), disconnect.clone()), inbox, disconnect)
+    }
+
+    #[test]
+    fn messages_are_dropped_before_their_reader_is_cut_off() {
+        let mut effects = effects();
+        let (link, _unread, agent_cut) = stream();
+        assert_eq!(effects.open_link(LinkId(1), link), Ok(()));
+        let (events, _unread, framework_cut) = stream();
+        assert_eq!(effects.open_stream("s".into(), events), Ok(()));
+        for _ in 0..1_000 {
+            let data = vec![0; 1_000];
+            effects.tell_agent(
+                LinkId(1),
+                AgentCommand::Message {
+                    framework_id: "f".into(),
+                    executor_id: "e".into(),
+                    data: data.clone(),
+                },
+            );
+            let event = SchedulerEvent::Message { agent_id: "a".into(), executor_id: "e".into(), data };
+            effects.send("s".into(), event);
         }
-        _ => SMALL,
+        // Half of the room is left for what must arrive.
+        for seq in 0..100 {
+            effects.tell_agent(LinkId(1), AgentCommand::Ping { seq });
+        }
+        effects.send("s".into(), SchedulerEvent::Error("the end".to_owned()));
+        assert!(effects.take_loss().is_none() && !agent_cut.is_now() && !framework_cut.is_now());
+        for seq in 0..u64::from(ROOM) {
+            effects.tell_agent(LinkId(1), AgentCommand::Ping { seq });
+        }
+        assert_eq!(effects.take_loss(), Some(Event::LinkClosed { link: LinkId(1) }));
+        assert!(agent_cut.is_now());
     }
 }

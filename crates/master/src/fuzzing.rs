@@ -43,7 +43,9 @@ pub fn link_event(
     registered: &mut bool,
     message: AgentMessage,
 ) -> Result<Option<Event>, String> {
-    ingress::link_event(link, peer, registered, message).map_err(|error| error.to_string())
+    let event = ingress::link_event(link, peer, *registered, message).map_err(|error| error.to_string())?;
+    *registered |= event.is_some();
+    Ok(event)
 }
 
 /// The framework that the form of `POST /teardown` names.

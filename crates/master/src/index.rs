@@ -31,17 +31,8 @@ pub(crate) struct OfFramework<'a> {
 
 impl<'a> Index<'a> {
     pub(crate) fn new(state: &'a State) -> Self {
-        Self::of(state, |_| true)
-    }
-
-    /// Of one framework alone, which spares looking at the others' tasks.
-    pub(crate) fn of_one(state: &'a State, framework: &FrameworkId) -> Self {
-        Self::of(state, |id| id == framework)
-    }
-
-    fn of(state: &'a State, wanted: impl Fn(&FrameworkId) -> bool) -> Self {
         let mut index = Self::default();
-        for (id, framework) in state.frameworks.iter().filter(|(id, _)| wanted(id)) {
+        for (id, framework) in &state.frameworks {
             for task in framework.tasks.values().chain(&framework.completed_tasks) {
                 let agent = index.agents.entry(&task.info.agent_id).or_default();
                 agent.tasks.count(task.state);
@@ -54,7 +45,7 @@ impl<'a> Index<'a> {
             }
         }
         for (agent_id, agent) in &state.agents {
-            for ((id, _), executor) in agent.executors.iter().filter(|((id, _), _)| wanted(id)) {
+            for ((id, _), executor) in &agent.executors {
                 let on_agent = index.agents.entry(agent_id).or_default();
                 on_agent.used.entry(&executor.role).or_default().add(&executor.info.resources);
                 let of_framework = index.frameworks.entry(id).or_default();
@@ -62,7 +53,7 @@ impl<'a> Index<'a> {
                 of_framework.executors.push((agent_id, executor));
             }
         }
-        for offer in state.offers.values().filter(|offer| wanted(&offer.framework_id)) {
+        for offer in state.offers.values() {
             let agent = index.agents.entry(&offer.agent_id).or_default();
             agent.offered.entry(&offer.role).or_default().add(&offer.resources);
             let of_framework = index.frameworks.entry(&offer.framework_id).or_default();

@@ -17,20 +17,22 @@ mod names;
 mod operator;
 mod snapshot;
 mod speech;
+mod streams;
 mod views;
+mod weight;
 
 pub use bellows_kernel::master::Config as KernelConfig;
 pub use bellows_runtime::{LOST_PEER_TIMEOUT, Limits};
 
 use bellows_kernel::master::State;
-use bellows_runtime::{Ended, Hosts, MemoryBudget, Vital};
+use bellows_runtime::{Ended, Hosts, MemoryBudget, Turns, Vital};
 use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 /// What an operator sets.
@@ -58,7 +60,7 @@ pub struct Config {
     pub max_body_bytes: usize,
     /// A peer that leaves more unread is disconnected.
     pub max_unread_bytes: u32,
-    /// For all peers' calls as they arrive and as they are decoded, and for answers and events that are not read yet.
+    /// Memory for all peers' calls as they arrive and as they are decoded, and for answers and events that are not read.
     /// Where it is used up, who moves least of what it has is disconnected.
     pub shared_memory_bytes: usize,
 }
@@ -104,6 +106,8 @@ pub struct Running {
 
 /// Answers that are made of copies of the state at the same time: each takes a few times the answer's size.
 const WRITERS: usize = 2;
+/// Such answers that one peer address may wait for.
+const READS_OF_ONE_PEER: usize = 32;
 
 /// How long requests may take to end when the master stops.
 const GRACE: Duration = Duration::from_secs(5);
@@ -125,9 +129,9 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let allowed = config.allow_hosts.iter().map(String::as_str);
     let hosts = Hosts::new([identity.hostname.as_str()], allowed);
     let flags = flags(&config.kernel, &identity);
+    let effects = effects::Effects::new(Arc::clone(&identity), &config.kernel);
     let state = State::new(config.kernel, clock.now());
     let stopping = CancellationToken::new();
-    let effects = effects::Effects::new(Arc::clone(&identity));
     let (driver, handle) = driver::Driver::new(clock, state, effects, stopping.clone());
     let shared = ingress::Shared {
         driver: handle,
@@ -139,7 +143,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         max_body_bytes: config.max_body_bytes,
         max_unread_bytes: config.max_unread_bytes,
         memory: MemoryBudget::new(config.shared_memory_bytes),
-        writers: Arc::new(Semaphore::new(WRITERS)),
+        readers: Turns::new(WRITERS, READS_OF_ONE_PEER),
+        decoders: ingress::Decoders::default(),
     };
     let router = hosts.guard(ingress::router(shared));
     let server = bellows_runtime::Server::start(listener, router, config.limits)
@@ -174,7 +179,7 @@ impl Running {
     }
 }
 
-/// What clients are told: what is given, else what is bound.
+/// Returns the address that clients are told: what is given, else what is bound.
 fn announced(bound: SocketAddr, ip: Option<IpAddr>, port: Option<u16>) -> SocketAddr {
     let ip = ip.unwrap_or(match bound.ip() {
         // Every address is none that can be told; on one machine this one always works.

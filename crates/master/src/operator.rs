@@ -104,8 +104,29 @@ fn framework_to_operator(
     framework: &Framework,
     index: &mut Index<'_>,
 ) -> response::get_frameworks::Framework {
-    let connected = framework.stream.is_some();
     let held = index.take_framework(framework.info.id.as_ref());
+    response::get_frameworks::Framework {
+        offers: held.offers.iter().map(|offer| offer_to_wire(offer, ResourceFormat::Refined)).collect(),
+        allocated_resources: by_role(&held.used),
+        offered_resources: by_role(&held.offered),
+        ..framework_alone(framework)
+    }
+}
+
+/// Tells of a framework what is known without a look at others' tasks and offers: sums without roles, and no offers.
+fn framework_event(framework: &Framework) -> response::get_frameworks::Framework {
+    let [used, offered] =
+        [&framework.used, &framework.offered].map(|sum| resources_to_wire(sum, None, FORMAT));
+    response::get_frameworks::Framework {
+        allocated_resources: used,
+        offered_resources: offered,
+        ..framework_alone(framework)
+    }
+}
+
+/// Tells of a framework all but what it holds.
+fn framework_alone(framework: &Framework) -> response::get_frameworks::Framework {
+    let connected = framework.stream.is_some();
     response::get_frameworks::Framework {
         framework_info: (&*framework.info).into(),
         active: connected,
@@ -114,9 +135,6 @@ fn framework_to_operator(
         registered_time: Some(time(framework.registered)),
         reregistered_time: Some(time(framework.reregistered)),
         unregistered_time: framework.unregistered.map(time),
-        offers: held.offers.iter().map(|offer| offer_to_wire(offer, ResourceFormat::Refined)).collect(),
-        allocated_resources: by_role(&held.used),
-        offered_resources: by_role(&held.offered),
         offer_constraints: Some(v1::scheduler::OfferConstraints::default()),
         ..Default::default()
     }
@@ -248,10 +266,8 @@ pub(crate) fn roles(state: &State) -> BTreeMap<&str, RoleUse<'_>> {
 /// What those who watch are told. `None` when what it names is forgotten already.
 pub(crate) fn observed(state: &State, observation: Observation) -> Option<Event> {
     let mut event = Event::default();
-    let framework = |id: &FrameworkId| {
-        let framework = state.frameworks.get(id)?;
-        Some(framework_to_operator(framework, &mut Index::of_one(state, id)))
-    };
+    // To gather all that one framework has would keep everybody waiting, at each of many that come at once.
+    let framework = |id: &FrameworkId| state.frameworks.get(id).map(framework_event);
     let kind = match observation {
         Observation::AgentAdded(id) => {
             let agent = state.agents.get(&id)?;

@@ -1,5 +1,8 @@
 //! Copies of the state for those who read it. Made by the driver in slices, shared, and turned into answers elsewhere.
-use crate::effects::{Effects, Watcher};
+use crate::{
+    effects::{Effects, Watcher},
+    streams::NoPlace,
+};
 use bellows_kernel::master::{Observation, State, StateCopy};
 use bytes::Bytes;
 use std::{
@@ -12,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 const SLICE: usize = 1_000;
 /// Copies that there may be at the same time. Who asks for one more waits until one is done with.
 const COPIES: usize = 3;
-/// As many operators may watch at once; Mesos' default.
+/// Most operators that watch at once; Mesos' default.
 pub(crate) const MAX_WATCHERS: usize = 1_000;
 
 /// The state at one moment.
@@ -24,11 +27,7 @@ pub(crate) struct Snapshot {
     _place: OwnedSemaphorePermit,
 }
 
-/// As many operators watch as may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TooManyWatchers;
-
-type Asker = (Option<Watcher>, oneshot::Sender<Result<Arc<Snapshot>, TooManyWatchers>>);
+type Asker = (Option<Watcher>, oneshot::Sender<Result<Arc<Snapshot>, NoPlace>>);
 
 /// The copy that is being made, and who waits for it or for the next.
 pub(crate) struct Snapshots {
@@ -60,7 +59,7 @@ impl Snapshots {
     pub(crate) fn ask(
         &mut self,
         watcher: Option<Watcher>,
-        answer: oneshot::Sender<Result<Arc<Snapshot>, TooManyWatchers>>,
+        answer: oneshot::Sender<Result<Arc<Snapshot>, NoPlace>>,
     ) {
         self.waiting_for_next.push((watcher, answer));
     }
@@ -96,18 +95,12 @@ impl Snapshots {
     }
 }
 
-fn watch(effects: &mut Effects, watcher: Option<Watcher>) -> Result<(), TooManyWatchers> {
-    if let Some(watcher) = watcher {
-        if effects.watching() >= MAX_WATCHERS {
-            return Err(TooManyWatchers);
-        }
-        effects.watch(watcher);
-    }
-    Ok(())
+fn watch(effects: &mut Effects, watcher: Option<Watcher>) -> Result<(), NoPlace> {
+    watcher.map_or(Ok(()), |watcher| effects.watch(watcher))
 }
 
 impl Snapshot {
-    /// The answer of that name, which is made once.
+    /// Returns the answer of that name, which is made once.
     pub(crate) fn answer<E>(
         &self,
         name: &'static str,

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 /// How long a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two parts of it.
+/// Longest pause between two parts of a request's body.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Why a body was not read to its end.
@@ -57,7 +57,7 @@ pub async fn read_body(mut body: Body, max_bytes: usize, share: &Share) -> Resul
     timeout(BODY_TIMEOUT, all).await.map_err(|_| BodyError::TooSlow)?
 }
 
-/// An answer of `bytes`, whose memory is `share`'s until the last of them has left.
+/// Makes an answer of `bytes`, whose memory is `share`'s until the last of them has left.
 pub fn shared_body(bytes: Bytes, share: Share) -> Body {
     Body::new(Held { bytes, share })
 }
@@ -97,7 +97,7 @@ const PART: usize = 64 << 10;
 pub(crate) struct Untaken(Mutex<HashMap<u64, Instant>>);
 
 impl Untaken {
-    /// For how long the oldest has been waiting.
+    /// Returns the age of the oldest part that is not taken.
     pub(crate) fn longest(&self) -> Option<Duration> {
         self.lock().values().map(Instant::elapsed).max()
     }
@@ -113,6 +113,8 @@ pub(crate) struct Answer {
     /// A whole body is cut into parts; of a stream each part is one, for clients that take it for a record.
     is_whole: bool,
     rest: Bytes,
+    /// A part was handed out, and nobody has asked for more yet.
+    is_handed_out: bool,
     number: u64,
     untaken: Arc<Untaken>,
     _under_way: UnderWay,
@@ -121,7 +123,15 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) fn new(body: Body, number: u64, untaken: Arc<Untaken>, under_way: UnderWay) -> Self {
         let is_whole = body.size_hint().exact().is_some();
-        Self { body, is_whole, rest: Bytes::new(), number, untaken, _under_way: under_way }
+        Self {
+            body,
+            is_whole,
+            rest: Bytes::new(),
+            is_handed_out: false,
+            number,
+            untaken,
+            _under_way: under_way,
+        }
     }
 }
 
@@ -135,6 +145,7 @@ impl hyper::body::Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         // Who asks for more has taken what there was.
         self.untaken.lock().remove(&self.number);
+        self.is_handed_out = false;
         if self.rest.is_empty() {
             let frame = match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => frame,
@@ -147,14 +158,14 @@ impl hyper::body::Body for Answer {
         }
         let length = if self.is_whole { self.rest.len().min(PART) } else { self.rest.len() };
         let part = self.rest.split_to(length);
-        if !self.is_end_stream() {
-            self.untaken.lock().insert(self.number, Instant::now());
-        }
+        self.untaken.lock().insert(self.number, Instant::now());
+        self.is_handed_out = true;
         Poll::Ready(Some(Ok(Frame::data(part))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        // The last part, too, must be taken: whoever is told of the end along with it asks for nothing more.
+        !self.is_handed_out && self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -171,5 +182,30 @@ impl hyper::body::Body for Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         self.untaken.lock().remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Disconnect, places::Places};
+    use std::task::Waker;
+
+    #[test]
+    fn the_last_part_of_an_answer_must_be_taken_too() {
+        let place = Places::new(1).take([127, 0, 0, 1].into(), Disconnect::default()).expect("free");
+        let untaken = Arc::new(Untaken::default());
+        let answer = |bytes| Answer::new(Body::from(bytes), 0, Arc::clone(&untaken), place.request());
+        assert!(answer(Vec::new()).is_end_stream(), "there is nothing to take");
+        let mut answer = answer(vec![0; PART + 1]);
+        let mut next = || {
+            let frame = Pin::new(&mut answer).poll_frame(&mut Context::from_waker(Waker::noop()));
+            let Poll::Ready(frame) = frame else { panic!("nothing waits") };
+            let bytes = frame.map(|frame| frame.expect("whole").into_data().expect("no trailers").len());
+            (bytes, answer.is_end_stream(), untaken.longest().is_some())
+        };
+        assert_eq!(next(), (Some(PART), false, true));
+        assert_eq!(next(), (Some(1), false, true));
+        assert_eq!(next(), (None, true, false));
     }
 }

@@ -1,7 +1,7 @@
 //! Memory that all connections of a server share: requests that arrive, what they are decoded to, and answers and events
 //! that are not read. Nobody waits for it: where it is used up, who has most of it is disconnected.
 
-use crate::Disconnect;
+use crate::{Disconnect, peers::holder};
 use std::{
     collections::HashMap,
     net::IpAddr,
@@ -9,10 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Who has made progress since is not disconnected for another of its own address.
+/// Age after which a share may be evicted for another of its address.
 const STALE: Duration = Duration::from_secs(1);
 
-/// What is left of it, and who has the rest.
+/// A budget of bytes, and who holds them.
 #[derive(Debug, Clone)]
 pub struct MemoryBudget(Arc<Inner>);
 
@@ -55,14 +55,14 @@ impl MemoryBudget {
         Self(Arc::new(Inner { total_bytes, taken: Mutex::default() }))
     }
 
-    /// Nothing, at first. `disconnect` ends the peer's connection when others need the memory more.
+    /// Opens a share of nothing. `disconnect` ends the peer's connection when others need the memory more.
     pub fn share(&self, peer: IpAddr, disconnect: Disconnect) -> Share {
         let mut taken = self.lock();
         taken.next += 1;
-        Share { budget: self.clone(), number: taken.next, peer, disconnect }
+        Share { budget: self.clone(), number: taken.next, peer: holder(peer), disconnect }
     }
 
-    /// How much all have.
+    /// Returns how much all have.
     pub fn taken_bytes(&self) -> usize {
         self.lock().bytes
     }
@@ -73,7 +73,7 @@ impl MemoryBudget {
 }
 
 impl Share {
-    /// So much more. `false`: there is not so much, or this peer has too much already.
+    /// Takes so much more. `false`: there is not so much, or this peer has too much already.
     #[must_use]
     pub fn grow(&self, bytes: usize) -> bool {
         let total = self.budget.0.total_bytes;
@@ -89,7 +89,20 @@ impl Share {
         true
     }
 
-    /// Exactly so much.
+    /// The peer that it is charged to.
+    pub fn peer(&self) -> IpAddr {
+        self.peer
+    }
+
+    /// Whether it can grow so much without taking anything from others.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        let total = self.budget.0.total_bytes;
+        let taken = self.budget.lock();
+        let own = taken.peers.get(&self.peer).copied().unwrap_or(0);
+        own + bytes <= total / 2 && taken.bytes + bytes <= total
+    }
+
+    /// Makes it hold exactly `bytes`.
     #[must_use]
     pub fn resize(&self, bytes: usize) -> bool {
         let before = self.budget.lock().shares.get(&self.number).map_or(0, |held| held.bytes);
@@ -100,14 +113,14 @@ impl Share {
         true
     }
 
-    /// Its peer goes on reading.
+    /// Notes that its peer goes on reading.
     pub fn moves(&self) {
         if let Some(held) = self.budget.lock().shares.get_mut(&self.number) {
             held.moved = Instant::now();
         }
     }
 
-    /// So much less.
+    /// Gives so much back.
     pub fn shrink(&self, bytes: usize) {
         self.budget.lock().give_back(self.number, bytes);
     }
@@ -149,7 +162,7 @@ impl Taken {
         }
     }
 
-    /// Who was disconnected has given all back already.
+    /// Gives bytes back; does nothing for a share that was evicted, which has given all back already.
     fn give_back(&mut self, number: u64, bytes: usize) {
         let Some(held) = self.shares.get_mut(&number) else { return };
         let (peer, bytes) = (held.peer, bytes.min(held.bytes));
@@ -188,6 +201,14 @@ mod tests {
         drop(a);
         assert_eq!(budget.taken_bytes(), 0);
         assert!(budget.lock().peers.is_empty() && budget.lock().shares.is_empty());
+    }
+
+    #[test]
+    fn a_host_with_many_ipv6_addresses_has_half_at_most() {
+        let budget = MemoryBudget::new(100);
+        let [one, other] = ["2001:db8::1", "2001:db8::2"]
+            .map(|address| budget.share(address.parse().expect("an address"), Disconnect::default()));
+        assert!(one.grow(40) && !other.grow(40) && other.grow(10));
     }
 
     /// A share of so many bytes that has not moved for so many seconds.

@@ -46,6 +46,20 @@ impl<T> Outbox<T> {
         Ok(())
     }
 
+    /// Like [`Outbox::push`] for what may be lost: takes half of the room at most, and of the memory that all peers
+    /// share only what is free.
+    pub fn push_unreliable(&self, item: T, bytes: usize) -> Result<(), Full> {
+        let weight = bytes.max(1);
+        let waiting = self.room_bytes as usize - self.room.available_permits();
+        if waiting + weight > self.room_bytes as usize / 2 {
+            return Err(Full);
+        }
+        if self.share.as_ref().is_some_and(|share| !share.has_room(weight)) {
+            return Err(Full);
+        }
+        self.push(item, weight)
+    }
+
     /// Whether somebody still reads.
     pub fn is_read(&self) -> bool {
         !self.sender.is_closed()
@@ -81,6 +95,23 @@ mod tests {
         assert_eq!(second.push('c', 6), Ok(()));
         drop((first, inbox, second, _unread));
         assert_eq!(budget.taken_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_may_be_lost_takes_half_of_the_room_and_nothing_from_others() {
+        let budget = MemoryBudget::new(200);
+        let share = |last| Some(budget.share([10, 0, 0, last].into(), Disconnect::default()));
+        let ((first, mut inbox), (second, _unread)) = (outbox(100, share(1)), outbox(100, share(2)));
+        assert_eq!(
+            (first.push_unreliable('a', 51), first.push_unreliable('b', 50), first.push_unreliable('c', 1)),
+            (Err(Full), Ok(()), Err(Full))
+        );
+        assert_eq!(first.push('d', 50), Ok(()), "the other half is left");
+        assert_eq!(second.push('e', 60), Ok(()));
+        assert_eq!((inbox.next().await, inbox.next().await), (Some('b'), Some('d')));
+        let third = budget.share([10, 0, 0, 3].into(), Disconnect::default());
+        assert!(third.grow(100));
+        assert_eq!((first.push_unreliable('f', 41), first.push_unreliable('g', 40)), (Err(Full), Ok(())));
     }
 
     #[tokio::test]

@@ -1,6 +1,22 @@
-//! Peers that are gone without a word: their machine lost its power, or the network between was cut.
+//! Peers: which addresses count as one, and those that are gone without a word, because their machine lost its power or
+//! the network between was cut.
 use socket2::{SockRef, TcpKeepalive};
-use std::{io, os::fd::AsFd, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr},
+    os::fd::AsFd,
+    time::Duration,
+};
+
+/// Returns the address that stands for all addresses of whoever has `address`: an IPv6 host has a whole /64 network,
+/// and an IPv4 host is the same one behind a socket for both.
+pub fn holder(address: IpAddr) -> IpAddr {
+    const NETWORK: u128 = !0 << 64;
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & NETWORK)),
+        address @ IpAddr::V4(_) => address,
+    }
+}
 
 /// A connection whose peer says nothing, not even that it got what was sent, is broken within this time.
 pub const LOST_PEER_TIMEOUT: Duration = Duration::from_secs(40);
@@ -27,6 +43,20 @@ pub fn notice_lost_peers(socket: &impl AsFd, timeout: Duration) -> io::Result<()
 mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn a_network_of_one_host_counts_as_one_peer() {
+        for (address, stands_for) in [
+            ("10.1.2.3", "10.1.2.3"),
+            ("::ffff:10.1.2.3", "10.1.2.3"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("2001:db8:1:2::7", "2001:db8:1:2::"),
+            ("2001:db8:1:3::7", "2001:db8:1:3::"),
+        ] {
+            let [address, stands_for] = [address, stands_for].map(|text| text.parse().expect("an address"));
+            assert_eq!(holder(address), stands_for);
+        }
+    }
 
     #[test]
     fn accepted_connections_have_what_their_listener_has() {

@@ -1,7 +1,8 @@
-//! Who may be connected. When all places are taken, a connection that waits for its peer makes room for a new one: a
-//! flood of connections that do nothing keeps nobody out. One peer address may have half of the places.
+//! Places for connections. When all are taken, a connection that waits for its peer makes room for a new one: a flood of
+//! connections that do nothing keeps nobody out. One peer address may have half of the places; an IPv6 network counts as
+//! one address.
 
-use crate::Disconnect;
+use crate::{Disconnect, peers::holder};
 use std::{
     collections::HashMap,
     net::IpAddr,
@@ -61,8 +62,9 @@ impl Places {
         Arc::new(Self { max, start: Instant::now(), taken: Mutex::default() })
     }
 
-    /// A place for a connection from `peer`. `None` when all that could make room for it have requests under way.
+    /// Takes a place for a connection from `peer`. `None` when all that could make room have requests under way.
     pub(crate) fn take(self: &Arc<Self>, peer: IpAddr, disconnect: Disconnect) -> Option<Place> {
+        let peer = holder(peer);
         let mut taken = self.lock();
         let of_peer = taken.peers.get(&peer).copied().unwrap_or(0);
         if of_peer >= self.max.div_ceil(2) {
@@ -145,7 +147,7 @@ impl Place {
         UnderWay(Arc::clone(&self.state))
     }
 
-    /// For how long nothing has been under way.
+    /// Returns for how long nothing has been under way.
     pub(crate) fn silent_for(&self) -> Option<Duration> {
         let since = self.state.silent_since.load(Relaxed);
         (since != BUSY).then(|| self.state.start.elapsed().saturating_sub(Duration::from_millis(since)))
@@ -221,6 +223,18 @@ mod tests {
         drop(under_way);
         assert!(own[0].0.as_ref().expect("a place").silent_for().is_some());
         assert!(take(&places, 1).0.is_some());
+    }
+
+    #[test]
+    fn a_host_with_many_ipv6_addresses_has_half_of_the_places_at_most() {
+        let places = Places::new(4);
+        let addresses =
+            ["2001:db8::1", "2001:db8::2", "2001:db8::3"].map(|text| text.parse().expect("valid"));
+        let own = addresses.map(|address| {
+            let place = places.take(address, Disconnect::default());
+            place.map(|place| (place.request(), place))
+        });
+        assert_eq!(own.each_ref().map(Option::is_some), [true, true, false]);
     }
 
     #[test]

@@ -130,9 +130,9 @@ pub(super) async fn get(
         Path::Roles => of_state(shared, share, Some("roles"), |state| to_vec(&RolesView::new(state))).await,
         Path::Weights => of_state(shared, share, Some("weights"), |state| to_vec(&WeightsView(state))).await,
         Path::EmptyObject => Ok(json(&serde_json::Map::new())),
-        Path::MetricsSnapshot => Ok(json(&metrics(shared).await?.json())),
+        Path::MetricsSnapshot => Ok(json(&metrics(shared, &share).await?.json())),
         Path::Metrics => {
-            let text = metrics(shared).await?.prometheus().map_err(|error| {
+            let text = metrics(shared, &share).await?.prometheus().map_err(|error| {
                 Refused::new(StatusCode::INTERNAL_SERVER_ERROR, format!("Cannot write the metrics: {error}"))
             })?;
             Ok(([(header::CONTENT_TYPE, PROMETHEUS_TYPE)], text).into_response())
@@ -199,20 +199,22 @@ fn task_query(query: &HashMap<String, String>) -> Result<TaskQuery, Refused> {
     })
 }
 
-async fn metrics(shared: &Shared) -> Result<bellows_runtime::metrics::Snapshot, Refused> {
-    let (copied, started) = (shared.driver.snapshot().await?, shared.identity.started);
-    shared.write(move || snapshot(&copied, started)).await
+async fn metrics(shared: &Shared, share: &Share) -> Result<bellows_runtime::metrics::Snapshot, Refused> {
+    let reader = shared.reader(share.peer())?;
+    let (copied, started) = (reader.copy(shared).await?, shared.identity.started);
+    reader.write(move || snapshot(&copied, started)).await
 }
 
-/// Who asks for what has a name shares it with others.
+/// Answers from a copy of the state; answers that have a name are shared.
 async fn of_state(
     shared: &Shared,
     share: Share,
     name: Option<&'static str>,
     view: impl FnOnce(&State) -> Result<Vec<u8>, serde_json::Error> + Send + 'static,
 ) -> Result<Response, Refused> {
-    let copied = shared.driver.snapshot().await?;
-    let written = shared.write(move || match name {
+    let reader = shared.reader(share.peer())?;
+    let copied = reader.copy(shared).await?;
+    let written = reader.write(move || match name {
         Some(name) => copied.answer(name, view),
         None => view(&copied.state).map(Bytes::from),
     });

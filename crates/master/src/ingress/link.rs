@@ -1,6 +1,6 @@
 //! `POST /api/v1/link`: an agent's connection, records both ways over one request.
-use super::{Refused, Shared, header};
-use crate::{driver::Handle, effects::Stream};
+use super::{Decoders, Refused, Shared, header};
+use crate::{driver::Handle, streams::Stream};
 use axum::{
     body::Body,
     extract::{ConnectInfo, Request},
@@ -11,7 +11,6 @@ use bellows_model::{FrameworkInfo, TaskInfo, TaskState, TaskStatus, limits};
 use bellows_runtime::{
     Disconnect, Share,
     outbox::{Inbox, outbox},
-    work_on,
 };
 use bellows_wire::{
     convert::{ConvertError, agent_from_wire},
@@ -62,9 +61,13 @@ pub(crate) enum LinkError {
 }
 
 impl LinkError {
-    /// Whether the messages that follow can be understood all the same.
+    /// Whether one message cannot be read, though what follows it can.
     fn is_of_one_message(&self) -> bool {
-        matches!(self, Self::Convert(_) | Self::TaskState(_))
+        match self {
+            Self::Convert(_) | Self::TaskState(_) => true,
+            Self::Decode(error) => !matches!(error, DecodeError::NoRoom),
+            _ => false,
+        }
     }
 
     /// Whether the agent said something that it must not.
@@ -83,14 +86,16 @@ pub(super) async fn link(shared: &Arc<Shared>, request: Request) -> Result<Respo
     };
     let id = LinkId(shared.driver.number());
     let (outbox, inbox) = outbox(shared.max_unread_bytes, Some(shared.share(&request)));
-    let share = shared.share(&request);
-    shared.driver.read(move |_, effects| effects.open_link(id, Stream { outbox, disconnect })).await?;
+    let share = Arc::new(shared.share(&request));
+    let stream = Stream::new(outbox, peer.ip(), disconnect);
+    shared.driver.read(move |_, effects| effects.open_link(id, stream)).await??;
 
     let gone = CancellationToken::new();
     let reader = Reader {
         id,
         peer,
         driver: shared.driver.clone(),
+        decoders: shared.decoders.clone(),
         body: request.into_body(),
         share,
         registration_timeout: shared.registration_timeout,
@@ -111,8 +116,9 @@ struct Reader {
     id: LinkId,
     peer: SocketAddr,
     driver: Handle,
+    decoders: Decoders,
     body: Body,
-    share: Share,
+    share: Arc<Share>,
     registration_timeout: Duration,
     registered: bool,
 }
@@ -129,8 +135,8 @@ impl Reader {
                 if error.is_the_agents_fault() {
                     let reason = error.to_string();
                     // The agent would only say the same again. But once it is registered, a refusal would end all that
-                    // it runs.
-                    let refused = match self.registered {
+                    // it runs; and of too many tasks, some may have ended when it comes back.
+                    let refused = match self.registered || matches!(error, LinkError::TooMany { .. }) {
                         false => AgentCommand::Refused { reason },
                         true => AgentCommand::TryLater { reason },
                     };
@@ -172,21 +178,21 @@ impl Reader {
     }
 
     async fn record(&mut self, record: Bytes) -> Result<(), LinkError> {
-        let (share, mut memory) = (&self.share, 0);
-        let message: link::AgentMessage = work_on(record.len(), || {
-            Encoding::Protobuf.decode_if(record, |needed| {
-                memory = needed;
-                share.grow(needed)
-            })
-        })?;
-        let event = match event(self.id, self.peer, &mut self.registered, message) {
-            // It may well be an honest agent's, which would only say it again on its next connection.
-            Err(error) if self.registered && error.is_of_one_message() => {
-                Some(Event::AgentUnreadable { link: self.id, why: error.to_string() })
+        let (link, peer, registered) = (self.id, self.peer, self.registered);
+        let convert =
+            move |message, memory| event(link, peer, registered, message).map(|event| (event, memory));
+        let decoded = self.decoders.decode(Encoding::Protobuf, record, &self.share, convert).await;
+        let (event, memory) = match decoded {
+            Ok(decoded) => decoded,
+            // If the link ended, the agent would say the same again, for ever, and all else that it says were lost.
+            Err(error) if registered && error.is_of_one_message() => {
+                (Some(Event::AgentUnreadable { link, why: error.to_string() }), 0)
             }
-            event => event?,
+            Err(error) => return Err(error),
         };
         if let Some(event) = event {
+            // The first one is the registration.
+            self.registered = true;
             self.driver.tell(event).await.map_err(|_| LinkError::Stopped)?;
         }
         if memory > LARGE {
@@ -205,13 +211,12 @@ impl Reader {
 pub(crate) fn event(
     link: LinkId,
     peer: SocketAddr,
-    registered: &mut bool,
+    registered: bool,
     message: link::AgentMessage,
 ) -> Result<Option<Event>, LinkError> {
-    let message = match (message.message, *registered) {
+    let message = match (message.message, registered) {
         (Some(Message::Register(register)), false) => {
             let registration = registration(register, peer)?;
-            *registered = true;
             return Ok(Some(Event::AgentRegister { link, registration }));
         }
         (Some(Message::Register(_)), true) | (_, false) => return Err(LinkError::OutOfOrder),

@@ -2,6 +2,7 @@
 //!
 //! Decides nothing about the cluster: that is the kernel's, behind the driver.
 mod call;
+mod decode;
 mod heartbeat;
 mod legacy;
 mod link;
@@ -11,23 +12,24 @@ mod refused;
 mod scheduler;
 mod teardown;
 
-use crate::{driver::Handle, identity::Identity};
+use crate::{driver::Handle, identity::Identity, snapshot::Snapshot};
 use axum::{
     Router,
     extract::{ConnectInfo, Request, State},
     http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
-use bellows_runtime::{BodyError, Disconnect, MemoryBudget, Share, read_body, shared_body};
+use bellows_runtime::{BodyError, Disconnect, MemoryBudget, Queued, Share, Turns, read_body, shared_body};
 use bytes::Bytes;
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 pub(crate) use call::Known;
+pub(crate) use decode::Decoders;
 pub(crate) use legacy::Version;
 pub(crate) use link::event as link_event;
 pub(crate) use refused::Refused;
@@ -35,6 +37,8 @@ pub(crate) use teardown::named_framework;
 
 /// Longer queries are no client's: a task's and a framework's id and a page of `/tasks` take a few hundred bytes.
 const MAX_QUERY_BYTES: usize = 4_096;
+/// Nobody waits longer for a copy of the state, or for a turn to make an answer of it.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What every request may need.
 pub(crate) struct Shared {
@@ -46,19 +50,24 @@ pub(crate) struct Shared {
     pub(crate) registration_timeout: Duration,
     pub(crate) max_body_bytes: usize,
     pub(crate) max_unread_bytes: u32,
-    /// For bodies, what they are decoded to, answers and events, of all peers.
+    /// Memory for bodies, what they are decoded to, answers and events, of all peers.
     pub(crate) memory: MemoryBudget,
-    /// Who makes an answer of a copy of the state; others wait.
-    pub(crate) writers: Arc<Semaphore>,
+    /// Turns for making answers of a copy of the state.
+    pub(crate) readers: Arc<Turns>,
+    pub(crate) decoders: Decoders,
 }
 
-impl Shared {
-    /// What the request's peer has of the memory.
-    fn share(&self, request: &Request) -> Share {
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-        let disconnect = request.extensions().get::<Disconnect>().cloned().unwrap_or_default();
-        self.memory.share(peer, disconnect)
+/// One request that is answered from a copy of the state.
+struct Reader(Arc<Queued>);
+
+impl Reader {
+    /// Returns what `wanted` does, unless that takes too long.
+    async fn in_time<T>(&self, wanted: impl Future<Output = T>) -> Result<T, Refused> {
+        timeout(READ_TIMEOUT, wanted).await.map_err(|_| Refused::busy())
+    }
+
+    async fn copy(&self, shared: &Shared) -> Result<Arc<Snapshot>, Refused> {
+        Ok(self.in_time(shared.driver.snapshot()).await??)
     }
 
     /// Does what takes its time and memory on another thread, for few at a time.
@@ -66,16 +75,35 @@ impl Shared {
         &self,
         write: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refused> {
-        let stopped = |_| Refused::from(crate::driver::Stopped);
-        let _turn = self.writers.acquire().await.map_err(stopped)?;
-        tokio::task::spawn_blocking(write).await.map_err(|error| {
+        // Both last until it is done, even if nobody waits for it any longer.
+        let (turn, queued) = (self.in_time(self.0.turn()).await?, Arc::clone(&self.0));
+        let written = tokio::task::spawn_blocking(move || {
+            let _until_done = (turn, queued);
+            write()
+        });
+        written.await.map_err(|error| {
             tracing::error!(%error, "cannot make an answer");
             Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "Cannot write the answer")
         })
     }
 }
 
-/// An answer of that type, which takes its part of the memory until it has left.
+impl Shared {
+    /// Opens the peer's share of the memory.
+    fn share(&self, request: &Request) -> Share {
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+        let disconnect = request.extensions().get::<Disconnect>().cloned().unwrap_or_default();
+        self.memory.share(peer, disconnect)
+    }
+
+    /// Admits one more read of a copy of the state.
+    fn reader(&self, peer: IpAddr) -> Result<Reader, Refused> {
+        self.readers.queue(peer).map(|queued| Reader(Arc::new(queued))).ok_or_else(Refused::busy)
+    }
+}
+
+/// Makes an answer of that type, which takes its part of the memory until it has left.
 fn answer(share: Share, content_type: &'static str, bytes: Bytes) -> Result<Response, Refused> {
     if !share.grow(bytes.len()) {
         return Err(Refused::no_room());

@@ -1,11 +1,10 @@
 //! `POST /api/v1`: the operator API's reads, TEARDOWN, and the stream of events that SUBSCRIBE opens.
 use super::{
-    Refused, Shared, answer, body, header, heartbeat::Heartbeat, legacy::Version, teardown::tear_down,
+    Reader, Refused, Shared, answer, body, header, heartbeat::Heartbeat, legacy::Version, teardown::tear_down,
 };
 use crate::{
-    effects::Stream,
     operator::{self, get_state},
-    snapshot::MAX_WATCHERS,
+    streams::Stream,
     views::metrics::snapshot,
 };
 use axum::{
@@ -19,7 +18,6 @@ use bellows_model::FrameworkId;
 use bellows_runtime::{
     Disconnect, Share,
     outbox::{Inbox, outbox},
-    work_on,
 };
 use bellows_wire::{
     media::{self, Encoding},
@@ -40,10 +38,11 @@ pub(super) async fn call(shared: &Arc<Shared>, request: Request) -> Result<Respo
     let encoding = media::content_type(header(&request, "content-type"))?;
     let answer_in = media::accept(header(&request, "accept"))?;
     let disconnect = request.extensions().get::<Disconnect>().cloned();
-    let (share, of_answer) = (shared.share(&request), shared.share(&request));
+    let (share, of_answer) = (Arc::new(shared.share(&request)), shared.share(&request));
     let unread = shared.share(&request);
     let body = body(request, shared.max_body_bytes, &share).await?;
-    let call: Call = work_on(body.len(), || encoding.decode_if(body, |memory| share.grow(memory)))?;
+    let same = |call: Call, _| Ok::<_, Refused>(call);
+    let call = shared.decoders.decode(encoding, body, &share, same).await?;
     let kind = call.r#type();
     match kind {
         call::Type::Unknown => Err(missing("type")),
@@ -55,8 +54,9 @@ pub(super) async fn call(shared: &Arc<Shared>, request: Request) -> Result<Respo
         // This master has no files to show.
         call::Type::ListFiles | call::Type::ReadFile => Err(Refused::new(StatusCode::NOT_FOUND, "")),
         _ => {
-            let read = read(shared, kind).await?;
-            let body = shared.write(move || answer_in.encode(&read)).await?;
+            let reader = shared.reader(of_answer.peer())?;
+            let read = read(shared, &reader, kind).await?;
+            let body = reader.write(move || answer_in.encode(&read)).await?;
             answer(of_answer, answer_in.media_type(), body)
         }
     }
@@ -66,7 +66,11 @@ fn missing(field: &str) -> Refused {
     Refused::bad_request(format!("Failed to validate master::Call: Expecting '{field}' to be present"))
 }
 
-async fn read(shared: &Shared, kind: call::Type) -> Result<bellows_wire::v1::master::Response, Refused> {
+async fn read(
+    shared: &Shared,
+    reader: &Reader,
+    kind: call::Type,
+) -> Result<bellows_wire::v1::master::Response, Refused> {
     use bellows_wire::v1::master::Response;
     let mut answer = Response::default();
     let kind = match kind {
@@ -97,8 +101,8 @@ async fn read(shared: &Shared, kind: call::Type) -> Result<bellows_wire::v1::mas
             Answer::GetVersion
         }
         call::Type::GetMetrics => {
-            let (copied, started) = (shared.driver.snapshot().await?, shared.identity.started);
-            let snapshot = shared.write(move || snapshot(&copied, started)).await?;
+            let (copied, started) = (reader.copy(shared).await?, shared.identity.started);
+            let snapshot = reader.write(move || snapshot(&copied, started)).await?;
             let metric = |(name, value): (&str, f64)| Metric { name: name.to_owned(), value: Some(value) };
             let metrics = snapshot.values().into_iter().map(metric).collect();
             answer.get_metrics = Some(response::GetMetrics { metrics });
@@ -109,27 +113,27 @@ async fn read(shared: &Shared, kind: call::Type) -> Result<bellows_wire::v1::mas
             Answer::GetLoggingLevel
         }
         call::Type::GetState => {
-            answer.get_state = Some(of_state(shared, get_state).await?);
+            answer.get_state = Some(of_state(shared, reader, get_state).await?);
             Answer::GetState
         }
         call::Type::GetAgents => {
-            answer.get_agents = Some(of_state(shared, operator::get_agents).await?);
+            answer.get_agents = Some(of_state(shared, reader, operator::get_agents).await?);
             Answer::GetAgents
         }
         call::Type::GetFrameworks => {
-            answer.get_frameworks = Some(of_state(shared, operator::get_frameworks).await?);
+            answer.get_frameworks = Some(of_state(shared, reader, operator::get_frameworks).await?);
             Answer::GetFrameworks
         }
         call::Type::GetExecutors => {
-            answer.get_executors = Some(of_state(shared, operator::get_executors).await?);
+            answer.get_executors = Some(of_state(shared, reader, operator::get_executors).await?);
             Answer::GetExecutors
         }
         call::Type::GetTasks => {
-            answer.get_tasks = Some(of_state(shared, operator::get_tasks).await?);
+            answer.get_tasks = Some(of_state(shared, reader, operator::get_tasks).await?);
             Answer::GetTasks
         }
         call::Type::GetRoles => {
-            answer.get_roles = Some(of_state(shared, operator::get_roles).await?);
+            answer.get_roles = Some(of_state(shared, reader, operator::get_roles).await?);
             Answer::GetRoles
         }
         call::Type::GetMaster => {
@@ -148,7 +152,7 @@ async fn read(shared: &Shared, kind: call::Type) -> Result<bellows_wire::v1::mas
         }
         call::Type::GetWeights => {
             // Mesos leaves out an empty list together with its frame.
-            let weights = of_state(shared, operator::get_weights).await?;
+            let weights = of_state(shared, reader, operator::get_weights).await?;
             answer.get_weights = Some(weights).filter(|weights| !weights.weight_infos.is_empty());
             Answer::GetWeights
         }
@@ -172,9 +176,13 @@ async fn read(shared: &Shared, kind: call::Type) -> Result<bellows_wire::v1::mas
     Ok(answer)
 }
 
-async fn of_state<T: Send + 'static>(shared: &Shared, read: fn(&State) -> T) -> Result<T, Refused> {
-    let copied = shared.driver.snapshot().await?;
-    shared.write(move || read(&copied.state)).await
+async fn of_state<T: Send + 'static>(
+    shared: &Shared,
+    reader: &Reader,
+    read: fn(&State) -> T,
+) -> Result<T, Refused> {
+    let copied = reader.copy(shared).await?;
+    reader.write(move || read(&copied.state)).await
 }
 
 async fn watch(
@@ -185,11 +193,10 @@ async fn watch(
     unread: Share,
 ) -> Result<Response, Refused> {
     let disconnect = disconnect.ok_or_else(|| Refused::bad_request("Not on a connection"))?;
+    let (peer, reader) = (unread.peer(), shared.reader(unread.peer())?);
     let (outbox, inbox) = outbox(shared.max_unread_bytes, Some(unread));
-    let watcher = Stream { outbox, disconnect };
-    let copied = shared.driver.snapshot_and_watch(Some(watcher)).await?.map_err(|_| {
-        Refused::new(StatusCode::SERVICE_UNAVAILABLE, format!("{MAX_WATCHERS} operators watch already"))
-    })?;
+    let watcher = Stream::new(outbox, peer, disconnect);
+    let copied = reader.in_time(shared.driver.snapshot_and_watch(Some(watcher))).await???;
     let interval = shared.heartbeat.as_secs_f64();
     let subscribed = move || {
         encoding.encode_record(&Event {
@@ -201,7 +208,7 @@ async fn watch(
             ..Default::default()
         })
     };
-    let subscribed = shared.write(subscribed).await?;
+    let subscribed = reader.write(subscribed).await?;
     if !of_state.grow(subscribed.len()) {
         return Err(Refused::no_room());
     }
@@ -222,7 +229,7 @@ async fn watch(
 struct Events {
     /// Until it is told.
     subscribed: Option<Bytes>,
-    /// The memory of that, until the next event is asked for.
+    /// Its memory, until the next event is asked for.
     of_state: Option<Share>,
     heartbeat: Heartbeat,
     inbox: Inbox<Arc<Event>>,

@@ -1,5 +1,5 @@
 //! What a bad request gets: a status and one line of text, worded as Mesos words it.
-use crate::driver::Stopped;
+use crate::{driver::Stopped, streams::NoPlace};
 use axum::{
     http::{Method, StatusCode, header},
     response::{IntoResponse, Response},
@@ -36,6 +36,11 @@ impl Refused {
 
     pub(crate) fn no_room() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "There is no memory left for this: try again")
+    }
+
+    /// Too many like it are under way, or took too long.
+    pub(crate) fn busy() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "Too many requests are under way: try again")
     }
 
     /// A call that Mesos knows and this master does not carry out.
@@ -77,6 +82,12 @@ impl From<CallError> for Refused {
             _ => StatusCode::BAD_REQUEST,
         };
         Self::new(status, error.to_string())
+    }
+}
+
+impl From<NoPlace> for Refused {
+    fn from(_: NoPlace) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "Too many streams are open, or of this address: try again")
     }
 }
 

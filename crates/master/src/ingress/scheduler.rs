@@ -5,7 +5,7 @@ use super::{
     header,
     heartbeat::Heartbeat,
 };
-use crate::{driver::Handle, effects::Stream, speech::scheduler_event};
+use crate::{driver::Handle, speech::scheduler_event, streams::Stream};
 use axum::{
     body::Body,
     extract::Request,
@@ -17,7 +17,6 @@ use bellows_model::{Capability, FrameworkId, FrameworkInfo, StreamId};
 use bellows_runtime::{
     Disconnect, Share,
     outbox::{Inbox, outbox},
-    work_on,
 };
 use bellows_wire::{
     convert::ResourceFormat,
@@ -34,12 +33,14 @@ pub(super) async fn call(shared: &Arc<Shared>, request: Request) -> Result<Respo
     let accept = header(&request, "accept").map(str::to_owned);
     let stream = header(&request, STREAM_ID).map(str::to_owned);
     let disconnect = request.extensions().get::<Disconnect>().cloned();
-    let (share, of_stream) = (shared.share(&request), shared.share(&request));
+    let (share, of_stream) = (Arc::new(shared.share(&request)), shared.share(&request));
     let body = body(request, shared.max_body_bytes, &share).await?;
-    let call: scheduler::Call =
-        work_on(body.len(), || encoding.decode_if(body, |memory| share.grow(memory)))?;
-    let framework_id = call.framework_id.clone();
-    match Known::try_from(call)? {
+    let known = |call: scheduler::Call, _| {
+        let framework_id = call.framework_id.clone();
+        Ok::<_, Refused>((framework_id, Known::try_from(call)?))
+    };
+    let (framework_id, call) = shared.decoders.decode(encoding, body, &share, known).await?;
+    match call {
         Known::Subscribe { info, suppressed_roles } => {
             let encoding = media::accept(accept.as_deref())?;
             if stream.is_some() {
@@ -78,7 +79,7 @@ async fn other(
     Ok(status.into_response())
 }
 
-/// What becomes of a peer that does not read its events.
+/// How to bound and cut a peer that does not read its events.
 struct Unread {
     disconnect: Disconnect,
     share: Share,
@@ -92,6 +93,7 @@ async fn subscribe(
     Unread { disconnect, share }: Unread,
 ) -> Result<Response, Refused> {
     let id = StreamId::new(uuid::Uuid::new_v4().to_string());
+    let peer = share.peer();
     let (outbox, inbox) = outbox(shared.max_unread_bytes, Some(share));
     let resources = if info.has(Capability::ReservationRefinement) {
         ResourceFormat::Refined
@@ -108,7 +110,8 @@ async fn subscribe(
         _closed: Closed { id: id.clone(), driver: shared.driver.clone() },
     };
     let (driver, stream) = (&shared.driver, id.clone());
-    driver.read(move |_, effects| effects.open_stream(stream, Stream { outbox, disconnect })).await?;
+    let opened = Stream::new(outbox, peer, disconnect);
+    driver.read(move |_, effects| effects.open_stream(stream, opened)).await??;
     let stream = id.clone();
     driver.ask(|request| Event::Subscribe { request, stream, info, suppressed_roles }).await??;
     let headers = [("content-type", encoding.media_type()), (STREAM_ID, id.as_str())];
