@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(one.read("own", 0, 9).expect("readable"), b"own");
         for path in ["root", "dir/other", "moved", "link"] {
             assert!(matches!(read(&format!("c1/{path}")), Err(FilesError::Foreign)), "{path}");
-            assert!(!matches!(one.read(path, 0, 9), Ok(_)), "{path}");
+            assert!(one.read(path, 0, 9).is_err(), "{path}");
         }
         assert!(matches!(read("c2/../c1/moved"), Err(FilesError::NotFound)));
         for (path, listed) in [
