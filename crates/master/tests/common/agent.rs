@@ -116,6 +116,16 @@ impl Agent {
     }
 
     pub async fn update(&self, framework_id: &str, task_id: &str, state: v1::TaskState) {
+        self.update_with(framework_id, task_id, state, v1::Labels::default()).await;
+    }
+
+    pub async fn update_with(
+        &self,
+        framework_id: &str,
+        task_id: &str,
+        state: v1::TaskState,
+        labels: v1::Labels,
+    ) {
         let status = v1::TaskStatus {
             task_id: v1::TaskId { value: task_id.to_owned() },
             state: state.into(),
@@ -139,6 +149,7 @@ impl Agent {
                 executor_pid: Some(4_242),
                 ..Default::default()
             }),
+            labels: Some(labels).filter(|labels| !labels.labels.is_empty()),
             ..Default::default()
         };
         let framework_id = v1::FrameworkId { value: framework_id.to_owned() };
