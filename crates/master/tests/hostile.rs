@@ -5,7 +5,7 @@ mod common;
 use bellows_master::{Config, Limits, start};
 use bellows_wire::{
     link::{Pong, agent_message::Message},
-    v1::{Label, Labels, TaskState},
+    v1::{Label, Labels, TaskState, TaskStatus},
 };
 use common::{Connection, Framework, JSON, agent::Agent, config, get, master, patiently, post};
 use serde_json::json;
@@ -149,7 +149,8 @@ async fn a_message_that_cannot_be_read_does_not_end_an_agents_link() {
     agent.update(&framework.id, "", TaskState::TaskRunning).await;
     agent.say_bytes("3\nxyz".into()).await;
     let pad = Label { key: "k".to_owned(), value: Some("v".repeat(100 << 10)) };
-    agent.update_with(&framework.id, "t", TaskState::TaskRunning, Labels { labels: vec![pad] }).await;
+    let with_pad = |status: &mut TaskStatus| status.labels = Some(Labels { labels: vec![pad] });
+    agent.update_with(&framework.id, "t", TaskState::TaskRunning, with_pad).await;
     agent.say(Message::Pong(Pong { seq: 0 })).await;
     agent.update(&framework.id, "t", TaskState::TaskFinished).await;
     patiently(async {

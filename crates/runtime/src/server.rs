@@ -278,8 +278,10 @@ impl Connection {
 fn prepare(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
     // Events are small and must not wait for each other.
     stream.set_nodelay(true)?;
-    // Also of what the system holds for a peer that does not read, or is gone.
+    // Also of what the system holds for a peer that does not read, or is gone. The listener may have a shorter time.
     let timeout = u32::try_from(limits.answer_timeout.as_millis()).unwrap_or(u32::MAX);
+    let inherited = rustix::net::sockopt::tcp_user_timeout(stream)?;
+    let timeout = if inherited == 0 { timeout } else { timeout.min(inherited) };
     Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, timeout)?)
 }
 

@@ -116,7 +116,7 @@ impl Agent {
     }
 
     pub async fn update(&self, framework_id: &str, task_id: &str, state: v1::TaskState) {
-        self.update_with(framework_id, task_id, state, v1::Labels::default()).await;
+        self.update_with(framework_id, task_id, state, |_| {}).await;
     }
 
     pub async fn update_with(
@@ -124,9 +124,9 @@ impl Agent {
         framework_id: &str,
         task_id: &str,
         state: v1::TaskState,
-        labels: v1::Labels,
+        change: impl FnOnce(&mut v1::TaskStatus),
     ) {
-        let status = v1::TaskStatus {
+        let mut status = v1::TaskStatus {
             task_id: v1::TaskId { value: task_id.to_owned() },
             state: state.into(),
             source: Some(v1::task_status::Source::Executor.into()),
@@ -149,9 +149,9 @@ impl Agent {
                 executor_pid: Some(4_242),
                 ..Default::default()
             }),
-            labels: Some(labels).filter(|labels| !labels.labels.is_empty()),
             ..Default::default()
         };
+        change(&mut status);
         let framework_id = v1::FrameworkId { value: framework_id.to_owned() };
         self.say(agent_message::Message::StatusUpdate(StatusUpdate {
             framework_id,
