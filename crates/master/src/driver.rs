@@ -23,7 +23,7 @@ const QUEUE: usize = 1_024;
 
 pub(crate) type Answer = Result<Response, CallError>;
 
-/// How long a driver may take until it answers, which is a matter of milliseconds: longer, and it is not alive.
+/// Longest time until a driver that lives answers, which is a matter of milliseconds.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// The master is stopping and answers no more.
@@ -66,7 +66,7 @@ impl Handle {
         self.sender.send(Message::Event(event)).await.map_err(|_| Stopped)
     }
 
-    /// Answered when the event has been decided upon, not when its effects have arrived anywhere.
+    /// Sends an event and waits for its answer, which comes when it has been decided upon, not when its effects have arrived anywhere.
     pub(crate) async fn ask(&self, event: impl FnOnce(RequestId) -> Event) -> Result<Answer, Stopped> {
         let (answer, answered) = oneshot::channel();
         let request = RequestId(self.number());
@@ -75,7 +75,7 @@ impl Handle {
         answered.await.map_err(|_| Stopped)
     }
 
-    /// The state as it is after this was asked for, or later, shared by all who ask at about the same time.
+    /// Returns the state as it is after this was asked for, or later; all who ask at about the same time share one.
     pub(crate) async fn snapshot(&self) -> Result<Arc<Snapshot>, Stopped> {
         self.snapshot_and_watch(None).await.and_then(|snapshot| snapshot.map_err(|_| Stopped))
     }
@@ -109,7 +109,7 @@ impl Handle {
         answered.await.map_err(|_| Stopped)
     }
 
-    /// For destructors, which cannot wait.
+    /// Tells it from a destructor, which cannot wait.
     pub(crate) fn tell_later(&self, event: Event) {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let handle = self.clone();
@@ -139,7 +139,7 @@ impl Driver {
         (Self { clock, state, effects, messages, snapshots: Snapshots::default(), stopping }, handle)
     }
 
-    /// Ends when asked to; every stream and link ends with it.
+    /// Runs until asked to stop; every stream and link ends with it.
     pub(crate) async fn run(mut self) {
         loop {
             // One slice between two events, whatever waits.

@@ -189,7 +189,7 @@ fn announced(bound: SocketAddr, ip: Option<IpAddr>, port: Option<u16>) -> Socket
     SocketAddr::new(ip, port.unwrap_or(bound.port()))
 }
 
-/// What `/flags` shows: the settings that are in force, under Mesos' names.
+/// Returns what `/flags` shows: the settings that are in force, under Mesos' names.
 fn flags(kernel: &KernelConfig, identity: &identity::Identity) -> Vec<(&'static str, String)> {
     let secs = |duration: Duration| format!("{}secs", duration.as_secs_f64());
     let milli = |value: i64| value as f64 / 1_000.0;

@@ -175,7 +175,7 @@ fn task_to_operator(task: &Task) -> v1::Task {
     }
 }
 
-/// Frameworks' own executors; those of command tasks are not listed, as in Mesos.
+/// Returns frameworks' own executors; those of command tasks are not listed, as in Mesos.
 pub(crate) fn get_executors(state: &State) -> GetExecutors {
     let executors =
         executors(state).map(|(agent_id, framework_id, executor)| response::get_executors::Executor {
@@ -201,7 +201,7 @@ pub(crate) fn get_roles(state: &State) -> GetRoles {
     GetRoles { roles: roles.collect() }
 }
 
-/// What an operator set.
+/// Returns the weights that an operator set.
 pub(crate) fn get_weights(state: &State) -> GetWeights {
     let weights = state.config.role_weights.keys();
     let weight_infos = weights
@@ -210,7 +210,7 @@ pub(crate) fn get_weights(state: &State) -> GetWeights {
     GetWeights { weight_infos }
 }
 
-/// 1 unless an operator set another one.
+/// Returns a role's weight: 1 unless an operator set another one.
 pub(crate) fn weight(state: &State, role: &str) -> f64 {
     state.config.role_weights.get(role).map_or(1.0, |thousandths| f64::from(*thousandths) / 1_000.0)
 }
@@ -233,7 +233,7 @@ impl RoleUse<'_> {
     }
 }
 
-/// Every role that a framework is in or that something is reserved for.
+/// Returns every role that a framework is in or that something is reserved for.
 pub(crate) fn roles(state: &State) -> BTreeMap<&str, RoleUse<'_>> {
     let mut roles = BTreeMap::<&str, RoleUse<'_>>::new();
     for (id, framework) in &state.frameworks {
@@ -263,7 +263,7 @@ pub(crate) fn roles(state: &State) -> BTreeMap<&str, RoleUse<'_>> {
     roles
 }
 
-/// What those who watch are told. `None` when what it names is forgotten already.
+/// Returns what those who watch are told; `None` when what it names is forgotten already.
 pub(crate) fn observed(state: &State, observation: Observation) -> Option<Event> {
     let mut event = Event::default();
     // To gather all that one framework has would keep everybody waiting, at each of many that come at once.

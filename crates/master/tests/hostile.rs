@@ -3,7 +3,11 @@
 mod common;
 
 use bellows_master::{Config, Limits, start};
-use common::{Connection, Framework, JSON, config, get, master, patiently, post};
+use bellows_wire::{
+    link::{Pong, agent_message::Message},
+    v1::{Label, Labels, TaskState, TaskStatus},
+};
+use common::{Connection, Framework, JSON, agent::Agent, config, get, master, patiently, post};
 use serde_json::json;
 use std::{net::SocketAddr, time::Duration};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -129,5 +133,29 @@ async fn a_query_without_end_is_refused() {
     let master = master().await;
     let path = format!("/tasks?{}", "a&".repeat(10_000));
     assert_eq!(get(master.local_addr(), &path).await.status, 414);
+    master.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_does_not_end_an_agents_link() {
+    let master = master().await;
+    let address = master.local_addr();
+    let mut agent = Agent::register(address).await;
+    let mut framework = Framework::subscribe(address).await;
+    let offer = framework.offer().await;
+    assert_eq!(framework.launch(&offer, "t").await.status, 202);
+    agent.launched().await;
+    // An empty name, a record that is no message, and a label that is too long.
+    agent.update(&framework.id, "", TaskState::TaskRunning).await;
+    agent.say_bytes("3\nxyz".into()).await;
+    let pad = Label { key: "k".to_owned(), value: Some("v".repeat(100 << 10)) };
+    let with_pad = |status: &mut TaskStatus| status.labels = Some(Labels { labels: vec![pad] });
+    agent.update_with(&framework.id, "t", TaskState::TaskRunning, with_pad).await;
+    agent.say(Message::Pong(Pong { seq: 0 })).await;
+    agent.update(&framework.id, "t", TaskState::TaskFinished).await;
+    patiently(async {
+        while framework.next("UPDATE").await["update"]["status"]["state"] != "TASK_FINISHED" {}
+    })
+    .await;
     master.stop().await;
 }

@@ -323,18 +323,13 @@ async fn who_does_not_read_is_disconnected_and_nobody_else_is_harmed() {
         let offer = framework.offer().await;
         assert_eq!(framework.launch(&offer, "t").await.status, 202);
     }
-    // An executor's messages, until more waits than the socket's buffers and the outbox take.
-    let message = |framework: &Framework| bellows_wire::link::ExecutorMessage {
-        framework_id: bellows_wire::v1::FrameworkId { value: framework.id.clone() },
-        executor_id: bellows_wire::v1::ExecutorId { value: "e".to_owned() },
-        data: vec![7; 48 << 10].into(),
-    };
-    let (to_deaf, to_reading) = (message(&deaf), message(&reading));
-    let said = bellows_wire::link::agent_message::Message::ExecutorMessage;
+    // Updates, until more waits than the socket's buffers and the outbox take.
+    let large = |status: &mut bellows_wire::v1::TaskStatus| status.data = Some(vec![7; 48 << 10].into());
     loop {
-        agent.say(said(to_deaf.clone())).await;
-        agent.say(said(to_reading.clone())).await;
-        reading.stream.next("MESSAGE").await;
+        for framework in [&deaf, &reading] {
+            agent.update_with(&framework.id, "t", TaskState::TaskRunning, large).await;
+        }
+        reading.next("UPDATE").await;
         let answer = operator(address, json!({"type": "GET_FRAMEWORKS"})).await.json();
         let frameworks = answer["get_frameworks"]["frameworks"].as_array().unwrap();
         let of = |id: &str| frameworks.iter().find(|one| one["framework_info"]["id"]["value"] == id).unwrap();

@@ -14,7 +14,7 @@ use std::{
 };
 use tokio::time::timeout;
 
-/// How long a request's body may take to arrive.
+/// Longest time for a request's body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest pause between two parts of a request's body.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(15);

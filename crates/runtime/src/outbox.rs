@@ -1,4 +1,4 @@
-//! What waits to be written to one peer, bounded in bytes: a peer that does not read is noticed, nobody waits for it.
+//! An outbox: what waits to be written to one peer, bounded in bytes: a peer that does not read is noticed, nobody waits for it.
 use crate::Share;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -25,7 +25,7 @@ pub struct Inbox<T> {
     share: Option<Arc<Share>>,
 }
 
-/// `room_bytes` for this peer alone; `share` is what it has of the memory that all peers share.
+/// Makes an outbox and its inbox. `room_bytes` are for this peer alone; `share` is what it has of the memory that all peers share.
 pub fn outbox<T>(room_bytes: u32, share: Option<Share>) -> (Outbox<T>, Inbox<T>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(room_bytes as usize));
@@ -34,7 +34,7 @@ pub fn outbox<T>(room_bytes: u32, share: Option<Share>) -> (Outbox<T>, Inbox<T>)
 }
 
 impl<T> Outbox<T> {
-    /// Never waits. One item that outweighs all room fits while nothing else waits.
+    /// Puts an item behind those that wait; never waits. One item that outweighs all room fits while nothing else waits.
     pub fn push(&self, item: T, bytes: usize) -> Result<(), Full> {
         let weight = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, self.room_bytes);
         let permit = Arc::clone(&self.room).try_acquire_many_owned(weight).map_err(|_| Full)?;
@@ -67,7 +67,7 @@ impl<T> Outbox<T> {
 }
 
 impl<T> Inbox<T> {
-    /// `None` once the outbox is dropped and everything is read.
+    /// Returns the next item; `None` once the outbox is dropped and everything is read.
     pub async fn next(&mut self) -> Option<T> {
         let (permit, item) = self.receiver.recv().await?;
         if let Some(share) = &self.share {

@@ -1,6 +1,6 @@
 //! One listening socket that speaks HTTP/1.1 and HTTP/2 without TLS, within bounds.
 //!
-//! What is served is the caller's; this bounds who may connect, how long they may say nothing or read nothing, and how
+//! The caller supplies the service; this bounds who may connect, how long they may say nothing or read nothing, and how
 //! it ends.
 use crate::{
     body::{Answer, Untaken},
@@ -33,13 +33,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub struct Limits {
     /// When all are taken, one that is silent makes room for a new one. One peer address may have half of them.
     pub max_connections: usize,
-    /// So long a connection may take for a request's head; one that says nothing is closed after it.
+    /// Longest time for a request's head; a connection that says nothing is closed after it.
     pub header_timeout: Duration,
-    /// Of an HTTP/2 peer that answers no ping, after which its connection is closed.
+    /// Time after which the connection of an HTTP/2 peer that answers no ping is closed.
     pub ping_timeout: Duration,
-    /// So long a connection may be without a request.
+    /// Longest time without a request.
     pub idle_timeout: Duration,
-    /// So long a peer may take to read 64 KiB of an answer, or one record of a stream.
+    /// Longest time to read 64 KiB of an answer, or one record of a stream.
     pub answer_timeout: Duration,
 }
 
@@ -50,7 +50,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// For one of so many servers in this process, which share what it may open.
+    /// Makes the limits for one of several servers in this process, which share what it may open.
     pub fn of_servers(servers: usize) -> Self {
         Self {
             max_connections: descriptors::connections(servers),
@@ -188,7 +188,7 @@ impl Accepting {
 
 /// Streams of one HTTP/2 connection at the same time; an agent needs one.
 const MAX_STREAMS: u32 = 64;
-/// What of answers, or of requests' heads, is held for one connection or stream.
+/// Buffer of one connection or stream, for answers or requests' heads.
 const BUFFER_BYTES: usize = 64 << 10;
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 512 << 10;
@@ -278,8 +278,10 @@ impl Connection {
 fn prepare(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
     // Events are small and must not wait for each other.
     stream.set_nodelay(true)?;
-    // Also of what the system holds for a peer that does not read, or is gone.
+    // Also of what the system holds for a peer that does not read, or is gone. The listener may have a shorter time.
     let timeout = u32::try_from(limits.answer_timeout.as_millis()).unwrap_or(u32::MAX);
+    let inherited = rustix::net::sockopt::tcp_user_timeout(stream)?;
+    let timeout = if inherited == 0 { timeout } else { timeout.min(inherited) };
     Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, timeout)?)
 }
 

@@ -1,4 +1,4 @@
-//! What a process cannot do without: when one such task or thread ends, by itself or by a panic, the process is to end.
+//! Vital tasks: those that a process cannot do without. When one such task or thread ends, by itself or by a panic, the process is to end.
 //!
 //! Each takes a [`Guard`] along; `main` waits for [`Vital::ended`] beside the signal that tells it to stop.
 
@@ -37,7 +37,7 @@ impl Vital {
         Self(Arc::new(watch::channel(None).0))
     }
 
-    /// To be moved into the task or thread that is called `what` in the log.
+    /// Makes a guard to move into the task or thread that is called `what` in the log.
     pub fn guard(&self, what: &'static str) -> Guard {
         Guard { what, vital: self.clone() }
     }

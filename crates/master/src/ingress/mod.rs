@@ -111,7 +111,7 @@ fn answer(share: Share, content_type: &'static str, bytes: Bytes) -> Result<Resp
     Ok(([("content-type", content_type)], shared_body(bytes, share)).into_response())
 }
 
-/// Who leads the cluster; everything that names or redirects to the leader asks here.
+/// Knows who leads the cluster; everything that names or redirects to the leader asks here.
 #[derive(Debug, Clone)]
 pub(crate) struct Leadership {
     leader: bellows_election::Leader,
@@ -167,14 +167,14 @@ async fn dispatch(shared: &Arc<Shared>, request: Request) -> Result<Response, Re
     }
 }
 
-/// The path without what may be left out: `/master` before it, a slash after it.
+/// Returns the path without what may be left out: `/master` before it, a slash after it.
 fn plain_path(path: &str) -> &str {
     let path =
         path.strip_prefix("/master").filter(|rest| rest.is_empty() || rest.starts_with('/')).unwrap_or(path);
     path.trim_end_matches('/')
 }
 
-/// The query, decoded; a name that comes twice counts the last time.
+/// Decodes the query; a name that comes twice counts the last time.
 fn query(uri: &Uri) -> std::collections::HashMap<String, String> {
     axum::extract::Query::try_from_uri(uri).map(|query| query.0).unwrap_or_default()
 }

@@ -116,7 +116,17 @@ impl Agent {
     }
 
     pub async fn update(&self, framework_id: &str, task_id: &str, state: v1::TaskState) {
-        let status = v1::TaskStatus {
+        self.update_with(framework_id, task_id, state, |_| {}).await;
+    }
+
+    pub async fn update_with(
+        &self,
+        framework_id: &str,
+        task_id: &str,
+        state: v1::TaskState,
+        change: impl FnOnce(&mut v1::TaskStatus),
+    ) {
+        let mut status = v1::TaskStatus {
             task_id: v1::TaskId { value: task_id.to_owned() },
             state: state.into(),
             source: Some(v1::task_status::Source::Executor.into()),
@@ -141,6 +151,7 @@ impl Agent {
             }),
             ..Default::default()
         };
+        change(&mut status);
         let framework_id = v1::FrameworkId { value: framework_id.to_owned() };
         self.say(agent_message::Message::StatusUpdate(StatusUpdate {
             framework_id,
