@@ -22,7 +22,9 @@ impl Output {
     /// Its index is kept in memory if it is no longer than `max_kept_bytes`.
     pub fn open(dir: &Path, max_kept_bytes: u64) -> Option<Output> {
         let data = MapOutput::open_data(path(dir, "shuffle_0_0_0.data"), None, Look::Disk).ok()?;
-        MapOutput::open(path(dir, "shuffle_0_0_0.index"), data, max_kept_bytes, None, Look::Disk).ok().map(Output)
+        MapOutput::open(path(dir, "shuffle_0_0_0.index"), data, max_kept_bytes, None, Look::Disk)
+            .ok()
+            .map(Output)
     }
 
     /// Which part of the data file the partitions are.

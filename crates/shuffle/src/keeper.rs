@@ -15,8 +15,7 @@ use bellows_syscall::open_without_symlinks;
 
 use crate::config::{KEEPER_DIR, LEDGER_DIR, LEDGER_ENTRY_LIMIT_BYTES};
 
-const OPEN_DIR: OFlags =
-    OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const OPEN_DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const READ_FILE: OFlags =
     OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -176,7 +175,8 @@ mod tests {
         let program = dir.path().join("test");
         std::fs::copy(std::env::current_exe().expect("this one"), &program).expect("copied");
         let mut child = std::process::Command::new(program);
-        child.args(["--exact", "keeper::tests::a_ledger_that_this_user_may_not_read_is_noticed_at_the_start"]);
+        child
+            .args(["--exact", "keeper::tests::a_ledger_that_this_user_may_not_read_is_noticed_at_the_start"]);
         let output = child.env(ROOT, &root).current_dir("/").uid(STRANGER).output().expect("runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }

@@ -357,8 +357,7 @@ impl Service {
             let (at_index, at_data, began) = (index.clone(), data.clone(), self.files.now());
             let (of_index, of_data) = (index_dir.owner(), data_dir.owner());
             let data = move || MapOutput::open_data(data, of_data, Look::Disk);
-            let open =
-                move |data| MapOutput::open(index, data, MAX_KEPT_INDEX_BYTES, of_index, Look::Disk);
+            let open = move |data| MapOutput::open(index, data, MAX_KEPT_INDEX_BYTES, of_index, Look::Disk);
             let output = if self.disks.of(&at_index) == self.disks.of(&at_data) {
                 self.disks.wait(&at_index, move || open(data()?)).await??
             } else {
@@ -425,8 +424,9 @@ impl Service {
         blocks: Vec<String>,
     ) -> Result<i32, CallError> {
         let (app, executor) = self.find(app, executor)?;
-        let is_removable =
-            |block: &str| is_plain_file_name(block) && ["shuffle", "rdd_"].iter().any(|of| block.starts_with(of));
+        let is_removable = |block: &str| {
+            is_plain_file_name(block) && ["shuffle", "rdd_"].iter().any(|of| block.starts_with(of))
+        };
         let blocks: Vec<&String> = blocks.iter().filter(|block| is_removable(block)).collect();
         for (shuffle, map) in blocks.iter().filter_map(|block| map_of_file(block)) {
             self.files.forget_output(&OutputKey { executor: executor.serial, shuffle, map });
@@ -434,7 +434,8 @@ impl Service {
         let places = blocks.into_iter().map(|block| executor.dirs.place(block));
         let paths = places.filter(|(dir, _)| !app.spares(dir.real())).map(|(_, path)| path);
         let owner = app.owner();
-        let remove = move |path: &Path| tidy::remove_file(path, owner).map_err(|error| (path.to_owned(), error));
+        let remove =
+            move |path: &Path| tidy::remove_file(path, owner).map_err(|error| (path.to_owned(), error));
         let mut count = 0;
         for removed in self.disks.wait_for_each(For::Deleting, paths, remove).await? {
             match removed {
@@ -605,7 +606,8 @@ mod tests {
         };
         let (key, began) = (OutputKey { executor: 1, shuffle: 0, map: 0 }, service.asked());
         let open_data = || MapOutput::open_data(data.clone(), None, Look::Disk).expect("opens");
-        let with_index = |data| MapOutput::open(index.clone(), data, 1 << 10, None, Look::Disk).expect("sound");
+        let with_index =
+            |data| MapOutput::open(index.clone(), data, 1 << 10, None, Look::Disk).expect("sound");
         write(b"older and longer");
         let older = open_data();
         write(b"newer");

@@ -162,8 +162,8 @@ mod tests {
     use crate::registry::Registry;
     use crate::security::Security;
     use crate::store::{Recovered, Store};
-    use bellows_transport::rpc::ExecutorInfo;
     use crate::tidy::Doomed;
+    use bellows_transport::rpc::ExecutorInfo;
     use std::path::{Path, PathBuf};
 
     const DAY: Duration = Duration::from_secs(24 * 3600);

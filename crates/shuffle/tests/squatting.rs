@@ -176,7 +176,7 @@ async fn what_another_user_wrote_is_neither_served_nor_deleted() {
     // A whole directory in place of the one that was registered, also where a restart comes between.
     let strangers = make(&bench, "strangers");
     let theirs = write(&strangers, "00/precious");
-    [&strangers, &strangers.join("00"), &theirs].map(|path| give(path, STRANGER));
+    [&strangers, &strangers.join("00"), &theirs].into_iter().for_each(|path| give(path, STRANGER));
     std::fs::rename(&dir, bench.disk().join("old")).expect("moved");
     std::fs::rename(&strangers, &dir).expect("moved");
     bench.admin().executor_departed("evil", "1").await.expect("noted");
@@ -213,7 +213,10 @@ async fn a_drivers_fresh_directory_is_not_deleted_for_whoever_registers_it() {
     service.stop().await;
     // Nor is it a duty that the next start takes up.
     let service = bench.start().await;
-    assert_eq!(bench.admin().remove_app("evil").await.expect("answered"), bellows_shuffle::Removal::default());
+    assert_eq!(
+        bench.admin().remove_app("evil").await.expect("answered"),
+        bellows_shuffle::Removal::default()
+    );
     assert!(exists(&broadcast) && exists(&private));
     service.stop().await;
 }

@@ -185,7 +185,8 @@ mod tests {
             let files = BlockFiles::new(index_bytes, 64);
             for map in 0..1000 {
                 let data = MapOutput::open_data(data.clone(), None, Look::Disk).expect("opens");
-                let output = MapOutput::open(index.clone(), data, max_kept_bytes, None, Look::Disk).expect("sound");
+                let output =
+                    MapOutput::open(index.clone(), data, max_kept_bytes, None, Look::Disk).expect("sound");
                 drop(files.keep(OutputKey { map, ..KEY }, Arc::new(output)));
             }
             let count = files.outputs.len();

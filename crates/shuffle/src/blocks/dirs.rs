@@ -155,9 +155,7 @@ impl LocalDir {
         let (path, refused) = (Path::new(told), |of: fn(String) -> DirError| of(told.to_owned()).into());
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => refused(DirError::NotThere),
-            io::ErrorKind::PermissionDenied => {
-                DirError::NoAccess(told.to_owned(), source.to_string()).into()
-            }
+            io::ErrorKind::PermissionDenied => DirError::NoAccess(told.to_owned(), source.to_string()).into(),
             // Its length and its links are the doing of whoever names it.
             _ if is_refusal(&source) => refused(DirError::NotThere),
             _ => FindError::Disk { path: path.to_owned(), source },

@@ -147,12 +147,7 @@ impl Service {
     }
 
     /// The duty ends when nothing is left that could still go, and that is stored.
-    async fn delete_dirs_of(
-        &self,
-        app: &str,
-        disk: Disk,
-        dirs: Doomed,
-    ) -> Result<Removal, CallError> {
+    async fn delete_dirs_of(&self, app: &str, disk: Disk, dirs: Doomed) -> Result<Removal, CallError> {
         let (removal, done) = self.delete_dirs(disk, dirs).await?;
         self.store.deleted(app.to_owned(), done.clone()).await?;
         // Only what is done: another removal of the same application may be under way.
@@ -167,11 +162,7 @@ impl Service {
     }
 
     /// Also returns those with which there is nothing more to be done.
-    async fn delete_dirs(
-        &self,
-        disk: Disk,
-        dirs: Doomed,
-    ) -> Result<(Removal, BTreeSet<PathBuf>), CallError> {
+    async fn delete_dirs(&self, disk: Disk, dirs: Doomed) -> Result<(Removal, BTreeSet<PathBuf>), CallError> {
         let (registry, roots) = (self.registry.clone(), self.roots.clone());
         let delete = move |(dir, owner): (PathBuf, Option<u32>)| {
             // An executor may have registered it since.

@@ -119,7 +119,12 @@ async fn what_is_heard_between_the_look_and_the_removal_counts() {
 async fn who_asks_while_the_disk_hangs_is_told_so() {
     let (commands, _nobody_reads) = mpsc::channel(1);
     let path = Path::new("/hangs/registrations").into();
-    let store = Store { path, commands, sync_ended: CancellationToken::new(), answers_within: Duration::from_millis(1) };
+    let store = Store {
+        path,
+        commands,
+        sync_ended: CancellationToken::new(),
+        answers_within: Duration::from_millis(1),
+    };
     // The first is in the queue, the second finds no room there.
     for app in ["a", "b"] {
         let error = store.driver(app.into(), Duration::ZERO).await.expect_err("no answer").to_string();
