@@ -316,7 +316,7 @@ pub async fn get(address: SocketAddr, path: &str) -> String {
 
 pub async fn request(address: SocketAddr, method: &str, path: &str) -> String {
     let mut socket = TcpStream::connect(address).await.expect("connects");
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     socket.write_all(head.as_bytes()).await.expect("writes");
     let mut text = String::new();
     socket.read_to_string(&mut text).await.expect("reads");
