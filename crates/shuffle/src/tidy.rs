@@ -100,7 +100,7 @@ pub(crate) fn orphans(
         if app_dir.parent() == Some(root) {
             app_dirs.extend(others.into_iter().filter(|dir| is_executors_dir(dir)));
         }
-        if block_dirs.iter().any(|dir| is_registered(dir)) {
+        if block_dirs.is_empty() || block_dirs.iter().any(|dir| is_registered(dir)) {
             continue;
         }
         match newest_change(&block_dirs) {

@@ -165,6 +165,7 @@ mod tests {
     use crate::tidy::Doomed;
     use bellows_transport::rpc::ExecutorInfo;
     use std::path::{Path, PathBuf};
+    use std::sync::atomic::Ordering::Relaxed;
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -279,5 +280,67 @@ mod tests {
             ["promises".into()],
             "that is for its heartbeats to say"
         );
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_keeps_no_executor_on_another_from_being_noticed() {
+        let dir = tempfile::tempdir().expect("directory");
+        let top = dir.path().canonicalize().expect("exists");
+        let mut config = Config::new(top.join("work"));
+        config.allowed_roots = ["hangs", "works"].map(|root| top.join(root)).into();
+        config.limits.disk_answers_within = DAY;
+        let registry = Arc::new(Registry::new(10, 10));
+        let security = Security::load(&config).expect("none");
+        let (store, recovered, _) = Store::open(&config.work_dir, registry.clone()).expect("opens");
+        let service = Arc::new(Service::new(config, security, registry, (store, recovered)));
+        let ended = async |root: &str| {
+            let dir = top.join(root).join("spark-1/executor-1/blockmgr-1");
+            std::fs::create_dir_all(&dir).expect("directory");
+            let info = ExecutorInfo {
+                local_dirs: vec![dir.to_str().expect("UTF-8").to_owned()],
+                sub_dirs_per_local_dir: 64,
+                shuffle_manager: "sort".into(),
+            };
+            service.register(root.into(), "1".into(), info).await.expect("registered");
+            let executor = service.registry.app(root).and_then(|app| app.executor("1")).expect("known");
+            let private = dir.join("temp_local_1");
+            std::fs::write(&private, "12345").expect("written");
+            // No process has this number.
+            executor.pid.store(i32::MAX - 1, Relaxed);
+            private
+        };
+        let hangs = ended("hangs").await;
+        let (answer, hanging) = std::sync::mpsc::channel::<()>();
+        let hanging = Arc::new(std::sync::Mutex::new(hanging));
+        let disk = service.disks.of(&hangs);
+        let waiting = service.clone();
+        let stuck = tokio::spawn(async move {
+            let stuck = (0..4).map(|_| {
+                let hanging = hanging.clone();
+                waiting.disks.tend(disk, move || drop(hanging.lock().map(|hanging| hanging.recv())))
+            });
+            join_all(stuck).await;
+        });
+        while service.disks.waiting().values().sum::<u64>() < 4 {
+            tokio::task::yield_now().await;
+        }
+        let watching = service.clone();
+        let watch = tokio::spawn(async move { watch_executors(&watching).await });
+        let departed = |app: &str| service.status().applications[app].departed_executors == 1;
+        while !departed("hangs") {
+            tokio::task::yield_now().await;
+        }
+        let works = ended("works").await;
+        while works.exists() {
+            assert!(!watch.is_finished());
+            tokio::task::yield_now().await;
+        }
+        assert!(hangs.exists());
+        drop(answer);
+        stuck.await.expect("no panic");
+        while hangs.exists() {
+            tokio::task::yield_now().await;
+        }
+        watch.abort();
     }
 }

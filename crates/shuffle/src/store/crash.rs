@@ -341,6 +341,7 @@ async fn a_removal_whose_sync_fails_at_first_comes_to_its_end() {
     let told = LocalDirs::unseen(&[block_dir.to_str().expect("UTF-8").to_owned()], 64);
     store.register("app".into(), "1".into(), told).await.expect("stored");
     let service = crate::service::Service::new(config, security, registry, (store, recovered));
+    service.remove_app("another").await.expect("all before it is synced, too");
     disk.sync_fails.store(true, Relaxed);
     service.forget_app_if("app", |_| true).await.expect_err("not durable");
     assert!(block_dir.exists(), "not durable yet");
