@@ -57,7 +57,7 @@ impl Scene {
         }
         let mut framework = Framework::subscribe(&self.cluster.master(), "root").await?;
         // As an executor does before it writes.
-        let command = "mkdir ${SPARK_EXECUTOR_DIRS%%,*}/blockmgr-1";
+        let command = "mkdir ${SPARK_EXECUTOR_DIRS%%:*}/blockmgr-1";
         let task = format!("honest{number}");
         let status = framework.run(&task, json!({ "value": command, "user": user()? })).await?;
         ensure!(status["state"] == "TASK_FINISHED", "{status}");
