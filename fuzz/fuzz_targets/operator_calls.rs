@@ -21,7 +21,7 @@ use bellows_wire::v1::{agent, master};
 use libfuzzer_sys::fuzz_target;
 
 /// A directory with a file and with links out of it.
-static SANDBOXES: LazyLock<FileRoot> = LazyLock::new(|| {
+static SANDBOX: LazyLock<FileRoot> = LazyLock::new(|| {
     let base = PathBuf::from("/dev/shm");
     let base = if base.is_dir() { base } else { std::env::temp_dir() };
     let outer = base.join(format!("bellows-fuzz-files-{}", std::process::id()));
@@ -32,7 +32,7 @@ static SANDBOXES: LazyLock<FileRoot> = LazyLock::new(|| {
     for (link, to) in [("up", ".."), ("root", "/"), ("self", "a"), ("s", "../secret")] {
         let _ = std::os::unix::fs::symlink(to, inner.join(link));
     }
-    FileRoot::open(&inner).expect("opened")
+    FileRoot::of_sandbox(&inner).expect("opened")
 });
 
 fuzz_target!(|data: &[u8]| {
@@ -67,19 +67,19 @@ fn tear_down(cluster: &mut Master, framework_id: FrameworkId) {
 fn of_agent(call: Option<agent::Call>) {
     let Some(call) = call else { return };
     if let Some(list) = call.list_files
-        && let Ok(entries) = SANDBOXES.browse(&list.path)
+        && let Ok(entries) = SANDBOX.browse(&list.path)
     {
         assert!(entries.iter().all(|entry| entry.name != "secret"), "{} leads out", list.path);
     }
     if let Some(read) = call.read_file {
         let length = read.length.and_then(|length| usize::try_from(length).ok()).unwrap_or(usize::MAX);
-        if let Ok(data) = SANDBOXES.read(&read.path, read.offset, length.min(64 << 10)) {
+        if let Ok(data) = SANDBOX.read(&read.path, read.offset, length.min(64 << 10)) {
             assert!(
                 b"said".ends_with(&data) || b"said".windows(data.len()).any(|part| part == data),
                 "{data:?}"
             );
         }
-        if let Ok(size) = SANDBOXES.size(&read.path) {
+        if let Ok(size) = SANDBOX.size(&read.path) {
             assert!(size == 4, "{} leads out", read.path);
         }
     }

@@ -84,8 +84,12 @@ impl Master {
         let mut master = Master::with_framework();
         let link = LinkId(master.number());
         master.links.insert(link);
-        let registration =
-            AgentRegistration { info: agent_info(), frameworks: Vec::new(), tasks: Vec::new() };
+        let registration = AgentRegistration {
+            info: agent_info(),
+            frameworks: Vec::new(),
+            tasks: Vec::new(),
+            shuffle_service_down: false,
+        };
         master.take(Event::AgentRegister { link, registration });
         assert_eq!(master.tasks, MAX_TASKS);
         master.is_set_up = true;
@@ -215,11 +219,11 @@ impl Master {
     }
 
     fn accept(&mut self, offer: Offer) -> Call {
-        let filters = Filters { refuse: Duration::ZERO };
+        let filters = Filters { refuse: Some(Duration::ZERO) };
         if self.tasks == MAX_TASKS {
             return Call::Decline {
                 offer_ids: vec![offer.id],
-                filters: Filters { refuse: Duration::from_secs(600) },
+                filters: Filters { refuse: Some(Duration::from_secs(600)) },
             };
         }
         let task = task_info(self.tasks, offer.agent_id);
@@ -230,7 +234,8 @@ impl Master {
     /// Runs what it is told, until it is told otherwise.
     fn agent(&mut self, link: LinkId, command: AgentCommand) {
         let message = match command {
-            AgentCommand::Launch { framework: FrameworkInfo { id: Some(id), .. }, task } => {
+            AgentCommand::Launch { framework, task } => {
+                let Some(id) = framework.id.clone() else { return };
                 update(id, task.task_id, TaskState::Running)
             }
             AgentCommand::Kill { framework_id, task_id, .. } => {
@@ -318,5 +323,6 @@ fn task_info(number: usize, agent_id: AgentId) -> TaskInfo {
         labels: Vec::new(),
         kill_grace: None,
         container: None,
+        unsupported: None,
     }
 }
