@@ -103,9 +103,9 @@ impl Cluster {
 /// Processor time in ms.
 #[derive(Clone, Copy, Default)]
 struct Cpu {
-    /// Of the processes themselves.
+    /// Time of the processes themselves.
     own: f64,
-    /// Of all children that they have waited for.
+    /// Time of all children that they have waited for.
     reaped: f64,
 }
 
@@ -130,7 +130,7 @@ fn stat_of(pid: u32) -> Result<String> {
 }
 
 impl Cluster {
-    /// Of master and agent in one process; `reaped` is that of what they have started, whether it still runs or not.
+    /// Reads the time of master and agent, one process; `reaped` is the time of all that they started, ended or not.
     fn cpu(&self) -> Result<Cpu> {
         let mut sum = Cpu::of(&stat_of(self.child.id())?).context("its stat")?;
         let parent = self.child.id().to_string();
@@ -332,7 +332,7 @@ async fn freed_to_offer(place: &Place) -> Result<()> {
     Ok(())
 }
 
-/// What it costs the master to ask frameworks that want nothing whether they want something now.
+/// Measures what it costs the master to offer again and again to frameworks that want nothing.
 async fn crowd(place: &Place) -> Result<()> {
     const CROWD: usize = 3_000;
     const LONE: usize = 1;
@@ -464,7 +464,7 @@ fn own_cpu() -> Result<Cpu> {
     Cpu::of(&stat_of(std::process::id())?).context("own stat")
 }
 
-/// What the program of the storm costs by itself, in ms of processor time: no cluster can do with less.
+/// Measures the storm's program by itself, in ms of processor time: no cluster can do with less.
 fn bare_task() -> Result<f64> {
     const RUNS: usize = 500;
     let before = own_cpu()?;
