@@ -215,7 +215,7 @@ pub(super) fn show() -> Result<()> {
         master.subscribe(limits::ROLES)?;
     }
     master.finish();
-    master.show("100 frameworks subscribe in 1,000 roles each");
+    master.show("100 frameworks subscribe in 100 roles each");
     let lost = master.state.frameworks.keys().next().cloned().context("many")?;
     master.call(&lost, Call::Revive { roles: Vec::new() })?;
     master.call(&lost, Call::Teardown)?;

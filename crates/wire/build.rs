@@ -1,4 +1,7 @@
-//! Compiles the protocol's `.proto` files to Rust types and to the descriptors that JSON needs.
+//! Compiles the protocol's `.proto` files to Rust types, to the descriptors that JSON needs, and to the tables of
+//! `src/schema.rs`.
+#[path = "build/schema.rs"]
+mod schema;
 
 use std::path::PathBuf;
 
@@ -20,6 +23,7 @@ const BOXED: [&str; 12] = [
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
+    println!("cargo::rerun-if-changed=build");
     let files = [
         "mesos/v1/agent.proto",
         "mesos/v1/executor.proto",
@@ -36,7 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         file.source_code_info = None;
     }
     std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&bare))?;
-    std::fs::write(out.join("boxed.rs"), format!("{BOXED:?}"))?;
+    std::fs::write(out.join("schema.rs"), schema::tables(bare, &BOXED)?)?;
     let mut config = prost_build::Config::new();
     for field in BOXED {
         config.boxed(format!(".{field}"));

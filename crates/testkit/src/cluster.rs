@@ -1,5 +1,5 @@
 //! The embedded cluster, `bellows up`, as a user starts it: a process of its own on free ports.
-use crate::{binaries, daemon::Daemon, files, get_json};
+use crate::{ANSWER_LIMIT, binaries, daemon::Daemon, files, get_json};
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -115,6 +115,7 @@ impl Cluster {
     pub async fn teardown(&self, framework: &str) -> Result<()> {
         let request = reqwest::Client::new()
             .post(format!("http://{}/master/teardown", self.master))
+            .timeout(ANSWER_LIMIT)
             .body(format!("frameworkId={framework}"));
         request.send().await?.error_for_status()?;
         Ok(())

@@ -1,6 +1,11 @@
 //! A framework that speaks the v1 scheduler API over plain HTTP, with JSON, one task at a time.
+use crate::ANSWER_LIMIT;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
+use std::{collections::VecDeque, time::Duration};
+
+/// An event that has not come by then never comes.
+const EVENT_LIMIT: Duration = Duration::from_secs(120);
 
 pub struct Framework {
     url: String,
@@ -8,6 +13,9 @@ pub struct Framework {
     stream_id: String,
     events: reqwest::Response,
     unread: Vec<u8>,
+    /// Events with offers that came while another kind of event was waited for: a task's resources may be offered before
+    /// its end is told.
+    offers: VecDeque<Value>,
 }
 
 impl Framework {
@@ -26,7 +34,8 @@ impl Framework {
         let events = post(&url, &call, None).await?;
         let stream_id =
             events.headers().get("Mesos-Stream-Id").context("a stream's id")?.to_str()?.to_owned();
-        let mut framework = Self { url, id: Value::Null, stream_id, events, unread: Vec::new() };
+        let mut framework =
+            Self { url, id: Value::Null, stream_id, events, unread: Vec::new(), offers: VecDeque::new() };
         let subscribed = framework.event("SUBSCRIBED").await?;
         framework.id = subscribed["subscribed"]["framework_id"].clone();
         Ok(framework)
@@ -111,15 +120,38 @@ impl Framework {
         post(&self.url, &call, Some(&self.stream_id)).await.map(drop)
     }
 
-    /// The next event of this kind; others are skipped.
+    /// The next event of this kind. Of the others, those with offers are kept.
     async fn event(&mut self, kind: &str) -> Result<Value> {
-        loop {
-            let event = self.record().await?;
-            ensure!(event["type"] != "ERROR", "{event}");
-            if event["type"] == kind {
-                return Ok(event);
+        if kind == "OFFERS"
+            && let Some(event) = self.offers.pop_front()
+        {
+            return Ok(event);
+        }
+        let next = async {
+            loop {
+                let event = self.record().await?;
+                let found = event["type"].as_str().context("an event has a type")?.to_owned();
+                match found.as_str() {
+                    "ERROR" => bail!("{event}"),
+                    "RESCIND" => self.rescinded(&event["rescind"]["offer_id"]),
+                    _ if found == kind => return Ok(event),
+                    "OFFERS" => self.offers.push_back(event),
+                    _ => {}
+                }
+            }
+        };
+        let limit = format!("no {kind} in {EVENT_LIMIT:?}");
+        tokio::time::timeout(EVENT_LIMIT, next).await.context(limit)?
+    }
+
+    fn rescinded(&mut self, offer_id: &Value) {
+        for event in &mut self.offers {
+            if let Some(offers) = event["offers"]["offers"].as_array_mut() {
+                offers.retain(|offer| offer["id"] != *offer_id);
             }
         }
+        self.offers
+            .retain(|event| event["offers"]["offers"].as_array().is_some_and(|offers| !offers.is_empty()));
     }
 
     /// `LENGTH\n`, and so many bytes of JSON.
@@ -150,7 +182,8 @@ async fn post(url: &str, call: &Value, stream_id: Option<&str>) -> Result<reqwes
     if let Some(id) = stream_id {
         request = request.header("Mesos-Stream-Id", id);
     }
-    let response = request.send().await?;
+    // Only the head: a subscription's body has no end.
+    let response = tokio::time::timeout(ANSWER_LIMIT, request.send()).await??;
     let status = response.status();
     ensure!(status.is_success(), "{status}: {}", response.text().await?);
     Ok(response)

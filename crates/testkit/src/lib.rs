@@ -88,9 +88,13 @@ pub async fn eventually<T, F: Future<Output = Result<T>>>(
     }
 }
 
+/// A request that has no answer by then never has one.
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
 /// GETs JSON; an error carries status and body.
 pub async fn get_json(url: &str) -> Result<serde_json::Value> {
-    let response = reqwest::get(url).await.with_context(|| format!("GET {url}"))?;
+    let client = reqwest::Client::builder().timeout(ANSWER_LIMIT).build()?;
+    let response = client.get(url).send().await.with_context(|| format!("GET {url}"))?;
     let status = response.status();
     let body = response.text().await?;
     if !status.is_success() {

@@ -9,10 +9,6 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
         .expect("invariant: build.rs wrote valid descriptors")
 });
 
-pub(crate) fn pool() -> &'static DescriptorPool {
-    &POOL
-}
-
 pub(crate) fn descriptor<T: Name>() -> MessageDescriptor {
     POOL.get_message_by_name(&T::full_name()).expect("invariant: every generated type has its descriptor")
 }

@@ -1,25 +1,15 @@
 //! The protocol's messages as plain tables: what a reader of bytes or of JSON looks up for each field, and how large a
-//! message is in memory. Made once, of the descriptors.
+//! message is in memory.
 
-use crate::descriptors;
 use prost::Name;
-use prost_reflect::{Cardinality, EnumDescriptor, FieldDescriptor, Kind as Reflected, MessageDescriptor};
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::LazyLock,
-};
 
-/// Fields that are in a box of their own, as build.rs asks for it.
-static BOXED: &[&str] = &include!(concat!(env!("OUT_DIR"), "/boxed.rs"));
+/// build.rs makes it of the descriptors.
+static SCHEMA: Schema = include!(concat!(env!("OUT_DIR"), "/schema.rs"));
 
-static SCHEMA: LazyLock<Schema> = LazyLock::new(Schema::of_protocol);
-
-#[derive(Default)]
 struct Schema {
-    messages: Vec<Message>,
-    by_name: HashMap<String, usize>,
-    enums: Vec<Enum>,
-    enums_by_name: HashMap<String, usize>,
+    /// In the order of their full names.
+    messages: &'static [(&'static str, Message)],
+    enums: &'static [Enum],
 }
 
 /// One message type.
@@ -27,15 +17,16 @@ pub(crate) struct Message {
     /// At least what `size_of` says of the generated type.
     pub(crate) size: usize,
     /// In the order of their numbers.
-    pub(crate) fields: Vec<Field>,
-    by_name: HashMap<String, usize>,
+    pub(crate) fields: &'static [Field],
+    /// In the order of the names.
+    by_name: &'static [(&'static str, usize)],
     /// A bit for each required field, as [`Field::required`] numbers them.
     pub(crate) required: u64,
 }
 
 pub(crate) struct Field {
     pub(crate) number: u32,
-    pub(crate) name: String,
+    pub(crate) name: &'static str,
     pub(crate) kind: Kind,
     pub(crate) repeated: bool,
     pub(crate) map: bool,
@@ -52,7 +43,6 @@ pub(crate) enum Kind {
     Bytes,
     Bool,
     Double,
-    Float,
     Int32,
     Int64,
     Uint32,
@@ -60,19 +50,20 @@ pub(crate) enum Kind {
 }
 
 pub(crate) struct Enum {
-    by_name: HashMap<String, i32>,
-    numbers: BTreeSet<i32>,
+    /// In the order of the names.
+    by_name: &'static [(&'static str, i32)],
 }
 
 /// The table of a generated type.
 pub(crate) fn of<T: Name>() -> &'static Message {
-    let at = SCHEMA.by_name.get(&T::full_name());
-    &SCHEMA.messages[*at.expect("invariant: every generated type has its descriptor")]
+    let name = T::full_name();
+    let found = SCHEMA.messages.binary_search_by_key(&name.as_str(), |(name, _)| name);
+    &SCHEMA.messages[found.expect("invariant: every generated type has its descriptor")].1
 }
 
 /// The message of a [`Kind::Message`].
 pub(crate) fn message(at: usize) -> &'static Message {
-    &SCHEMA.messages[at]
+    &SCHEMA.messages[at].1
 }
 
 /// The enum of a [`Kind::Enum`].
@@ -87,129 +78,20 @@ impl Message {
     }
 
     pub(crate) fn field_named(&self, name: &str) -> Option<&Field> {
-        Some(&self.fields[*self.by_name.get(name)?])
+        let at = self.by_name.binary_search_by_key(&name, |(name, _)| name).ok()?;
+        Some(&self.fields[self.by_name[at].1])
     }
 }
 
 impl Enum {
     pub(crate) fn number(&self, name: &str) -> Option<i32> {
-        self.by_name.get(name).copied()
+        let at = self.by_name.binary_search_by_key(&name, |(name, _)| name).ok()?;
+        Some(self.by_name[at].1)
     }
 
     pub(crate) fn knows(&self, number: i32) -> bool {
-        self.numbers.contains(&number)
+        self.by_name.iter().any(|(_, known)| *known == number)
     }
-}
-
-impl Schema {
-    fn of_protocol() -> Self {
-        let mut schema = Self::default();
-        let mut sizes = HashMap::new();
-        for descriptor in descriptors::pool().all_messages() {
-            schema.add(&descriptor);
-        }
-        for descriptor in descriptors::pool().all_messages() {
-            let at = schema.add(&descriptor);
-            schema.messages[at].size = size(&descriptor, &mut Vec::new(), &mut sizes);
-        }
-        schema
-    }
-
-    /// Adds a message and all that it holds, and returns its place.
-    fn add(&mut self, descriptor: &MessageDescriptor) -> usize {
-        if let Some(at) = self.by_name.get(descriptor.full_name()) {
-            return *at;
-        }
-        let at = self.messages.len();
-        self.by_name.insert(descriptor.full_name().to_owned(), at);
-        let empty = Message { size: 0, fields: Vec::new(), by_name: HashMap::new(), required: 0 };
-        self.messages.push(empty);
-        let mut required = 0;
-        let mut fields: Vec<Field> = descriptor
-            .fields()
-            .map(|field| Field {
-                number: field.number(),
-                name: field.name().to_owned(),
-                kind: self.kind(&field),
-                repeated: field.is_list() || field.is_map(),
-                map: field.is_map(),
-                boxed: BOXED.contains(&field.full_name()),
-                required: (field.cardinality() == Cardinality::Required).then(|| {
-                    required += 1;
-                    required - 1
-                }),
-            })
-            .collect();
-        assert!(required < 64, "invariant: no message of the protocol has so many required fields");
-        fields.sort_by_key(|field| field.number);
-        let by_name = fields.iter().enumerate().map(|(at, field)| (field.name.clone(), at)).collect();
-        self.messages[at] = Message { size: 0, fields, by_name, required: (1 << required) - 1 };
-        at
-    }
-
-    fn kind(&mut self, field: &FieldDescriptor) -> Kind {
-        match field.kind() {
-            Reflected::Message(inner) => Kind::Message(self.add(&inner)),
-            Reflected::Enum(inner) => Kind::Enum(self.add_enum(&inner)),
-            Reflected::String => Kind::String,
-            Reflected::Bytes => Kind::Bytes,
-            Reflected::Bool => Kind::Bool,
-            Reflected::Double => Kind::Double,
-            Reflected::Float => Kind::Float,
-            Reflected::Int32 => Kind::Int32,
-            Reflected::Int64 => Kind::Int64,
-            Reflected::Uint32 => Kind::Uint32,
-            Reflected::Uint64 => Kind::Uint64,
-            other => panic!("invariant: the protocol has no {other:?}"),
-        }
-    }
-
-    fn add_enum(&mut self, descriptor: &EnumDescriptor) -> usize {
-        if let Some(at) = self.enums_by_name.get(descriptor.full_name()) {
-            return *at;
-        }
-        let by_name: HashMap<_, _> =
-            descriptor.values().map(|value| (value.name().to_owned(), value.number())).collect();
-        let numbers = by_name.values().copied().collect();
-        self.enums_by_name.insert(descriptor.full_name().to_owned(), self.enums.len());
-        self.enums.push(Enum { by_name, numbers });
-        self.enums.len() - 1
-    }
-}
-
-/// Computes an upper bound of the size of the type that prost generates: every field by itself, a oneof as if it held all at once, and
-/// what holds itself in a box, which is what prost does.
-fn size(
-    descriptor: &MessageDescriptor,
-    within: &mut Vec<String>,
-    known: &mut HashMap<String, usize>,
-) -> usize {
-    const VEC: usize = 24;
-    const BYTES: usize = 32;
-    const SCALAR: usize = 16;
-    const BOX: usize = 8;
-    if let Some(size) = known.get(descriptor.full_name()) {
-        return *size;
-    }
-    within.push(descriptor.full_name().to_owned());
-    let mut sum = 8;
-    for field in descriptor.fields() {
-        sum += match field.kind() {
-            _ if field.is_list() || field.is_map() => VEC,
-            Reflected::Message(_) if BOXED.contains(&field.full_name()) => BOX,
-            Reflected::Message(inner) if within.iter().any(|name| name == inner.full_name()) => BOX,
-            Reflected::Message(inner) => 8 + size(&inner, within, known),
-            Reflected::String => VEC,
-            Reflected::Bytes => BYTES,
-            _ => SCALAR,
-        };
-    }
-    within.pop();
-    // One that was met within itself is smaller there than it is alone.
-    if within.is_empty() {
-        known.insert(descriptor.full_name().to_owned(), sum);
-    }
-    sum
 }
 
 #[cfg(test)]

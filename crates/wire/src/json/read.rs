@@ -86,7 +86,7 @@ impl Reader {
                 object.next_value::<IgnoredAny>()?;
                 continue;
             };
-            let shown = if by_v1_name { field.name.as_str().into() } else { Cow::Owned(name.into_owned()) };
+            let shown = if by_v1_name { field.name.into() } else { Cow::Owned(name.into_owned()) };
             self.path.push((shown, None));
             let mut bytes = Vec::new();
             let is_given = object.next_value_seed(Slot {
@@ -243,11 +243,6 @@ impl Slot<'_> {
                 self.out.extend_from_slice(&double.to_le_bytes());
                 return Ok(true);
             }
-            Kind::Float => {
-                self.tag(5);
-                self.out.extend_from_slice(&(double as f32).to_le_bytes());
-                return Ok(true);
-            }
             // Negative numbers take ten bytes, also narrow ones.
             Kind::Int32 => i32::try_from(wide).map(|number| i64::from(number) as u64),
             Kind::Int64 => i64::try_from(wide).map(|number| number as u64),
@@ -324,7 +319,7 @@ impl<'de> Visitor<'de> for Slot<'_> {
                 let value: bool = text.parse().map_err(|error| self.reader.bad(error))?;
                 return Ok(self.varint(value.into()));
             }
-            Kind::Double | Kind::Float => {
+            Kind::Double => {
                 let double: f64 = text.trim().parse().map_err(|error| self.reader.bad(error))?;
                 return self.number(0, double);
             }
