@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, DirEntry, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::config::KEEPER_DIR;
@@ -140,13 +140,24 @@ fn has_prefix(dir: &Path, prefix: &str) -> bool {
 fn sub_dirs(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let Some(fd) = open_dir(dir)? else { return Ok(Vec::new()) };
     let mut found = Vec::new();
-    for entry in Dir::read_from(&fd)? {
+    for entry in entries(&fd)? {
         let entry = entry?;
         if entry.file_type() == FileType::Directory && !is_dot(entry.file_name()) {
             found.push(dir.join(OsStr::from_bytes(entry.file_name().to_bytes())));
         }
     }
     Ok(found)
+}
+
+/// Lists an open directory. One that was deleted since it was opened has no entries: others delete, too.
+fn entries(dir: &OwnedFd) -> io::Result<impl Iterator<Item = io::Result<DirEntry>> + use<>> {
+    let listed = match Dir::read_from(dir) {
+        Err(Errno::NOENT) => None,
+        opened => Some(opened?),
+    };
+    let deleted = |entry: &Result<_, Errno>| matches!(entry, Err(Errno::NOENT));
+    let entries = listed.into_iter().flatten().take_while(move |entry| !deleted(entry));
+    Ok(entries.map(|entry| entry.map_err(io::Error::from)))
 }
 
 /// When the directory or anything in it was last written; nothing when it is gone.
@@ -165,7 +176,7 @@ pub(crate) fn is_older(change: SystemTime, age: Duration, now: SystemTime) -> bo
 
 fn last_change_in(dir: OwnedFd, depth: usize) -> io::Result<SystemTime> {
     let mut newest = modified(&rustix::fs::fstat(&dir)?);
-    for entry in Dir::read_from(&dir)? {
+    for entry in entries(&dir)? {
         let entry = entry?;
         let name = entry.file_name();
         if is_dot(name) || depth > MAX_DEPTH {
@@ -209,7 +220,7 @@ pub(crate) fn holds_files(dir: &Path) -> io::Result<bool> {
 }
 
 fn holds_files_in(dir: OwnedFd, depth: usize, left: &mut usize) -> io::Result<bool> {
-    for entry in Dir::read_from(&dir)? {
+    for entry in entries(&dir)? {
         let entry = entry?;
         if is_dot(entry.file_name()) {
             continue;
@@ -282,7 +293,7 @@ fn clear(
         freed.left += 1;
         return Ok(false);
     }
-    for entry in Dir::read_from(&dir)? {
+    for entry in entries(&dir)? {
         let entry = entry?;
         let name = entry.file_name();
         if is_dot(name) {
@@ -323,7 +334,7 @@ fn clear_file(dir: &OwnedFd, name: &CStr, owner: u32, freed: &mut Freed) -> io::
 
 fn count(dir: OwnedFd, depth: usize) -> io::Result<u64> {
     let mut bytes = 0;
-    for entry in Dir::read_from(&dir)? {
+    for entry in entries(&dir)? {
         let entry = entry?;
         let name = entry.file_name();
         if is_dot(name) || depth > MAX_DEPTH {
@@ -594,6 +605,18 @@ mod tests {
             assert_eq!(tree.has(file), served.iter().any(|s| file.ends_with(s)), "{file}");
         }
         assert_eq!(disk_bytes(&tree.path().join("blockmgr-1")).expect("counted"), 15);
+    }
+
+    #[test]
+    fn a_directory_that_others_delete_meanwhile_is_no_error() {
+        let tree = Tree::new(&["app/blockmgr-1/x"]);
+        let dir = tree.path().join("app/blockmgr-1");
+        let open = || open_dir(&dir).expect("opened").expect("there");
+        let (counted, looked_at, listed) = (open(), open(), open());
+        std::fs::remove_dir_all(tree.path().join("app")).expect("deleted");
+        assert_eq!(count(counted, 0).expect("counted"), 0);
+        last_change_in(looked_at, 0).expect("looked at");
+        assert_eq!(entries(&listed).expect("listed").count(), 0);
     }
 
     #[test]

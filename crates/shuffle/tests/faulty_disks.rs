@@ -39,6 +39,8 @@ impl Scene {
         if !faulty::is_possible() || !root::may_mount(test) {
             return None;
         }
+        // Which error it was that a disk is said to have.
+        let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).try_init();
         let mut bench = Bench::new();
         let dir = bench.dir.path().canonicalize().expect("exists");
         let disk = FaultyDisk::mount(&dir, "faulty");
@@ -197,18 +199,19 @@ async fn a_disk_that_hangs_holds_up_nothing_of_the_others() {
     for executor in [&bad, &good, &gone, &silent, &both] {
         client.register(executor).await;
     }
+    for number in (0..100).step_by(5) {
+        client.register(&scene.on_faulty(&format!("removed-{number}"), "1").0).await;
+    }
+    drop(client);
+    service.stop().await;
+    // The service that counts disk use would keep the size of a file that is being written.
     for number in 0..100 {
         scene.on_faulty("both", &format!("new-{number}"));
         scene.on_good("both", &format!("new-{number}"));
         writes.map_output(0, number, &[1000]);
         writes.write(&format!("rdd_1_{number}"), b"12345");
         good.map_output(0, number, &[1000]);
-        if number % 5 == 0 {
-            client.register(&scene.on_faulty(&format!("removed-{number}"), "1").0).await;
-        }
     }
-    drop(client);
-    service.stop().await;
     let [orphan, orphan_there] = [scene.on_good("old", "1"), scene.on_faulty("old", "1").1];
     make_old(&orphan.dirs[0]);
     make_old(&orphan_there.dirs[0]);
