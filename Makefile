@@ -5,6 +5,7 @@ RELEASE := target/release
 SPARK   := $(CACHE)/spark-3.5.9
 # Only the tests need it: the shuffle service of a Spark without Mesos.
 SPARK_4 := $(CACHE)/spark-4.3.0
+TYPOS   := $(CACHE)/typos/bin/typos
 # Links libmesos.so; see crates/libmesos/zigcc.
 export BELLOWS_ZIG ?= $(CACHE)/zig
 
@@ -28,6 +29,23 @@ demo: build ## a real PySpark application on an elastic cluster of three agents,
 
 test: needs build spark $(SPARK_4) ## all tests, those with real Spark and on the release binary included
 	cargo test --workspace --locked
+
+# Those that start a Spark or its classes.
+SPARK_TESTS   := auth_interop executor machines scheduler settings shuffle_restart soak spark spark_client standalone
+ALL_TESTS     := $(notdir $(patsubst %/main.rs,%.rs,$(wildcard crates/*/tests/*.rs crates/*/tests/*/main.rs tests/tests/*.rs)))
+CLUSTER_TESTS := $(filter-out $(SPARK_TESTS),$(basename $(ALL_TESTS)))
+
+test-unit: ## the tests beside the code: neither Java, root nor a network
+	cargo test --workspace --locked --lib --bins
+
+test-sim: ## the seeded simulation of a cluster
+	cargo test --workspace --locked --test seeds
+
+test-cluster: needs build ## real processes, disks, ZooKeeper; no Spark
+	cargo test --workspace --locked $(addprefix --test ,$(sort $(CLUSTER_TESTS)))
+
+test-spark: needs build spark $(SPARK_4) ## unmodified Spark, and the protocols against its own classes
+	cargo test --workspace --locked $(addprefix --test ,$(SPARK_TESTS))
 
 spark: ## Spark and the demo's data under .cache/, as the demo and the tests use them
 	cargo build --quiet --locked -p bellows
@@ -62,9 +80,15 @@ fuzz: ## the decoders on damaged input, FUZZ_SECONDS (600) for each target
 			-max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=768 -timeout=5 -max_len=4096 -print_final_stats=1 || exit 1; \
 	done
 
-lint: ## rustfmt and clippy, as a change must pass them
+lint: $(TYPOS) ## formatting, clippy, spelling and what the fuzz targets compile to, as a change must pass them
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(TYPOS) --format brief
+	cargo check --manifest-path fuzz/Cargo.toml --locked
+
+$(TYPOS):
+	python3 -m venv $(CACHE)/typos
+	$(CACHE)/typos/bin/python3 -m pip --disable-pip-version-check install --no-input typos==1.52.0
 
 # Debian packages are installed only where they are missing and we may; elsewhere the missing ones are named.
 needs:
@@ -82,4 +106,4 @@ needs:
 		echo "The tests need: $$missing (Debian and Ubuntu: sudo apt install $$missing)" >&2; exit 1; \
 	fi
 
-.PHONY: bench bench-shuffle help build demo fuzz test spark lint needs
+.PHONY: bench bench-shuffle help build demo fuzz test test-unit test-sim test-cluster test-spark spark lint needs
