@@ -15,6 +15,9 @@ use crate::args::{AllowHostArgs, ListenArgs, ShuffleClientArgs, SizeArgs};
 use crate::error::Error;
 use crate::{rows, serve, shuffle, spark, submit};
 
+/// The shuffle service's admin socket, in the work directory.
+pub const SHUFFLE_SOCKET: &str = "shuffle.sock";
+
 /// Longer than a task's grace period between TERM and KILL.
 const END_LIMIT: Duration = Duration::from_secs(15);
 /// Agents of the same process register in milliseconds.
@@ -43,7 +46,7 @@ impl Embedded {
     pub async fn start(options: &Options) -> Result<Self, Error> {
         let Options { size, listen, clients, hosts, offer_timeout, work_dir } = options;
         let shuffle_root = work_dir.join("shuffle-files");
-        let socket = work_dir.join("shuffle.sock");
+        let socket = work_dir.join(SHUFFLE_SOCKET);
 
         let mut config = bellows_shuffle::Config::new(work_dir.join("shuffle"));
         config.listen = SocketAddr::new(listen.ip, listen.shuffle_port);
@@ -52,7 +55,7 @@ impl Embedded {
         // The agents below know which frameworks live.
         config.heartbeat_cleanup = false;
         shuffle::ask_of_clients(&mut config, clients)?;
-        let shuffle = shuffle::start(config).await?;
+        let shuffle = shuffle::start(config, "--shuffle-port").await?;
 
         // All parts are on this machine, so their connections to each other tell nothing.
         let advertise_ip = listen.ip.is_unspecified().then(|| bellows_names::advertised_address(&[]));
