@@ -20,7 +20,7 @@ pub(crate) fn narrate(actions: &[Action]) {
     if !tracing::enabled!(Level::WARN) {
         return;
     }
-    for (level, line) in lines(actions) {
+    for (level, line) in lines(actions, tracing::enabled!(Level::INFO)) {
         match level {
             Level::WARN => tracing::warn!("{line}"),
             _ => tracing::info!("{line}"),
@@ -28,7 +28,8 @@ pub(crate) fn narrate(actions: &[Action]) {
     }
 }
 
-fn lines(actions: &[Action]) -> Vec<(Level, String)> {
+/// `all`: also those of tasks that fare as they should.
+fn lines(actions: &[Action], all: bool) -> Vec<(Level, String)> {
     let mut lines = Vec::new();
     let [mut launched, mut ended, mut refused] = [0; 3];
     let one_of = |count: &mut usize, most: usize| {
@@ -40,10 +41,12 @@ fn lines(actions: &[Action]) -> Vec<(Level, String)> {
             Action::Warn(text) => Some((Level::WARN, one_line(text))),
             Action::Note(Note::Agent { info, change }) => Some(agent_line(info, change)),
             Action::Note(Note::Framework { info, change }) => Some(framework_line(info, change)),
-            Action::Tell { command: AgentCommand::Launch { framework, task }, .. } => {
+            Action::Tell { command: AgentCommand::Launch { framework, task }, .. } if all => {
                 one_of(&mut launched, MOST_TASKS).then(|| (Level::INFO, launch_line(framework, task)))
             }
-            Action::Observe(Observation::TaskUpdated { framework_id, status }) if is_an_end(status) => {
+            Action::Observe(Observation::TaskUpdated { framework_id, status })
+                if is_an_end(status.state) && (all || level(status.state) == Level::WARN) =>
+            {
                 one_of(&mut ended, MOST_TASKS).then(|| end_line(framework_id, status))
             }
             Action::Observe(Observation::TaskRefused { framework_id, status }) => {
@@ -106,16 +109,22 @@ fn launch_line(framework: &FrameworkInfo, task: &TaskInfo) -> String {
     format!("task {task_id} of framework {framework_id} is launched on agent {agent_id}: {resources}")
 }
 
-fn is_an_end(status: &TaskStatus) -> bool {
-    status.state.is_terminal() || status.state == TaskState::Unreachable
+fn is_an_end(state: TaskState) -> bool {
+    state.is_terminal() || state == TaskState::Unreachable
+}
+
+fn level(end: TaskState) -> Level {
+    match end {
+        TaskState::Finished | TaskState::Killed => Level::INFO,
+        _ => Level::WARN,
+    }
 }
 
 fn end_line(framework_id: &FrameworkId, status: &TaskStatus) -> (Level, String) {
-    let level = match status.state {
-        TaskState::Finished | TaskState::Killed => Level::INFO,
-        _ => Level::WARN,
-    };
-    (level, format!("{} is {}{}", task(framework_id, status), status.state.name(), reason(status)))
+    (
+        level(status.state),
+        format!("{} is {}{}", task(framework_id, status), status.state.name(), reason(status)),
+    )
 }
 
 fn refusal_line(framework_id: &FrameworkId, status: &TaskStatus) -> (Level, String) {

@@ -127,7 +127,7 @@ fn one_line_for_each_decision() {
         (refused("why"), L::WARN, format!("a task was refused: {TASK} is TASK_ERROR: why")),
         (Action::Warn("a\nb".into()), L::WARN, r"a\nb".into()),
     ] {
-        assert_eq!(lines(&[action]), [(level, line)]);
+        assert_eq!(lines(&[action], true), [(level, line)]);
     }
 }
 
@@ -138,19 +138,28 @@ fn what_is_no_decision_has_no_line() {
         Action::Tell { link: LinkId(1), command: AgentCommand::Ping { seq: 1 } },
         Action::Observe(Observation::FrameworkAdded("m-0001".into())),
     ];
-    assert_eq!(lines(&quiet), []);
+    assert_eq!(lines(&quiet, true), []);
 }
 
 #[test]
 fn many_tasks_at_once_are_summed_up() {
     let count = |action: Action, most: usize, last: &str| {
-        let lines = lines(&vec![action; 1_000]);
+        let lines = lines(&vec![action; 1_000], true);
         assert_eq!(lines.len(), most + 1, "{last}");
         assert_eq!(lines.last(), Some(&(Level::INFO, format!("{} more tasks {last}", 1_000 - most))));
     };
     count(launch(), MOST_TASKS, "were launched at the same time");
     count(updated(TaskState::Gone, ""), MOST_TASKS, "ended at the same time");
     count(refused(&"long ".repeat(1_000)), MOST_REFUSED, "were refused at the same time");
-    let [(_, line), ..] = &lines(&[refused(&"long ".repeat(1_000))])[..] else { panic!("a line") };
+    let [(_, line), ..] = &lines(&[refused(&"long ".repeat(1_000))], true)[..] else { panic!("a line") };
     assert!(line.len() < 2 * MAX_MESSAGE_BYTES, "{}", line.len());
+}
+
+#[test]
+fn who_wants_warnings_alone_gets_them() {
+    use TaskState as T;
+    let told =
+        [launch(), updated(T::Finished, ""), updated(T::Killed, ""), updated(T::Failed, ""), refused("")];
+    assert!(lines(&told, false).iter().all(|(level, _)| *level == Level::WARN));
+    assert_eq!((lines(&told, false).len(), lines(&told, true).len()), (2, 5));
 }
