@@ -46,8 +46,9 @@ impl Collector {
         driver: Handle,
         figures: Arc<Figures>,
     ) -> Self {
-        let empty = max_age(config.gc_delay, config.gc_disk_headroom, 0.0);
-        figures.max_age_secs.store(empty.as_secs(), Relaxed);
+        let usage = machine::disk_usage(&work_dir).unwrap_or(0.0);
+        let max_age = max_age(config.gc_delay, config.gc_disk_headroom, usage);
+        figures.max_age_secs.store(max_age.as_secs(), Relaxed);
         Self {
             figures,
             sandboxes,

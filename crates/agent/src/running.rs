@@ -66,6 +66,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         .map_err(Error::io("the listening socket"))?;
     let local_addr = listener.local_addr().map_err(Error::io("the listening socket"))?;
     let announced = Arc::new(Announced::new(&config, local_addr));
+    let begun = Instant::now();
     let work_dir = WorkDir::open(&config.work_dir)?;
     let info = agent_info(&config, &announced, &work_dir.path)?;
     let shuffle_dirs = Arc::new(ShuffleDirs::open(&config.shuffle_dirs)?);
@@ -73,9 +74,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let vital = Vital::new();
     let (store, checkpoint) = Store::open(&checkpoint_path, vital.guard("the checkpoint's thread"))?;
     let (containerizer, exits) = containers(&config, &work_dir)?;
-    let begun = Instant::now();
     let found = recovered(&containerizer, &work_dir).await?;
-    let recovery = begun.elapsed();
     let sandboxes = Sandboxes::new(&work_dir.path);
     let fetcher = fetcher(&config, &work_dir)?;
     if config.switch_user {
@@ -86,6 +85,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let (run_id, _) = uuid::Uuid::new_v4().as_u64_pair();
     let kernel = KernelConfig { kill_grace: config.kill_grace, ..KernelConfig::new(info, run_id) };
     let (state, actions) = recover(kernel, clock.now(), checkpoint, found);
+    let recovery = begun.elapsed();
     tracing::info!(
         address = %local_addr,
         work_dir = %work_dir.path.display(),
