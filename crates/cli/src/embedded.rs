@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bellows_client::OperatorClient;
+use bellows_containment::{OPEN_DIR, make_dirs};
 use bellows_election::{MasterAddress, detect};
 use bellows_runtime::Limits;
 use bellows_wire::v1::FrameworkId;
@@ -46,6 +47,8 @@ impl Embedded {
     pub async fn start(options: &Options) -> Result<Self, Error> {
         let Options { size, listen, clients, hosts, offer_timeout, work_dir } = options;
         let shuffle_root = work_dir.join("shuffle-files");
+        // The service looks at it before the agents make theirs in it.
+        make_dirs(&shuffle_root, OPEN_DIR).map_err(|source| Error::io("creating", &shuffle_root, source))?;
         let socket = work_dir.join(SHUFFLE_SOCKET);
 
         let mut config = bellows_shuffle::Config::new(work_dir.join("shuffle"));
