@@ -191,6 +191,7 @@ async fn get(
         "/state" => written(share, views::state(shared).await?).await?,
         "/containers" => written(share, views::containers(shared, true).await?.into()).await?,
         "/monitor/statistics" => written(share, views::containers(shared, false).await?.into()).await?,
+        "/system/stats" => Json(bellows_runtime::metrics::system_stats()).into_response(),
         "/metrics/snapshot" => {
             let patience = query.get("timeout").map(String::as_str);
             let patience = bellows_runtime::metrics::patience(patience).map_err(Refused::bad_request)?;

@@ -67,6 +67,7 @@ async fn reads_have_the_fields_of_mesos() {
         "{metrics}"
     );
     assert!(json(addr, "/metrics/snapshot.json?timeout=10secs").await["slave/uptime_secs"].is_number());
+    assert!(json(addr, "/system/stats.json").await["cpus_total"].as_f64() > Some(0.0));
     let (status, _, text) = get(addr, "/metrics/snapshot?timeout=soon", None).await;
     assert!(status == 400 && text.starts_with("Invalid timeout 'soon': "), "{text}");
     assert!(json(addr, "/flags").await["flags"]["work_dir"].is_string());

@@ -278,6 +278,8 @@ async fn a_reader_of_metrics_says_how_long_it_waits() {
     let address = master.local_addr();
     let whole = get(address, "/metrics/snapshot?timeout=10secs").await.json();
     assert!(whole["master/tasks_running"].is_number() && whole["system/load_1min"].is_number());
+    let stats = get(address, "/system/stats.json").await.json();
+    assert!(stats["avg_load_1min"].is_number() && stats["mem_total_bytes"].as_f64() > Some(0.0), "{stats}");
     // What takes time is left out.
     let hurried = get(address, "/metrics/snapshot?timeout=0ns").await.json();
     assert!(hurried["master/tasks_running"].is_null() && hurried["system/load_1min"].is_number());

@@ -159,6 +159,18 @@ pub fn system(snapshot: &mut Snapshot) {
     }
 }
 
+/// The same as Mesos has it at `/system/stats.json`: `{"avg_load_1min": 0.5, "cpus_total": 4.0, …}`
+pub fn system_stats() -> serde_json::Value {
+    let mut snapshot = Snapshot::default();
+    system(&mut snapshot);
+    let name = |name: &str| name.trim_start_matches("system/").replacen("load_", "avg_load_", 1);
+    snapshot
+        .values()
+        .into_iter()
+        .map(|(metric, value)| (name(metric), serde_json::Value::from(value)))
+        .collect()
+}
+
 /// A line of `/proc/meminfo`.
 pub fn meminfo_kb(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
@@ -243,6 +255,10 @@ mod tests {
         assert!(json["system/cpus_total"].as_f64() >= Some(1.0), "{json}");
         assert!(json["system/mem_total_bytes"].as_f64() > json["system/mem_free_bytes"].as_f64(), "{json}");
         assert_eq!(snapshot.values().len(), 6);
+        let stats = system_stats();
+        let names: Vec<_> = stats.as_object().expect("an object").keys().collect();
+        let loads = ["avg_load_15min", "avg_load_1min", "avg_load_5min"];
+        assert_eq!(names, [&loads[..], &["cpus_total", "mem_free_bytes", "mem_total_bytes"]].concat());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use axum::{
 use bellows_kernel::master::State;
 use bellows_runtime::{
     Share,
-    metrics::{PROMETHEUS_TYPE, Snapshot},
+    metrics::{PROMETHEUS_TYPE, Snapshot, system_stats},
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -46,6 +46,7 @@ pub(super) enum Path {
     Weights,
     /// Quota and maintenance, which nobody can set here.
     EmptyObject,
+    SystemStats,
     MetricsSnapshot,
     Metrics,
 }
@@ -70,6 +71,7 @@ impl Path {
             "/roles" => Self::Roles,
             "/weights" => Self::Weights,
             "/quota" | "/maintenance/schedule" | "/maintenance/status" => Self::EmptyObject,
+            "/system/stats" => Self::SystemStats,
             "/metrics/snapshot" => Self::MetricsSnapshot,
             "/metrics" => Self::Metrics,
             _ => return None,
@@ -136,6 +138,7 @@ pub(super) async fn get(
         Path::Roles => of_state(shared, share, Some("roles"), |state| to_vec(&RolesView::new(state))).await,
         Path::Weights => of_state(shared, share, Some("weights"), |state| to_vec(&WeightsView(state))).await,
         Path::EmptyObject => Ok(json(&serde_json::Map::new())),
+        Path::SystemStats => Ok(json(&system_stats())),
         Path::MetricsSnapshot => {
             let patience = query.get("timeout").map(String::as_str);
             let patience = bellows_runtime::metrics::patience(patience).map_err(Refused::bad_request)?;
