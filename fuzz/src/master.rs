@@ -170,7 +170,8 @@ impl Master {
             Action::Respond { .. }
             | Action::CloseStream { .. }
             | Action::CloseLink { .. }
-            | Action::Warn(_) => {}
+            | Action::Warn(_)
+            | Action::Note(_) => {}
         }
     }
 
@@ -193,7 +194,7 @@ impl Master {
             Action::Tell { link, command } if self.links.contains(&link) => self.agent(link, command),
             Action::CloseStream { stream } => self.waiting.push_back(Event::StreamClosed { stream }),
             Action::CloseLink { link } => self.waiting.push_back(Event::LinkClosed { link }),
-            Action::Tell { .. } | Action::Observe(_) | Action::Warn(_) => {}
+            Action::Tell { .. } | Action::Observe(_) | Action::Warn(_) | Action::Note(_) => {}
         }
     }
 

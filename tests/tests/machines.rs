@@ -114,6 +114,31 @@ async fn a_closed_terminal_ends_the_embedded_cluster_and_a_second_signal_hurries
     Ok(())
 }
 
+#[test]
+fn the_embedded_cluster_says_what_it_makes_and_its_shuffle_service_is_found() -> Result<()> {
+    let cluster = Cluster::start(ClusterOptions { agents: 1, cpus: 1 })?;
+    let state = cluster.state_dir();
+    ensure!(cluster.log().contains(&format!("makes {}, ", state.display())), "{}", cluster.log());
+    let ask = |flags: &[&str], work_dir: Option<&Path>| -> Result<(bool, String)> {
+        let mut status = Command::new(binaries().join("bellows"));
+        status.args(["shuffle", "status"]).args(flags).env_remove("BELLOWS_SHUFFLE_SOCKET");
+        // Whoever runs this may have a cluster in the default directory.
+        status.env("XDG_STATE_HOME", "/nonexistent").env_remove("BELLOWS_WORK_DIR");
+        status.envs(work_dir.map(|work_dir| ("BELLOWS_WORK_DIR", work_dir)));
+        let output = status.output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+    };
+    for (flags, work_dir) in [(&["--master", cluster.master()][..], None), (&[], Some(state.as_path()))] {
+        let (found, said) = ask(flags, work_dir)?;
+        ensure!(found && said.contains("no applications"), "{flags:?}: {said}");
+    }
+    let (found, said) = ask(&["--socket", "/nonexistent/admin.sock"], Some(&state))?;
+    ensure!(!found && said.contains("/nonexistent/admin.sock: No such file"), "{said}");
+    ensure!(said.contains("--socket") && said.contains("--master"), "{said}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn an_agent_is_taken_out_of_service_by_sigusr1_as_with_mesos() -> Result<()> {
     let mut processes = Processes::start(1).await?;

@@ -7,6 +7,10 @@ use bellows_model::ContainerId;
 use std::{
     collections::HashSet,
     path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -20,11 +24,33 @@ pub(crate) struct Collector {
     pub(crate) headroom: f64,
     pub(crate) interval: Duration,
     pub(crate) driver: Handle,
+    pub(crate) figures: Arc<Figures>,
+}
+
+/// What is said of it in the metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    pub(crate) deleted: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    /// Sandboxes of ended tasks that are still there.
+    pub(crate) pending: AtomicU64,
+    /// How old they may become as full as the disk is.
+    pub(crate) max_age_secs: AtomicU64,
 }
 
 impl Collector {
-    pub(crate) fn new(config: &Config, sandboxes: Sandboxes, work_dir: PathBuf, driver: Handle) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        sandboxes: Sandboxes,
+        work_dir: PathBuf,
+        driver: Handle,
+        figures: Arc<Figures>,
+    ) -> Self {
+        let usage = machine::disk_usage(&work_dir).unwrap_or(0.0);
+        let max_age = max_age(config.gc_delay, config.gc_disk_headroom, usage);
+        figures.max_age_secs.store(max_age.as_secs(), Relaxed);
         Self {
+            figures,
             sandboxes,
             work_dir,
             delay: config.gc_delay,
@@ -55,6 +81,7 @@ impl Collector {
             let Self { sandboxes, work_dir, delay, headroom, .. } = &self;
             let (sandboxes, work_dir, delay, headroom) =
                 (sandboxes.clone(), work_dir.clone(), *delay, *headroom);
+            let figures = Arc::clone(&self.figures);
             let outcome = tokio::task::spawn_blocking(move || {
                 let usage = || machine::disk_usage(&work_dir).unwrap_or(0.0);
                 let now = SystemTime::now();
@@ -64,9 +91,17 @@ impl Collector {
                     failed: sandboxes.has_failed(&run),
                     of: run,
                 });
-                let (doomed, spared) = sorted(ended.collect(), delay, max_age(delay, headroom, usage()));
-                let collect = |run: &Run| {
-                    if let Err(error) = sandboxes.collect(run) {
+                let (ended, max_age) = (ended.collect::<Vec<_>>(), max_age(delay, headroom, usage()));
+                figures.pending.store(ended.len() as u64, Relaxed);
+                figures.max_age_secs.store(max_age.as_secs(), Relaxed);
+                let (doomed, spared) = sorted(ended, delay, max_age);
+                let collect = |run: &Run| match sandboxes.collect(run) {
+                    Ok(()) => {
+                        figures.deleted.fetch_add(1, Relaxed);
+                        figures.pending.fetch_sub(1, Relaxed);
+                    }
+                    Err(error) => {
+                        figures.failed.fetch_add(1, Relaxed);
                         tracing::warn!(container = %run.container_id, %error, "cannot delete an old sandbox");
                     }
                 };

@@ -1,7 +1,15 @@
 //! The one task that owns the agent's state: events in, one at a time; actions out, through `effects`.
 //!
 //! Decides nothing itself, and waits for nothing but the next event.
-use crate::{Error, announced::Announced, clock::Clock, effects::Effects, link::Outgoing, store::Outcome};
+use crate::{
+    Error,
+    announced::Announced,
+    clock::Clock,
+    effects::Effects,
+    link::Outgoing,
+    narrate::{Standing, narrate, narrate_standing},
+    store::Outcome,
+};
 use bellows_containment::{ExitEvent, ExitStatus};
 use bellows_kernel::agent::{Event, Exit, LinkId, State, step};
 use std::{
@@ -151,7 +159,10 @@ impl Driver {
 
     fn handle(&mut self, event: Event) -> Result<(), Error> {
         tracing::trace!(?event);
+        let before = Standing::of(&self.state);
         let actions = step(&mut self.state, self.clock.now(), event);
+        narrate_standing(before, &self.state);
+        narrate(&self.state, &actions);
         self.effects.perform(&self.state, actions)
     }
 }

@@ -80,3 +80,66 @@ impl Environment {
         all
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bellows_kernel::agent::Job;
+    use bellows_model::{FrameworkInfo, Resources, TaskInfo};
+
+    fn job() -> Job {
+        let framework = FrameworkInfo {
+            id: Some("F".into()),
+            name: "app".into(),
+            user: "ann".into(),
+            principal: None,
+            roles: vec!["*".into()],
+            hostname: String::new(),
+            webui_url: None,
+            failover_timeout: Duration::ZERO,
+            checkpoint: true,
+            capabilities: Vec::new(),
+            labels: Vec::new(),
+        };
+        let task = TaskInfo {
+            name: "t".into(),
+            task_id: "t".into(),
+            agent_id: "S".into(),
+            resources: Resources::new(),
+            command: None,
+            executor: None,
+            data: None,
+            labels: Vec::new(),
+            kill_grace: None,
+            container: None,
+            unsupported: None,
+        };
+        Job {
+            framework: Arc::new(framework),
+            framework_id: "F".into(),
+            task: Arc::new(task),
+            container_id: "c".into(),
+        }
+    }
+
+    /// Another user has another home than the agent; what the operator names is meant for all.
+    #[test]
+    fn whose_home_a_task_finds() {
+        let bound = ([127, 0, 0, 1], 5051).into();
+        let (_, master) = tokio::sync::watch::channel(None);
+        let mut config = Config::new(bound, master, "/work");
+        let announced = Arc::new(Announced::new(&config, bound));
+        let variable = |name: &str| EnvironmentVariable { name: name.into(), value: "/home/agent".into() };
+        let home = |environment: &Environment, switched| {
+            let (agent_id, sandbox) = (AgentId::from("S"), Path::new("/work/sandbox"));
+            let place = Place { agent_id: &agent_id, sandbox, shuffle_dirs: None, switched };
+            environment.of(&job(), place).into_iter().any(|found| found == variable("HOME"))
+        };
+        let inherited =
+            Environment { base: vec![variable("HOME")], ..Environment::new(&config, Arc::clone(&announced)) };
+        assert!(home(&inherited, false) && !home(&inherited, true));
+        config.executor_environment = Some(vec![variable("HOME")]);
+        let named = Environment::new(&config, announced);
+        assert!(home(&named, false) && home(&named, true));
+    }
+}

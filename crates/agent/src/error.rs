@@ -9,8 +9,12 @@ pub enum Error {
     Bind { address: String, source: io::Error },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("{} is in use by another agent: give each agent a directory of its own", path.display())]
-    Locked { path: PathBuf },
+    #[error(
+        "{} is in use by another agent{}: end that one, or give this one a directory of its own with --work-dir",
+        path.display(),
+        holder.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
+    Locked { path: PathBuf, holder: Option<u32> },
     #[error("the resources: {0}")]
     Resources(#[from] ResourcesError),
     #[error("the attributes: {0}")]

@@ -1,6 +1,6 @@
 //! What operators, pages and clients read from an agent, under the paths of Mesos. Nothing here changes anything.
 mod files;
-mod metrics;
+pub(crate) mod metrics;
 mod operator;
 mod views;
 
@@ -42,6 +42,7 @@ pub(crate) struct Shared {
     flags: BTreeMap<&'static str, String>,
     /// Memory for calls and for answers that are not read yet.
     memory: MemoryBudget,
+    sources: metrics::Sources,
 }
 
 /// See [`Shared::memory`].
@@ -55,6 +56,7 @@ pub(crate) fn router(
     work_dir: &Path,
     driver: Handle,
     containerizer: Containerizer,
+    sources: metrics::Sources,
 ) -> Result<Router, Error> {
     let shared = Shared {
         driver,
@@ -65,6 +67,7 @@ pub(crate) fn router(
         flags: flags(config, announced.address().port(), work_dir),
         announced,
         memory: MemoryBudget::new(SHARED_MEMORY_BYTES),
+        sources,
     };
     Ok(Router::new().fallback(serve).with_state(Arc::new(shared)))
 }
@@ -188,7 +191,12 @@ async fn get(
         "/state" => written(share, views::state(shared).await?).await?,
         "/containers" => written(share, views::containers(shared, true).await?.into()).await?,
         "/monitor/statistics" => written(share, views::containers(shared, false).await?.into()).await?,
-        "/metrics/snapshot" => Json(metrics::snapshot(shared).await?.json()).into_response(),
+        "/system/stats" => Json(bellows_runtime::metrics::system_stats()).into_response(),
+        "/metrics/snapshot" => {
+            let patience = query.get("timeout").map(String::as_str);
+            let patience = bellows_runtime::metrics::patience(patience).map_err(Refused::bad_request)?;
+            Json(metrics::in_time(shared, patience).await?.json()).into_response()
+        }
         "/metrics" => {
             let text = metrics::snapshot(shared).await?.prometheus();
             let text = text.map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;

@@ -20,6 +20,7 @@ pub mod fuzzing;
 mod http;
 mod link;
 mod machine;
+mod narrate;
 mod resources;
 mod rotate;
 mod running;

@@ -45,15 +45,8 @@ fn cpus() -> u64 {
 }
 
 fn memory_mb() -> Option<u64> {
-    let all = meminfo_kb("MemTotal:")? / 1_024;
+    let all = bellows_runtime::metrics::meminfo_kb("MemTotal:")? / 1_024;
     Some(cgroup::memory_limit_bytes(Path::new("/proc/self")).map_or(all, |limit| all.min(limit / MB)))
-}
-
-/// A line of `/proc/meminfo`.
-pub(crate) fn meminfo_kb(name: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 fn disk_mb(path: &Path) -> Option<u64> {

@@ -4,11 +4,14 @@ use crate::{
     announced::Announced,
     attributes::parse_attributes,
     clock::Clock,
-    collect::Collector,
+    collect::{Collector, Figures as Collected},
     driver::{Driver, Handle, exit_of},
     effects::{Containment, Effects, Shuffle},
     environment::Environment,
-    http, link, machine, rotate,
+    http::{self, metrics},
+    link, machine,
+    narrate::narrate,
+    rotate,
     shuffle::ShuffleDirs,
     store::Store,
     work_dir::{SANDBOXES, WorkDir},
@@ -20,7 +23,12 @@ use bellows_kernel::agent::{Config as KernelConfig, Event, RecoveredContainer, S
 use bellows_model::{AgentId, AgentInfo, ContainerId};
 use bellows_runtime::{Hosts, Server, Vital};
 use std::{
-    collections::BTreeMap, collections::HashMap, net::SocketAddr, path::Path, sync::Arc, time::Duration,
+    collections::BTreeMap,
+    collections::HashMap,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 use tokio::{
     net::TcpListener,
@@ -58,6 +66,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         .map_err(Error::io("the listening socket"))?;
     let local_addr = listener.local_addr().map_err(Error::io("the listening socket"))?;
     let announced = Arc::new(Announced::new(&config, local_addr));
+    let begun = Instant::now();
     let work_dir = WorkDir::open(&config.work_dir)?;
     let info = agent_info(&config, &announced, &work_dir.path)?;
     let shuffle_dirs = Arc::new(ShuffleDirs::open(&config.shuffle_dirs)?);
@@ -76,9 +85,19 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let (run_id, _) = uuid::Uuid::new_v4().as_u64_pair();
     let kernel = KernelConfig { kill_grace: config.kill_grace, ..KernelConfig::new(info, run_id) };
     let (state, actions) = recover(kernel, clock.now(), checkpoint, found);
+    let recovery = begun.elapsed();
+    tracing::info!(
+        address = %local_addr,
+        work_dir = %work_dir.path.display(),
+        tasks = state.busy(),
+        "the agent listens; it offers {}",
+        state.config.info.resources
+    );
     let (driver, messages) = Handle::new();
     let (publish, agent_id) = watch::channel(None);
     let client = config.shuffle_socket.as_ref().map(bellows_shuffle::admin::Client::new);
+    let collected = Arc::new(Collected::default());
+    let sources = metrics::Sources { fetcher: fetcher.clone(), collected: Arc::clone(&collected), recovery };
     let containment = Arc::new(Containment {
         containerizer: containerizer.clone(),
         fetcher,
@@ -98,6 +117,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         fetches: HashMap::new(),
         agent_id: publish,
     };
+    narrate(&state, &actions);
     effects.perform(&state, actions)?;
 
     let stopping = CancellationToken::new();
@@ -125,13 +145,13 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         });
     }
     let guard = vital.guard("the collection of sandboxes");
-    let collector = Collector::new(&config, sandboxes, work_dir.path.clone(), driver.clone());
+    let collector = Collector::new(&config, sandboxes, work_dir.path.clone(), driver.clone(), collected);
     helpers.spawn(async move {
         let _guard = guard;
         collector.run().await;
     });
-    let router =
-        http::router(&config, Arc::clone(&announced), &work_dir.path, driver.clone(), containerizer)?;
+    let announcing = Arc::clone(&announced);
+    let router = http::router(&config, announcing, &work_dir.path, driver.clone(), containerizer, sources)?;
     let own = config.hostname.as_deref();
     let router = Hosts::new(own, config.allow_hosts.iter().map(String::as_str)).guard(router);
     let server =

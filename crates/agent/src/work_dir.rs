@@ -79,7 +79,9 @@ pub(crate) fn lock(path: &Path, whole: &Path) -> Result<File, Error> {
         .map_err(Error::io(path))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Locked { path: whole.to_owned() }),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(Error::Locked { path: whole.to_owned(), holder: bellows_runtime::lock_holder(path) })
+        }
         Err(error) => Err(Error::Io { path: path.to_owned(), source: error.into() }),
     }
 }
@@ -98,7 +100,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary");
         let path = dir.path().join("a/b");
         let first = WorkDir::open(&path).expect("free");
-        assert!(matches!(WorkDir::open(&path), Err(Error::Locked { .. })));
+        let error = WorkDir::open(&path).err().expect("in use").to_string();
+        let (whole, pid) = (path.canonicalize().expect("there"), std::process::id());
+        assert!(
+            error.starts_with(&format!("{} is in use by another agent (process {pid}): ", whole.display()))
+        );
+        assert!(error.contains("--work-dir"), "{error}");
         drop(first);
         let again = WorkDir::open(&path).expect("free again");
         assert_eq!((mode(&again.path), mode(&again.meta)), (0o711, 0o700));

@@ -41,7 +41,35 @@ async fn reads_have_the_fields_of_mesos() {
     }
     assert_eq!(json(addr, "/containers").await[0]["container_id"], container.as_str());
     assert!(json(addr, "/monitor/statistics").await[0]["statistics"]["mem_rss_bytes"].as_u64() > Some(0));
-    assert_eq!(json(addr, "/metrics/snapshot").await["slave/tasks_finished"], 1.0);
+    let metrics = json(addr, "/metrics/snapshot").await;
+    let recorded = include_str!("data/metrics.txt").lines();
+    let missing: Vec<_> = recorded.filter(|name| !metrics[name].is_number()).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+    for (name, value) in [
+        ("slave/tasks_finished", 1.0),
+        ("slave/tasks_running", 1.0),
+        ("slave/executors_terminating", 0.0),
+        ("containerizer/fetcher/task_fetches_succeeded", 2.0),
+        ("containerizer/fetcher/cache_size_total_bytes", 2_147_483_648.0),
+        ("slave/cpus_total", 100.0),
+        ("slave/registered", 1.0),
+        ("gc/path_removals_pending", 0.0),
+    ] {
+        assert_eq!(metrics[name], value, "{name}");
+    }
+    for name in
+        ["system/cpus_total", "system/mem_total_bytes", "slave/executor_directory_max_allowed_age_secs"]
+    {
+        assert!(metrics[name].as_f64() > Some(0.0), "{name}");
+    }
+    assert!(
+        metrics["slave/recovery_time_secs"].as_f64() < metrics["slave/uptime_secs"].as_f64(),
+        "{metrics}"
+    );
+    assert!(json(addr, "/metrics/snapshot.json?timeout=10secs").await["slave/uptime_secs"].is_number());
+    assert!(json(addr, "/system/stats.json").await["cpus_total"].as_f64() > Some(0.0));
+    let (status, _, text) = get(addr, "/metrics/snapshot?timeout=soon", None).await;
+    assert!(status == 400 && text.starts_with("Invalid timeout 'soon': "), "{text}");
     assert!(json(addr, "/flags").await["flags"]["work_dir"].is_string());
     let (status, _, text) = get(addr, "/metrics", None).await;
     assert!(status == 200 && text.contains("bellows_slave_tasks_running 1"), "{text}");

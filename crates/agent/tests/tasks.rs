@@ -241,6 +241,27 @@ async fn an_operator_sets_the_environment_home_included() {
 }
 
 #[tokio::test]
+async fn an_agent_that_does_not_switch_runs_every_task_as_its_own_user() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let mut master = Master::start().await;
+    let config = bellows_agent::Config { switch_user: false, ..config(&master, dir.path()) };
+    let agent = bellows_agent::start(config).await.expect("started");
+    let (mut link, _) = master.register().await;
+    let mut task = shell("t", "id -u; echo HOME=$HOME");
+    task.command.as_mut().expect("set").user = Some("nobody-knows-me".into());
+    link.launch("F", task).await;
+    let statuses = link.until_end("F").await;
+    assert_eq!(states(&statuses), [TaskStarting, TaskRunning, TaskFinished]);
+    let text =
+        std::fs::read_to_string(sandbox(dir.path(), "F", &statuses[2]).join("stdout")).expect("stdout");
+    let uid = rustix::process::geteuid().as_raw();
+    // A task of the agent's own user has the agent's home.
+    let home = std::env::var("HOME").unwrap_or_default();
+    assert_eq!(text, format!("{uid}\nHOME={home}\n"));
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn output_is_rotated_while_a_task_runs_and_a_failure_is_remembered() {
     let dir = tempfile::tempdir().expect("temporary");
     let mut master = Master::start().await;

@@ -387,20 +387,18 @@ pub struct ShuffleServeArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct ShuffleSocketArg {
-    /// The service's admin socket
-    #[arg(
-        long,
-        value_name = "PATH",
-        default_value = "/var/lib/bellows/shuffle/admin.sock",
-        env = "BELLOWS_SHUFFLE_SOCKET"
-    )]
-    pub socket: PathBuf,
+    /// The service's admin socket [default: the first that answers of /var/lib/bellows/shuffle/admin.sock, of
+    /// `bellows up` in its default directory, and those that this machine's agents of --master use]
+    #[arg(long, value_name = "PATH", env = "BELLOWS_SHUFFLE_SOCKET")]
+    pub socket: Option<PathBuf>,
+    #[command(flatten)]
+    pub address: MasterAddressArg,
 }
 
 #[derive(Debug, Args)]
 pub struct ShuffleRemoveArgs {
     #[command(flatten)]
-    pub address: ShuffleSocketArg,
+    pub socket: ShuffleSocketArg,
     /// The application's id, as `shuffle status` shows it
     pub application: String,
 }
@@ -408,7 +406,7 @@ pub struct ShuffleRemoveArgs {
 #[derive(Debug, Args)]
 pub struct ShuffleStatusArgs {
     #[command(flatten)]
-    pub address: ShuffleSocketArg,
+    pub socket: ShuffleSocketArg,
     /// JSON instead of a table
     #[arg(long)]
     pub json: bool,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bellows_client::OperatorClient;
+use bellows_containment::{OPEN_DIR, make_dirs};
 use bellows_election::{MasterAddress, detect};
 use bellows_runtime::Limits;
 use bellows_wire::v1::FrameworkId;
@@ -14,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{AllowHostArgs, ListenArgs, ShuffleClientArgs, SizeArgs};
 use crate::error::Error;
 use crate::{rows, serve, shuffle, spark, submit};
+
+/// The shuffle service's admin socket, in the work directory.
+pub const SHUFFLE_SOCKET: &str = "shuffle.sock";
 
 /// Longer than a task's grace period between TERM and KILL.
 const END_LIMIT: Duration = Duration::from_secs(15);
@@ -43,7 +47,9 @@ impl Embedded {
     pub async fn start(options: &Options) -> Result<Self, Error> {
         let Options { size, listen, clients, hosts, offer_timeout, work_dir } = options;
         let shuffle_root = work_dir.join("shuffle-files");
-        let socket = work_dir.join("shuffle.sock");
+        // The service looks at it before the agents make theirs in it.
+        make_dirs(&shuffle_root, OPEN_DIR).map_err(|source| Error::io("creating", &shuffle_root, source))?;
+        let socket = work_dir.join(SHUFFLE_SOCKET);
 
         let mut config = bellows_shuffle::Config::new(work_dir.join("shuffle"));
         config.listen = SocketAddr::new(listen.ip, listen.shuffle_port);
@@ -52,7 +58,7 @@ impl Embedded {
         // The agents below know which frameworks live.
         config.heartbeat_cleanup = false;
         shuffle::ask_of_clients(&mut config, clients)?;
-        let shuffle = shuffle::start(config).await?;
+        let shuffle = shuffle::start(config, "--shuffle-port").await?;
 
         // All parts are on this machine, so their connections to each other tell nothing.
         let advertise_ip = listen.ip.is_unspecified().then(|| bellows_names::advertised_address(&[]));

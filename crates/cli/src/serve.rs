@@ -47,33 +47,8 @@ pub async fn master(args: MasterArgs) -> Result<(), Error> {
 /// service, as it does with Mesos' agents: the master forgets it at once, and its tasks end.
 pub async fn agent(args: AgentArgs) -> Result<(), Error> {
     init_logging("info", LogFormat::Text);
-    let master = detect(&parse_address(&args.address.master)?);
-    let shuffle_dirs = match args.shuffle_dirs.is_empty() {
-        true => vec![default_shuffle_dir(&args.work_dir)?],
-        false => args.shuffle_dirs,
-    };
-    let mut config = bellows_agent::Config::new(SocketAddr::new(args.ip, args.port), master, args.work_dir);
-    config.hostname = own_name(args.hostname, args.ip).await.map(|name| name.name);
-    config.advertise_ip = args.advertise.advertise_ip;
-    config.advertise_port = args.advertise.advertise_port;
-    config.allow_hosts = args.hosts.allow_hosts;
-    config.resources = value::resolve("--resources", args.resources.unwrap_or_default())?;
-    config.attributes = value::resolve("--attributes", args.attributes.unwrap_or_default())?;
-    config.switch_user &= !args.no_switch_user;
-    if let Some(json) = args.executor_environment {
-        const FLAG: &str = "--executor-environment";
-        config.executor_environment = Some(value::environment(FLAG, &value::resolve(FLAG, json)?)?);
-    }
-    let rotation = Rotation { max_bytes: args.max_output_size, old_files: args.max_output_files };
-    config.rotation =
-        config.rotation.map(|(_, interval)| (rotation, interval)).filter(|_| rotation.max_bytes > 0);
-    config.gc_delay = args.collection.gc_delay.0.unwrap_or(Duration::MAX);
-    config.gc_disk_headroom = args.collection.gc_disk_headroom;
-    config.disk_watch_interval = args.collection.disk_watch_interval.0.unwrap_or(Duration::MAX);
-    config.shuffle_dirs = shuffle_dirs;
-    config.shuffle_socket = args.shuffle_socket;
-    config.native_library = crate::spark::find_libmesos().ok();
-    let mut agent = start_agent(config, "--port").await?;
+    let hostname = own_name(args.hostname.clone(), args.ip).await.map(|name| name.name);
+    let mut agent = start_agent(agent_config(args, hostname)?, "--port").await?;
     forget_startup();
     let mut signals = listen_to_signals()?;
     let mut retiring = false;
@@ -97,6 +72,37 @@ pub async fn agent(args: AgentArgs) -> Result<(), Error> {
     }
     unless_hurried(agent.stop()).await;
     Ok(())
+}
+
+/// What the flags ask for.
+fn agent_config(args: AgentArgs, hostname: Option<String>) -> Result<bellows_agent::Config, Error> {
+    let master = detect(&parse_address(&args.address.master)?);
+    let shuffle_dirs = match args.shuffle_dirs.is_empty() {
+        true => vec![default_shuffle_dir(&args.work_dir)?],
+        false => args.shuffle_dirs,
+    };
+    let mut config = bellows_agent::Config::new(SocketAddr::new(args.ip, args.port), master, args.work_dir);
+    config.hostname = hostname;
+    config.advertise_ip = args.advertise.advertise_ip;
+    config.advertise_port = args.advertise.advertise_port;
+    config.allow_hosts = args.hosts.allow_hosts;
+    config.resources = value::resolve("--resources", args.resources.unwrap_or_default())?;
+    config.attributes = value::resolve("--attributes", args.attributes.unwrap_or_default())?;
+    config.switch_user &= !args.no_switch_user;
+    if let Some(json) = args.executor_environment {
+        const FLAG: &str = "--executor-environment";
+        config.executor_environment = Some(value::environment(FLAG, &value::resolve(FLAG, json)?)?);
+    }
+    let rotation = Rotation { max_bytes: args.max_output_size, old_files: args.max_output_files };
+    config.rotation =
+        config.rotation.map(|(_, interval)| (rotation, interval)).filter(|_| rotation.max_bytes > 0);
+    config.gc_delay = args.collection.gc_delay.0.unwrap_or(Duration::MAX);
+    config.gc_disk_headroom = args.collection.gc_disk_headroom;
+    config.disk_watch_interval = args.collection.disk_watch_interval.0.unwrap_or(Duration::MAX);
+    config.shuffle_dirs = shuffle_dirs;
+    config.shuffle_socket = args.shuffle_socket;
+    config.native_library = crate::spark::find_libmesos().ok();
+    Ok(config)
 }
 
 /// Executors are told its whole path.
@@ -175,6 +181,31 @@ async fn own_name(given: Option<String>, listens_on: IpAddr) -> Option<OwnName> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_operator_decides_which_user_tasks_run_as_and_what_they_find() {
+        use clap::Parser as _;
+        let config = |flags: &[&str]| {
+            let line = ["bellows", "agent", "--work-dir", "/srv/agent"].iter().chain(flags);
+            let Ok(crate::args::Cli { command: crate::args::Command::Agent(args) }) =
+                crate::args::Cli::try_parse_from(line)
+            else {
+                panic!("{flags:?}")
+            };
+            agent_config(args, None)
+        };
+        let plain = config(&[]).expect("meant");
+        assert_eq!(plain.switch_user, rustix::process::geteuid().is_root());
+        assert!(plain.executor_environment.is_none());
+        let set = config(&["--no-switch-user", "--executor-environment", r#"{"HOME": "/srv/spark"}"#]);
+        let set = set.expect("meant");
+        assert!(!set.switch_user);
+        let environment = set.executor_environment.expect("set");
+        let [home] = &environment[..] else { panic!("{environment:?}") };
+        assert_eq!((home.name.as_str(), home.value.as_str()), ("HOME", "/srv/spark"));
+        let error = config(&["--executor-environment", "HOME=/srv/spark"]).expect_err("no JSON");
+        assert!(error.to_string().contains("--executor-environment"), "{error}");
+    }
 
     #[test]
     fn shuffle_files_lie_below_the_work_directory_where_nothing_else_is_said() {

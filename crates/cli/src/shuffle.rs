@@ -1,26 +1,25 @@
 //! `bellows shuffle`: the shuffle service as a process of its own, and what an operator asks of one that runs.
 
+mod find;
+
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use bellows_runtime::{LogFormat, init_logging};
-use bellows_shuffle::admin::Client;
 use bellows_shuffle::{Auth, AuthPolicy, Config, Error as ServiceError, Removal, Running, Status, Tls};
 
-use crate::args::{
-    ShuffleClientArgs, ShuffleRemoveArgs, ShuffleServeArgs, ShuffleSocketArg, ShuffleStatusArgs,
-};
+use crate::args::{ShuffleClientArgs, ShuffleRemoveArgs, ShuffleServeArgs, ShuffleStatusArgs};
 use crate::error::Error;
 use crate::output::{Table, bytes, out};
 use crate::serve::{fatal, unless_hurried, until_told};
 
-const SOCKET: &str = "admin.sock";
 const SECRETS_HINT: &str = "\
 one secret a line: SECRET for all applications, or APPLICATION SECRET; then chmod 600
 Spark's side of it is spark.authenticate=true with the same spark.authenticate.secret";
 const ROOTS_HINT: &str = "\
 name them with --shuffle-dirs: what SPARK_LOCAL_DIRS names on Spark's workers, or the agent's --shuffle-dirs
 to serve this machine alone, listen with --ip 127.0.0.1";
+const IN_USE_HINT: &str = "end that one, or give this one a directory of its own with --work-dir";
 const TLS_HINT: &str = "\
 both files are PEM and the key is not encrypted; from a Java keystore:
 keytool -importkeystore -srckeystore KEYSTORE -destkeystore k.p12 -deststoretype PKCS12
@@ -33,7 +32,7 @@ pub async fn run(args: ShuffleServeArgs) -> Result<(), Error> {
         // Whoever collects metrics may know this machine by its full name.
         config.allow_hosts.extend(bellows_names::host_name().await.map(|own| own.name));
     }
-    let shuffle = start(config).await?;
+    let shuffle = start(config, "--port").await?;
     tokio::select! {
         told = until_told() => told?,
         ended = shuffle.ended() => return Err(fatal("the shuffle service", ended)),
@@ -43,7 +42,7 @@ pub async fn run(args: ShuffleServeArgs) -> Result<(), Error> {
 }
 
 fn configure(args: ShuffleServeArgs) -> Result<Config, Error> {
-    let socket = args.socket.unwrap_or_else(|| args.work_dir.join(SOCKET));
+    let socket = args.socket.unwrap_or_else(|| args.work_dir.join(find::SOCKET));
     let mut config = Config::new(args.work_dir);
     config.listen = SocketAddr::new(args.ip, args.port);
     config.admin_socket = Some(socket);
@@ -77,17 +76,23 @@ pub fn ask_of_clients(config: &mut Config, args: &ShuffleClientArgs) -> Result<(
     Ok(())
 }
 
-pub async fn start(config: Config) -> Result<Running, Error> {
-    let address = config.listen;
+/// `flag` is the one that chooses the port.
+pub async fn start(config: Config, flag: &'static str) -> Result<Running, Error> {
+    let (address, metrics) = (config.listen, config.metrics_listen);
     bellows_shuffle::start(config).await.map_err(|error| match &error {
         ServiceError::Bind { source, .. } if source.kind() == ErrorKind::AddrInUse => {
-            Error::AddressInUse { what: "shuffle service", address, flag: "--shuffle-port or --port" }
+            Error::AddressInUse { what: "shuffle service", address, flag }
+        }
+        ServiceError::BindMetrics { source, .. } if source.kind() == ErrorKind::AddrInUse => {
+            let address = metrics.unwrap_or(address);
+            Error::AddressInUse { what: "metrics of the shuffle service", address, flag: "--metrics-port" }
         }
         _ => {
             let hint = match &error {
                 ServiceError::Secrets { .. } => SECRETS_HINT,
                 ServiceError::Tls { .. } => TLS_HINT,
                 ServiceError::NoRoots { .. } => ROOTS_HINT,
+                ServiceError::InUse { .. } => IN_USE_HINT,
                 _ => "",
             };
             Error::failed(format!("the shuffle service does not start: {error}"), hint)
@@ -96,8 +101,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
 }
 
 pub async fn status(args: ShuffleStatusArgs) -> Result<(), Error> {
-    let status = Client::new(&args.address.socket).status().await;
-    let status = status.map_err(|error| no_answer(&args.address, &error))?;
+    let (_, status) = find::find(&args.socket).await?;
     if args.json {
         out!("{}", serde_json::to_string_pretty(&status).expect("invariant: plain values are JSON"));
     } else {
@@ -108,8 +112,8 @@ pub async fn status(args: ShuffleStatusArgs) -> Result<(), Error> {
 
 pub async fn remove(args: ShuffleRemoveArgs) -> Result<(), Error> {
     let app = &args.application;
-    let removal = Client::new(&args.address.socket).remove_app(app).await;
-    let removal = removal.map_err(|error| no_answer(&args.address, &error))?;
+    let (client, _) = find::find(&args.socket).await?;
+    let removal = client.remove_app(app).await.map_err(|error| Error::failed(error.to_string(), ""))?;
     if removal == Removal::default() {
         return Err(Error::NotFound(format!("the shuffle service knows no application {app}")));
     }
@@ -130,16 +134,6 @@ fn removal_text(app: &str, removal: &Removal) -> String {
     }
     let (executors, files, bytes) = (removal.executors, removal.files, bytes(removal.bytes));
     format!("{app}: {executors} executors forgotten; {files} files, {bytes} deleted")
-}
-
-fn no_answer(address: &ShuffleSocketArg, error: &ServiceError) -> Error {
-    if let ServiceError::Refused { .. } = error {
-        return Error::failed(error.to_string(), "");
-    }
-    Error::failed(
-        format!("no shuffle service answers at {}: {error}", address.socket.display()),
-        "name its admin socket with --socket; `bellows up` has it as shuffle.sock in its work directory",
-    )
 }
 
 fn status_text(status: &Status) -> String {
@@ -230,15 +224,46 @@ mod tests {
         let missing = directory.path().join("none");
         let args = ShuffleClientArgs { secrets_file: Some(missing.clone()), ..Default::default() };
         ask_of_clients(&mut config, &args).expect("meant");
-        let error = start(config.clone()).await.map(|_| ()).expect_err("no secrets");
+        let start = async |config| start(config, "--port").await.map(|_| ());
+        let error = start(config.clone()).await.expect_err("no secrets");
         assert!(error.to_string().contains("none") && error.hint().is_some_and(|hint| hint.contains("600")));
         config.auth = None;
-        let error = start(config.clone()).await.map(|_| ()).expect_err("any directory");
+        let error = start(config.clone()).await.expect_err("any directory");
         assert!(error.to_string().contains("0.0.0.0:7337"), "{error}");
         assert!(error.hint().is_some_and(|hint| hint.contains("--shuffle-dirs")));
         config.allowed_roots = vec![directory.path().to_owned()];
         config.tls = Some(Tls { certificate_chain: missing.clone(), private_key: missing });
-        let error = start(config).await.map(|_| ()).expect_err("no certificate");
+        let error = start(config).await.expect_err("no certificate");
         assert!(error.to_string().contains("none") && error.hint().is_some_and(|hint| hint.contains("PEM")));
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_names_its_flag() {
+        let taken = std::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let taken = taken.local_addr().map(|address| (taken, address)).expect("bound");
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let mut config = Config::new(directory.path());
+        config.listen = taken.1;
+        let error = start(config.clone(), "--shuffle-port").await.map(|_| ()).expect_err("in use");
+        assert_eq!(error.to_string(), format!("shuffle service: {} is in use", taken.1));
+        assert!(error.hint().is_some_and(|hint| hint.contains("with --shuffle-port (")));
+        config.listen.set_port(0);
+        config.metrics_listen = Some(taken.1);
+        let error = start(config, "--shuffle-port").await.map(|_| ()).expect_err("in use");
+        assert_eq!(error.to_string(), format!("metrics of the shuffle service: {} is in use", taken.1));
+        assert!(error.hint().is_some_and(|hint| hint.contains("with --metrics-port (")));
+    }
+
+    #[tokio::test]
+    async fn a_directory_in_use_is_named_with_its_holder() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let mut config = Config::new(directory.path());
+        config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let first = start(config.clone(), "--port").await.expect("free");
+        let error = start(config, "--port").await.map(|_| ()).expect_err("in use");
+        first.stop().await;
+        let holder = format!("another shuffle service (process {})", std::process::id());
+        assert!(error.to_string().contains(&format!("{} is in use by {holder}", directory.path().display())));
+        assert!(error.hint().is_some_and(|hint| hint.contains("--work-dir")), "{error}");
     }
 }

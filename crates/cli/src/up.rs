@@ -1,5 +1,7 @@
 //! `bellows up`: the embedded cluster until Ctrl-C, and the line that runs Spark on it.
 
+use std::path::Path;
+
 use bellows_containment::{PASSAGE_DIR, make_dirs};
 use bellows_runtime::{LogFormat, init_logging};
 
@@ -16,12 +18,15 @@ In conf/spark-env.sh, for executors: _SPARK_AUTH_SECRET=S
                                      SPARK_EXECUTOR_OPTS=\"$SPARK_EXECUTOR_OPTS -Dspark.authenticate=true\"";
 
 pub fn run(args: UpArgs) -> Result<(), Error> {
-    // Agents of this process lose their master only at its end.
-    init_logging("warn,bellows_master::ingress::link=error", LogFormat::Text);
+    // Agents of this process lose their master only at its end, and of a task that fails the master tells, too.
+    init_logging("warn,bellows_master::ingress::link=error,bellows_agent::narrate=error", LogFormat::Text);
     let work_dir = match &args.work_dir {
         Some(work_dir) => work_dir.clone(),
         None => spark::user_directory("XDG_STATE_HOME", ".local/state")?,
     };
+    if let Some(warning) = making(&work_dir) {
+        tracing::warn!("{warning}");
+    }
     make_dirs(&work_dir, PASSAGE_DIR).map_err(|source| Error::io("creating", &work_dir, source))?;
     let work_dir = work_dir.canonicalize().map_err(|source| Error::io("finding", &work_dir, source))?;
     let UpArgs { size, listen, clients, hosts, offers, .. } = args;
@@ -58,4 +63,28 @@ async fn until_told(options: Options) -> Result<(), Error> {
     };
     cluster.stop().await;
     outcome
+}
+
+/// What is to be known before the directory is made, once.
+fn making(work_dir: &Path) -> Option<String> {
+    let shown = work_dir.display();
+    (!work_dir.exists()).then(|| {
+        format!("makes {shown}, where this cluster keeps all that it has; --work-dir chooses another")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_not_made_without_a_word() {
+        let there = tempfile::tempdir().expect("temporary directory");
+        assert_eq!(making(there.path()), None);
+        let missing = there.path().join("state");
+        let warning = making(&missing).expect("a warning");
+        assert!(
+            warning.starts_with(&format!("makes {}, ", missing.display())) && warning.contains("--work-dir")
+        );
+    }
 }

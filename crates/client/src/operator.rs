@@ -169,6 +169,11 @@ impl AgentClient {
         self.get_json("/state").await
     }
 
+    /// The settings in force, as `/flags` shows them.
+    pub async fn get_flags(&self) -> Result<serde_json::Value, CallError> {
+        self.get_json("/flags").await
+    }
+
     /// The files of a directory, as `/files/browse` lists them.
     pub async fn browse(&self, path: &str) -> Result<serde_json::Value, CallError> {
         self.get_json(&format!("/files/browse?path={}", percent_encode(path))).await

@@ -4,7 +4,7 @@
 use crate::{
     clock::Clock,
     effects::{Effects, Watcher},
-    snapshot::{Snapshot, Snapshots},
+    snapshot::{Figures, Snapshot, Snapshots},
     streams::NoPlace,
 };
 use bellows_kernel::master::{Action, CallError, Event, RequestId, Response, State, step};
@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -49,10 +49,13 @@ pub(crate) enum Message {
     },
 }
 
+/// A message, and when it was sent.
+type Sent = (Instant, Message);
+
 /// How everything else reaches the driver.
 #[derive(Clone)]
 pub(crate) struct Handle {
-    sender: mpsc::Sender<Message>,
+    sender: mpsc::Sender<Sent>,
     next_number: Arc<AtomicU64>,
 }
 
@@ -63,7 +66,7 @@ impl Handle {
     }
 
     pub(crate) async fn tell(&self, event: Event) -> Result<(), Stopped> {
-        self.sender.send(Message::Event(event)).await.map_err(|_| Stopped)
+        self.send(Message::Event(event)).await
     }
 
     /// Sends an event and waits for its answer, which comes when it has been decided upon, not when its effects have arrived anywhere.
@@ -71,7 +74,7 @@ impl Handle {
         let (answer, answered) = oneshot::channel();
         let request = RequestId(self.number());
         let message = Message::Request { request, event: event(request), answer };
-        self.sender.send(message).await.map_err(|_| Stopped)?;
+        self.send(message).await?;
         answered.await.map_err(|_| Stopped)
     }
 
@@ -86,8 +89,12 @@ impl Handle {
         watcher: Option<Watcher>,
     ) -> Result<Result<Arc<Snapshot>, NoPlace>, Stopped> {
         let (answer, answered) = oneshot::channel();
-        self.sender.send(Message::Snapshot { watcher, answer }).await.map_err(|_| Stopped)?;
+        self.send(Message::Snapshot { watcher, answer }).await?;
         answered.await.map_err(|_| Stopped)
+    }
+
+    async fn send(&self, message: Message) -> Result<(), Stopped> {
+        self.sender.send((Instant::now(), message)).await.map_err(|_| Stopped)
     }
 
     /// Whether the driver still takes and answers messages.
@@ -105,7 +112,7 @@ impl Handle {
             // Who asked may have gone; then nobody needs the answer.
             let _ = answer.send(read(state, effects));
         };
-        self.sender.send(Message::Run(Box::new(run))).await.map_err(|_| Stopped)?;
+        self.send(Message::Run(Box::new(run))).await?;
         answered.await.map_err(|_| Stopped)
     }
 
@@ -122,8 +129,9 @@ pub(crate) struct Driver {
     clock: Clock,
     state: State,
     effects: Effects,
-    messages: mpsc::Receiver<Message>,
+    messages: mpsc::Receiver<Sent>,
     snapshots: Snapshots,
+    figures: Figures,
     stopping: CancellationToken,
 }
 
@@ -136,19 +144,21 @@ impl Driver {
     ) -> (Self, Handle) {
         let (sender, messages) = mpsc::channel(QUEUE);
         let handle = Handle { sender, next_number: Arc::new(AtomicU64::new(1)) };
-        (Self { clock, state, effects, messages, snapshots: Snapshots::default(), stopping }, handle)
+        let (snapshots, figures) = (Snapshots::default(), Figures::default());
+        (Self { clock, state, effects, messages, snapshots, figures, stopping }, handle)
     }
 
     /// Runs until asked to stop; every stream and link ends with it.
     pub(crate) async fn run(mut self) {
         loop {
             // One slice between two events, whatever waits.
-            let copying = self.snapshots.go_on(&self.state, &mut self.effects);
+            self.figures.queued = self.messages.len();
+            let copying = self.snapshots.go_on(&self.state, &mut self.effects, &self.figures);
             let deadline = self.clock.instant(self.state.next_deadline());
             tokio::select! {
                 biased;
                 () = self.stopping.cancelled() => return,
-                () = tokio::time::sleep_until(deadline) => self.handle(Event::Tick),
+                () = tokio::time::sleep_until(deadline) => self.handle(Event::Tick, Instant::now()),
                 message = self.messages.recv() => match message {
                     Some(message) => self.receive(message),
                     None => return,
@@ -165,31 +175,36 @@ impl Driver {
         }
     }
 
-    fn receive(&mut self, message: Message) {
+    fn receive(&mut self, (sent, message): Sent) {
         match message {
             Message::Event(Event::StreamClosed { stream }) if !self.effects.forget_stream(&stream) => {}
             Message::Event(Event::LinkClosed { link }) if !self.effects.forget_link(link) => {}
-            Message::Event(event) => self.handle(event),
+            Message::Event(event) => self.handle(event, sent),
             Message::Request { request, event, answer } => {
                 self.effects.expect_answer(request, answer);
-                self.handle(event);
+                self.handle(event, sent);
             }
             Message::Run(run) => {
                 run(&self.state, &mut self.effects);
                 if let Some(lost) = self.effects.take_loss() {
-                    self.handle(lost);
+                    self.handle(lost, sent);
                 }
             }
             Message::Snapshot { watcher, answer } => self.snapshots.ask(watcher, answer),
         }
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: Event, sent: Instant) {
         let mut next = Some(event);
         while let Some(event) = next {
             tracing::trace!(?event);
             let now = self.clock.now();
+            let (begun, runs) = (Instant::now(), self.state.counters.allocation_runs);
             let actions = step(&mut self.state, now, event);
+            if self.state.counters.allocation_runs != runs {
+                self.figures.allocation.push(begun.elapsed());
+                self.figures.allocation_wait.push(begun.saturating_duration_since(sent));
+            }
             for action in &actions {
                 if let Action::Observe(observation) = action {
                     self.snapshots.observe(&self.state, observation);

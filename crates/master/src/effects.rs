@@ -4,20 +4,15 @@
 use crate::{
     driver::Answer,
     identity::Identity,
+    narrate::narrate,
     operator::observed,
     snapshot::MAX_WATCHERS,
     streams::{NoPlace, Stream, Streams},
     weight,
 };
-use bellows_kernel::master::{
-    Action, AgentCommand, Config, Event, LinkId, Observation, RequestId, SchedulerEvent, State,
-};
+use bellows_kernel::master::{Action, AgentCommand, Config, Event, LinkId, RequestId, SchedulerEvent, State};
 use bellows_model::StreamId;
-use bellows_wire::{
-    recordio,
-    text::{clipped, one_line},
-    v1,
-};
+use bellows_wire::{recordio, v1};
 use bytes::Bytes;
 use prost::Message as _;
 use std::{
@@ -25,11 +20,6 @@ use std::{
     sync::Arc,
 };
 use tokio::sync::oneshot;
-
-/// The longest id that a line of the log repeats.
-const MAX_LOGGED_BYTES: usize = 256;
-/// The longest message of an update that a line of the log repeats.
-const MAX_LOGGED_MESSAGE_BYTES: usize = 1_024;
 
 /// An operator that is told what happens.
 pub(crate) type Watcher = Stream<Arc<v1::master::Event>>;
@@ -108,7 +98,7 @@ impl Effects {
     }
 
     pub(crate) fn perform(&mut self, state: &State, actions: Vec<Action>) {
-        log_refused(&actions);
+        narrate(&actions);
         for action in actions {
             match action {
                 Action::Respond { request, response } => self.respond(request, response),
@@ -116,7 +106,8 @@ impl Effects {
                 Action::CloseStream { stream } => drop(self.streams.remove(&stream)),
                 Action::Tell { link, command } => self.tell_agent(link, command),
                 Action::CloseLink { link } => drop(self.links.remove(&link)),
-                Action::Warn(text) => tracing::warn!("{}", one_line(&text)),
+                // The log has it.
+                Action::Warn(_) | Action::Note(_) => {}
                 Action::Observe(observation) => self.show(|| observed(state, observation)),
             }
         }
@@ -173,25 +164,6 @@ impl Effects {
             kept
         });
     }
-}
-
-/// Logs tasks that were refused, in one line however many they are; other parts log the rest.
-fn log_refused(actions: &[Action]) {
-    let mut refused = actions.iter().filter_map(|action| match action {
-        Action::Observe(Observation::TaskRefused { framework_id, status }) => Some((framework_id, status)),
-        _ => None,
-    });
-    let Some((framework_id, status)) = refused.next() else { return };
-    let short = |text: &str| one_line(clipped(text, MAX_LOGGED_BYTES));
-    tracing::warn!(
-        framework = %framework_id,
-        task = short(status.task_id.as_str()),
-        agent = status.agent_id.as_ref().map(|id| short(id.as_str())),
-        state = status.state.name(),
-        message = one_line(clipped(status.message.as_deref().unwrap_or_default(), MAX_LOGGED_MESSAGE_BYTES)),
-        others = refused.count(),
-        "a task was refused"
-    );
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod identity;
 mod index;
 mod ingress;
 mod names;
+mod narrate;
 mod operator;
 mod snapshot;
 mod speech;

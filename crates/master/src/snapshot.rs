@@ -4,6 +4,7 @@ use crate::{
     streams::NoPlace,
 };
 use bellows_kernel::master::{Observation, State, StateCopy};
+use bellows_runtime::metrics::Window;
 use bytes::Bytes;
 use std::{
     collections::HashMap,
@@ -22,9 +23,20 @@ pub(crate) const MAX_WATCHERS: usize = 1_000;
 pub(crate) struct Snapshot {
     pub(crate) state: State,
     pub(crate) watching: usize,
+    pub(crate) figures: Figures,
     /// Answers that were made of it, by name: whoever asks for the same shares one.
     answers: Mutex<HashMap<&'static str, Bytes>>,
     _place: OwnedSemaphorePermit,
+}
+
+/// What the driver measures of itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Figures {
+    /// Messages that wait for the driver.
+    pub(crate) queued: usize,
+    /// How long steps took that allocated resources, and how long the events waited that caused them.
+    pub(crate) allocation: Window,
+    pub(crate) allocation_wait: Window,
 }
 
 type Asker = (Option<Watcher>, oneshot::Sender<Result<Arc<Snapshot>, NoPlace>>);
@@ -71,7 +83,7 @@ impl Snapshots {
     }
 
     /// Copies a slice. Says whether there is more to do.
-    pub(crate) fn go_on(&mut self, state: &State, effects: &mut Effects) -> bool {
+    pub(crate) fn go_on(&mut self, state: &State, effects: &mut Effects, figures: &Figures) -> bool {
         if self.copy.is_none()
             && !self.waiting_for_next.is_empty()
             && let Ok(place) = Arc::clone(&self.places).try_acquire_owned()
@@ -84,8 +96,13 @@ impl Snapshots {
         if copy.go_on(state, SLICE)
             && let Some((copy, place)) = self.copy.take()
         {
-            let (answers, watching) = (Mutex::default(), effects.watching());
-            let snapshot = Arc::new(Snapshot { state: copy.finish(), watching, answers, _place: place });
+            let snapshot = Arc::new(Snapshot {
+                state: copy.finish(),
+                watching: effects.watching(),
+                figures: figures.clone(),
+                answers: Mutex::default(),
+                _place: place,
+            });
             for (watcher, answer) in self.waiting.drain(..) {
                 // Who asked may be gone.
                 let _ = answer.send(watch(effects, watcher).map(|()| Arc::clone(&snapshot)));

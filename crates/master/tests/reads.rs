@@ -3,7 +3,10 @@
 mod common;
 
 use bellows_master::Running;
-use bellows_wire::v1::TaskState;
+use bellows_wire::v1::{
+    TaskState, TaskStatus,
+    task_status::{Reason, Source},
+};
 use common::{Connection, Framework, JSON, agent, agent::Agent, get, master, operator, post};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, net::SocketAddr};
@@ -103,7 +106,13 @@ async fn legacy_reads_have_the_recorded_shape() {
         "/maintenance/schedule",
         "/maintenance/status",
     ] {
-        for form in [path.to_owned(), format!("/master{path}"), format!("{path}/?_ts=1")] {
+        for form in [
+            path.to_owned(),
+            format!("/master{path}"),
+            format!("{path}/?_ts=1"),
+            format!("{path}.json"),
+            format!("/master{path}.json?_ts=1"),
+        ] {
             let answer = get(busy.address, &form).await;
             assert_eq!(
                 (answer.status, answer.header("content-type")),
@@ -163,24 +172,120 @@ async fn figures() {
     assert_eq!(framework["offered_resources"]["cpus"], 7.5, "all the rest is offered");
 
     let metrics = get(busy.address, "/metrics/snapshot").await.json();
-    for (name, value) in [
-        ("master/cpus_total", 8.0),
-        ("master/cpus_used", 0.5),
-        ("master/slaves_active", 2.0),
-        ("master/frameworks_active", 1.0),
-        ("master/tasks_running", 1.0),
-        ("master/tasks_finished", 1.0),
-        ("master/tasks_failed", 1.0),
-        ("master/elected", 1.0),
-    ] {
-        assert_eq!(metrics[name], value, "{name}");
-    }
     let told = operator(busy.address, json!({"type": "GET_METRICS"})).await.json();
     let told = told["get_metrics"]["metrics"].as_array().unwrap().len();
     assert_eq!(told, metrics.as_object().unwrap().len());
     let prometheus = get(busy.address, "/metrics").await;
     assert!(prometheus.text().contains("\nbellows_master_tasks_running 1.0\n"), "{}", prometheus.text());
     assert!(prometheus.text().ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn dashboards_find_every_metric_of_mesos() {
+    let mut busy = Busy::start().await;
+    // What else had happened when the recording was made: a task of bad offers, one that cannot be, one that cannot start.
+    let agent_id = busy.agents[0].id.clone();
+    let gone = json!({"id": {"value": "no-such-offer"}, "agent_id": {"value": agent_id}});
+    busy.framework.launch(&gone, "dropped").await.is(202, "");
+    busy.framework.next("UPDATE").await;
+    let offer = busy.framework.offer_of(&agent_id).await;
+    busy.framework.launch(&offer, "long").await.is(202, "");
+    busy.framework.next("UPDATE").await;
+    let offer = busy.framework.offer_of(&agent_id).await;
+    busy.framework.launch(&offer, "unstartable").await.is(202, "");
+    busy.agents[0].launched().await;
+    let unstartable = |status: &mut TaskStatus| {
+        status.source = Some(Source::Agent.into());
+        status.reason = Some(Reason::ContainerLaunchFailed.into());
+    };
+    busy.agents[0].update_with(&busy.framework.id, "unstartable", TaskState::TaskFailed, unstartable).await;
+    busy.framework.next("UPDATE").await;
+    busy.framework.call(json!({"type": "REVIVE"})).await.is(202, "");
+
+    let metrics = get(busy.address, "/metrics/snapshot").await.json();
+    let prefix = format!("recorder/{}", busy.framework.id);
+    let recorded = include_str!("data/metrics.txt").lines().map(|name| name.replace("NAME/ID", &prefix));
+    let missing: Vec<_> = recorded.filter(|name| !metrics[name].is_number()).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+    let of_framework = |name: &str| format!("master/frameworks/{prefix}/{name}");
+    for (name, value) in [
+        ("master/cpus_total".to_owned(), 8.0),
+        ("master/cpus_used".to_owned(), 0.5),
+        ("master/gpus_total".to_owned(), 0.0),
+        ("master/slaves_active".to_owned(), 2.0),
+        ("master/frameworks_active".to_owned(), 1.0),
+        ("master/tasks_running".to_owned(), 1.0),
+        ("master/tasks_finished".to_owned(), 1.0),
+        ("master/tasks_failed".to_owned(), 2.0),
+        ("master/tasks_dropped".to_owned(), 1.0),
+        ("master/tasks_error".to_owned(), 1.0),
+        ("master/task_dropped/source_master/reason_invalid_offers".to_owned(), 1.0),
+        ("master/task_error/source_master/reason_task_invalid".to_owned(), 1.0),
+        ("master/task_failed/source_slave/reason_container_launch_failed".to_owned(), 1.0),
+        ("master/elected".to_owned(), 1.0),
+        ("master/messages_launch_tasks".to_owned(), 6.0),
+        ("master/messages_register_framework".to_owned(), 1.0),
+        ("master/messages_reregister_framework".to_owned(), 0.0),
+        ("master/messages_register_slave".to_owned(), 2.0),
+        ("master/messages_revive_offers".to_owned(), 1.0),
+        ("master/messages_status_update".to_owned(), 9.0),
+        ("master/messages_status_update_acknowledgement".to_owned(), 8.0),
+        ("master/valid_status_updates".to_owned(), 9.0),
+        ("master/valid_status_update_acknowledgements".to_owned(), 8.0),
+        ("allocator/mesos/quota/roles/*/resources/cpus/consumed".to_owned(), 0.5),
+        ("allocator/mesos/quota/roles//resources/mem/consumed".to_owned(), 64.0),
+        (of_framework("subscribed"), 1.0),
+        (of_framework("calls"), 16.0),
+        (of_framework("calls/accept"), 6.0),
+        (of_framework("calls/acknowledge"), 8.0),
+        (of_framework("events/subscribed"), 1.0),
+        (of_framework("events/update"), 11.0),
+        (of_framework("offers/accepted"), 5.0),
+        (of_framework("operations/launch"), 6.0),
+        (of_framework("roles/*/suppressed"), 0.0),
+        (of_framework("tasks/active/task_running"), 1.0),
+        (of_framework("tasks/terminal/task_failed"), 2.0),
+    ] {
+        assert_eq!(metrics[&name], value, "{name}");
+    }
+    for name in [
+        "system/cpus_total",
+        "system/mem_total_bytes",
+        "master/uptime_secs",
+        "allocator/mesos/allocation_runs",
+        "allocator/mesos/allocation_run_ms/p99",
+        "allocator/mesos/allocation_run_latency_ms/count",
+        "allocator/mesos/roles/*/shares/dominant",
+    ] {
+        assert!(metrics[name].as_f64() > Some(0.0), "{name}: {}", metrics[name]);
+    }
+}
+
+#[tokio::test]
+async fn an_idle_master_has_the_metrics_that_belong_to_nobody() {
+    let master = master().await;
+    let metrics = get(master.local_addr(), "/metrics/snapshot").await.json();
+    let of_somebody = ["/NAME/ID/", "/roles/", "/source_"];
+    let recorded = include_str!("data/metrics.txt").lines();
+    let recorded = recorded.filter(|name| !of_somebody.iter().any(|part| name.contains(part)));
+    let missing: Vec<_> = recorded.clone().filter(|name| !metrics[name].is_number()).collect();
+    assert!(missing.is_empty() && recorded.count() == 233, "{missing:#?}");
+}
+
+#[tokio::test]
+async fn a_reader_of_metrics_says_how_long_it_waits() {
+    let master = master().await;
+    let address = master.local_addr();
+    let whole = get(address, "/metrics/snapshot?timeout=10secs").await.json();
+    assert!(whole["master/tasks_running"].is_number() && whole["system/load_1min"].is_number());
+    let stats = get(address, "/system/stats.json").await.json();
+    assert!(stats["avg_load_1min"].is_number() && stats["mem_total_bytes"].as_f64() > Some(0.0), "{stats}");
+    // What takes time is left out.
+    let hurried = get(address, "/metrics/snapshot?timeout=0ns").await.json();
+    assert!(hurried["master/tasks_running"].is_null() && hurried["system/load_1min"].is_number());
+    let answer = get(address, "/metrics/snapshot?timeout=10").await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.text().starts_with("Invalid timeout '10': Unknown duration unit ''"), "{}", answer.text());
 }
 
 #[tokio::test]

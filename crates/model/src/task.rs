@@ -212,7 +212,7 @@ impl TaskState {
 }
 
 /// Who says so (Mesos' `TaskStatus.Source`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     Master,
     Agent,
@@ -220,7 +220,7 @@ pub enum Source {
 }
 
 /// Why (the part of Mesos' `TaskStatus.Reason` that arises here).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     CommandExecutorFailed,
     ContainerLaunchFailed,

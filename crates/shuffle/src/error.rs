@@ -7,6 +7,15 @@ pub enum Error {
     /// For the operator: another process holds the port, or the address is not this machine's.
     #[error("cannot listen on {address}: {source}")]
     Bind { address: String, source: io::Error },
+    /// For the operator, as [`Error::Bind`].
+    #[error("cannot serve metrics on {address}: {source}")]
+    BindMetrics { address: String, source: io::Error },
+    /// For the operator: two services cannot keep their registrations in one place.
+    #[error(
+        "{work_dir} is in use by another shuffle service{}",
+        holder.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
+    InUse { work_dir: String, holder: Option<u32> },
     /// For the operator: the disk or its permissions.
     #[error("{what}: {source}")]
     Io { what: String, source: io::Error },

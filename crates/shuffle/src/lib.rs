@@ -79,7 +79,7 @@ pub async fn start(mut config: Config) -> Result<Running, Error> {
     let local_addr =
         listener.local_addr().map_err(|source| Error::Io { what: "local address".into(), source })?;
     let metrics_listener = match config.metrics_listen {
-        Some(address) => Some(bind(address).await?),
+        Some(address) => Some(bind(address).await.map_err(of_metrics)?),
         None => None,
     };
     let registry = Arc::new(Registry::with(Bounds {
@@ -179,6 +179,13 @@ fn guarded(
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|source| Error::Bind { address: address.to_string(), source })
+}
+
+fn of_metrics(error: Error) -> Error {
+    match error {
+        Error::Bind { address, source } => Error::BindMetrics { address, source },
+        other => other,
+    }
 }
 
 async fn open_store(

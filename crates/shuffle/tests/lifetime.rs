@@ -318,7 +318,9 @@ async fn the_admin_socket_is_the_owners_alone() {
     let mode = std::fs::metadata(&socket).expect("there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let second = bellows_shuffle::start(bench.config.clone()).await.map(|_| ());
-    assert!(second.is_err(), "the socket is in use");
+    let error = second.expect_err("the directory is in use").to_string();
+    let (work_dir, pid) = (bench.config.work_dir.display(), std::process::id());
+    assert_eq!(error, format!("{work_dir} is in use by another shuffle service (process {pid})"));
     service.stop().await;
     assert!(!exists(&socket));
     // One that another service has put in its place meanwhile stays.

@@ -59,7 +59,7 @@ impl World {
             Action::Observe(Observation::FrameworkRemoved(id)) => {
                 self.ended.insert(id);
             }
-            Action::Observe(_) | Action::Respond { .. } | Action::Warn(_) => {}
+            Action::Observe(_) | Action::Respond { .. } | Action::Warn(_) | Action::Note(_) => {}
         }
     }
 

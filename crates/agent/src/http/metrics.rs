@@ -1,13 +1,26 @@
 //! An agent's figures, under the names of Mesos.
 use super::{Refused, Shared};
-use crate::machine;
+use crate::collect::Figures as Collected;
+use bellows_containment::Fetcher;
 use bellows_kernel::{
     Time,
     agent::{Counters, Master, Phase, State},
 };
 use bellows_model::{Resources, TaskState, Value};
-use bellows_runtime::metrics::Snapshot;
-use std::time::{SystemTime, UNIX_EPOCH};
+use bellows_runtime::metrics::{Snapshot, system};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::time::timeout;
+
+/// Where the figures come from that the state does not have.
+pub(crate) struct Sources {
+    pub(crate) fetcher: Fetcher,
+    pub(crate) collected: Arc<Collected>,
+    /// How long it took to find what earlier processes left.
+    pub(crate) recovery: Duration,
+}
 
 struct Figures {
     total: Resources,
@@ -17,7 +30,17 @@ struct Figures {
     frameworks: usize,
     removals: usize,
     phases: [usize; 4],
+    terminating: usize,
     started: Time,
+}
+
+/// Those that take no time if the others take longer than `patience`.
+pub(super) async fn in_time(shared: &Shared, patience: Option<Duration>) -> Result<Snapshot, Refused> {
+    timeout(patience.unwrap_or(Duration::MAX), snapshot(shared)).await.unwrap_or_else(|_| {
+        let mut out = Snapshot::default();
+        system(&mut out);
+        Ok(out)
+    })
 }
 
 pub(super) async fn snapshot(shared: &Shared) -> Result<Snapshot, Refused> {
@@ -26,12 +49,14 @@ pub(super) async fn snapshot(shared: &Shared) -> Result<Snapshot, Refused> {
     resources(&mut snapshot, &figures);
     tasks(&mut snapshot, &figures);
     agent(&mut snapshot, &figures);
+    sources(&mut snapshot, &shared.sources, &figures.counters);
+    absent(&mut snapshot);
     system(&mut snapshot);
     Ok(snapshot)
 }
 
 fn figures(state: &State) -> Figures {
-    let mut phases = [0; 4];
+    let (mut phases, mut terminating) = ([0; 4], 0);
     for task in state.tasks() {
         let at = match (task.phase, task.latest_state()) {
             (Phase::Ended, _) => continue,
@@ -41,6 +66,7 @@ fn figures(state: &State) -> Figures {
             _ => 2,
         };
         phases[at] += 1;
+        terminating += usize::from(task.kill.is_some() && matches!(task.phase, Phase::Running { .. }));
     }
     Figures {
         total: state.config.info.resources.clone(),
@@ -50,6 +76,7 @@ fn figures(state: &State) -> Figures {
         frameworks: state.frameworks.len(),
         removals: state.removals.len(),
         phases,
+        terminating,
         started: state.started,
     }
 }
@@ -84,7 +111,6 @@ fn tasks(snapshot: &mut Snapshot, figures: &Figures) {
         (TaskState::Killed, "killed"),
         (TaskState::Error, "error"),
         (TaskState::Lost, "lost"),
-        (TaskState::Gone, "gone"),
     ] {
         let ended = figures.counters.tasks_ended.get(&state).copied().unwrap_or(0);
         snapshot.counter(format!("slave/tasks_{name}"), "Tasks that ended so", ended as f64);
@@ -93,6 +119,7 @@ fn tasks(snapshot: &mut Snapshot, figures: &Figures) {
     let executors = figures.phases[1..].iter().sum::<usize>() as f64;
     snapshot.gauge("slave/executors_running", "Executors with a process", executors);
     snapshot.gauge("slave/executors_registering", "Executors about to run", figures.phases[0] as f64);
+    snapshot.gauge("slave/executors_terminating", "Executors that are to end", figures.terminating as f64);
 }
 
 fn agent(snapshot: &mut Snapshot, figures: &Figures) {
@@ -113,6 +140,7 @@ fn agent(snapshot: &mut Snapshot, figures: &Figures) {
         ("executors_terminated", "Executors that ended", counters.executors_terminated),
         ("valid_status_updates", "Statuses sent for the first time", counters.statuses_sent),
         ("resent_status_updates", "Statuses sent again", counters.statuses_resent),
+        ("invalid_framework_messages", "Messages for executors that take none", counters.stray_messages),
         ("invalid_acknowledgements", "Acknowledgements of nothing", counters.stray_acknowledgements),
         ("checkpoint_errors", "Failed writes of the checkpoint", counters.store_errors),
         ("shuffle_removals", "Frameworks whose files were deleted", counters.shuffle_removals),
@@ -122,16 +150,57 @@ fn agent(snapshot: &mut Snapshot, figures: &Figures) {
     }
 }
 
-fn system(snapshot: &mut Snapshot) {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    snapshot.gauge("system/cpus_total", "CPUs of the machine", cpus as f64);
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    for (name, value) in ["1min", "5min", "15min"].iter().zip(load.split_whitespace()) {
-        let value = value.parse().unwrap_or(0.0);
-        snapshot.gauge(format!("system/load_{name}"), "Load average", value);
+fn sources(snapshot: &mut Snapshot, sources: &Sources, counters: &Counters) {
+    let (used, limit) = sources.fetcher.cache_bytes();
+    let Sources { collected, recovery, .. } = sources;
+    snapshot.gauge(
+        "containerizer/fetcher/cache_size_total_bytes",
+        "Room of the fetcher's cache",
+        limit as f64,
+    );
+    snapshot.gauge(
+        "containerizer/fetcher/cache_size_used_bytes",
+        "Files in the fetcher's cache",
+        used as f64,
+    );
+    let (fetched, failed) = (counters.fetches as f64, counters.fetch_errors as f64);
+    snapshot.counter("containerizer/fetcher/task_fetches_succeeded", "Tasks with all their files", fetched);
+    snapshot.counter("containerizer/fetcher/task_fetches_failed", "Tasks whose files did not come", failed);
+    let [deleted, failed, pending, max_age] =
+        [&collected.deleted, &collected.failed, &collected.pending, &collected.max_age_secs]
+            .map(|figure| figure.load(Relaxed) as f64);
+    snapshot.counter("gc/path_removals_succeeded", "Sandboxes that were deleted", deleted);
+    snapshot.counter("gc/path_removals_failed", "Failed attempts at it", failed);
+    snapshot.gauge("gc/path_removals_pending", "Sandboxes of ended tasks", pending);
+    let name = "slave/executor_directory_max_allowed_age_secs";
+    snapshot.gauge(name, "How old sandboxes may become on a disk so full", max_age);
+    snapshot.gauge(
+        "slave/recovery_time_secs",
+        "Time that the start took to find tasks",
+        recovery.as_secs_f64(),
+    );
+}
+
+/// What an agent of Mesos has and this one does not, for readers that expect it.
+fn absent(snapshot: &mut Snapshot) {
+    for name in ["cpus", "mem", "disk", "gpus"] {
+        for what in ["total", "used", "percent"] {
+            snapshot.only_json(format!("slave/{name}_revocable_{what}"), 0.0);
+        }
     }
-    for (name, line) in [("total", "MemTotal:"), ("free", "MemFree:")] {
-        let bytes = machine::meminfo_kb(line).unwrap_or(0) as f64 * 1024.0;
-        snapshot.gauge(format!("system/mem_{name}_bytes"), "Memory of the machine", bytes);
+    for name in [
+        "containerizer/mesos/container_destroy_errors",
+        "containerizer/mesos/provisioner/bind/remove_rootfs_errors",
+        "containerizer/mesos/provisioner/remove_container_errors",
+        "resource_provider_manager/events/disconnect",
+        "resource_provider_manager/events/subscribe",
+        "resource_provider_manager/subscribed",
+        "slave/executors_preempted",
+        "slave/invalid_status_updates",
+        "slave/recovery_errors",
+        "slave/tasks_gone",
+        "slave/valid_framework_messages",
+    ] {
+        snapshot.only_json(name, 0.0);
     }
 }

@@ -78,6 +78,14 @@ impl Cache {
         file
     }
 
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.state.lock().used_bytes()
+    }
+
+    pub(super) fn limit_bytes(&self) -> u64 {
+        self.limit_bytes
+    }
+
     async fn fill<F>(&self, fill: impl FnOnce(File) -> F) -> Result<Cached, FetchFailure>
     where
         F: Future<Output = Result<(), FetchFailure>>,
@@ -90,14 +98,24 @@ impl Cache {
     }
 }
 
+impl Slot {
+    fn size_bytes(&self) -> Option<u64> {
+        self.file.get().map(|cached| cached.size_bytes)
+    }
+}
+
 impl State {
+    fn used_bytes(&self) -> u64 {
+        self.slots.values().filter_map(Slot::size_bytes).sum()
+    }
+
     fn evict(&mut self, limit_bytes: u64) {
         // Whose fetching failed or was given up, with nobody waiting to try again.
         self.slots.retain(|_, slot| slot.file.initialized() || Arc::strong_count(&slot.file) > 1);
-        let size = |slot: &Slot| slot.file.get().map(|cached| cached.size_bytes);
-        let mut used: u64 = self.slots.values().filter_map(size).sum();
+        let mut used = self.used_bytes();
         while used > limit_bytes {
-            let filled = self.slots.iter().filter_map(|(key, slot)| Some((slot.last_used, key, size(slot)?)));
+            let filled =
+                self.slots.iter().filter_map(|(key, slot)| Some((slot.last_used, key, slot.size_bytes()?)));
             let Some((_, key, size_bytes)) = filled.min_by_key(|(last_used, ..)| *last_used) else { return };
             let key = key.clone();
             self.slots.remove(&key);

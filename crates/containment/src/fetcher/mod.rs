@@ -102,6 +102,11 @@ impl Fetcher {
         Ok(Self(Arc::new(Inner { config, cache, sources })))
     }
 
+    /// Bytes in the cache, and how many it may take.
+    pub fn cache_bytes(&self) -> (u64, u64) {
+        (self.0.cache.used_bytes(), self.0.cache.limit_bytes())
+    }
+
     /// All of `uris`, in order, into `sandbox`; ends at the first failure. Files belong to `owner`. A cached file is
     /// copied (shared on disk where the file system can), never linked: no task can change another's.
     pub async fn fetch(&self, sandbox: &Path, uris: &[Uri], owner: Option<&Owner>) -> Result<(), FetchError> {

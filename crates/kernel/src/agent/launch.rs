@@ -153,11 +153,13 @@ impl Step<'_> {
         let Some((key, task)) = self.task_in(container_id, Phase::Fetching) else { return };
         task.phase = Phase::Launching;
         task.contained = true;
+        self.state.counters.fetches += 1;
         self.actions.extend(self.job(&key).map(Action::Launch));
     }
 
     pub(super) fn fetch_failed(&mut self, container_id: &ContainerId, message: String) {
         let Some((key, _)) = self.task_in(container_id, Phase::Fetching) else { return };
+        self.state.counters.fetch_errors += 1;
         self.fail_launch(&key, format!("Failed to launch container: {message}"));
     }
 

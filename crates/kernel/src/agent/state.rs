@@ -163,6 +163,10 @@ pub struct Counters {
     pub registrations: u64,
     pub tasks_launched: u64,
     pub launch_errors: u64,
+    pub fetches: u64,
+    pub fetch_errors: u64,
+    /// Messages to executors: command tasks listen to none.
+    pub stray_messages: u64,
     pub executors_terminated: u64,
     pub statuses_sent: u64,
     pub statuses_resent: u64,

@@ -163,7 +163,7 @@ impl Step<'_> {
                 self.kill(&framework_id, &TaskId::from(executor_id.as_str()), None);
             }
             // Command tasks listen to nobody.
-            AgentCommand::Message { .. } => {}
+            AgentCommand::Message { .. } => self.state.counters.stray_messages += 1,
             AgentCommand::UpdateFramework { framework } => self.update_framework(framework),
         }
     }

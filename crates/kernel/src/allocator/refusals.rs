@@ -2,7 +2,10 @@
 use super::{AgentIndex, Allocator, ClientIndex};
 use crate::Time;
 use bellows_model::{FrameworkId, Resources};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// So many refusals of one client are kept for one agent, and as many again that are `unsaid`; the one that ends
 /// first gives way.
@@ -67,6 +70,22 @@ impl Allocator {
         slot.unsaid_on.clear();
         self.end_idleness(client.0);
         self.touch_client(client.0);
+    }
+
+    /// Adds the agent's refusals that are in force to `by_role`. Returns how many there are to look at.
+    pub fn count_refusals(&self, agent: AgentIndex, by_role: &mut BTreeMap<Arc<str>, u64>) -> usize {
+        let refusals = &self.agents[agent.0 as usize].refusals;
+        for refusal in refusals {
+            let client = &self.clients[refusal.client as usize];
+            if client.epoch == refusal.epoch {
+                let role = &self.roles[client.role as usize].name;
+                match by_role.get_mut(role) {
+                    Some(count) => *count += 1,
+                    None => drop(by_role.insert(Arc::clone(role), 1)),
+                }
+            }
+        }
+        refusals.len()
     }
 
     /// When [`Self::expire`] has something to do.

@@ -23,12 +23,13 @@ impl Step<'_> {
         operations: Vec<Operation>,
         filters: Filters,
     ) {
+        self.count_operations(framework_id, &operations);
         if let Err(error) = self.validate_offers(framework_id, offer_ids) {
             return self.refuse_accept(framework_id, offer_ids, operations, &error);
         }
         let offers: Vec<_> = offer_ids.iter().filter_map(|id| self.take_offer(id)).collect();
         let Some(offer) = offers.first().cloned() else { return };
-        self.state.counters.offers_accepted += offers.len() as u64;
+        self.count(framework_id, |counters| counters.offers_accepted += offers.len() as u64);
         let mut left = Resources::new();
         offers.iter().for_each(|offer| left.add(&offer.resources));
         let mut launched = false;
@@ -133,9 +134,10 @@ impl Step<'_> {
         task: TaskInfo,
         (state, reason, message): (TaskState, Reason, &str),
     ) {
-        *self.state.counters.tasks_ended.entry(state).or_default() += 1;
+        self.count_end(framework_id, state);
         let agent_id = Some(&task.agent_id).filter(|id| !id.as_str().is_empty());
         let status = self.status(&task.task_id, agent_id, state, reason, clipped(message, MAX_KEPT_BYTES));
+        self.count_told_end(&status);
         self.send(framework_id, SchedulerEvent::Update(status.clone()));
         self.observe(Observation::TaskRefused { framework_id: framework_id.clone(), status: status.clone() });
         let kept = |id: &str| id.len() <= MAX_KEPT_BYTES;

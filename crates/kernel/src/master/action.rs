@@ -1,8 +1,8 @@
 //! Everything that a master wants done.
 use super::{LinkId, RequestId};
 use bellows_model::{
-    AgentId, ExecutorId, FrameworkId, FrameworkInfo, Offer, OfferId, StatusUuid, StreamId, TaskId, TaskInfo,
-    TaskStatus,
+    AgentId, AgentInfo, ExecutorId, FrameworkId, FrameworkInfo, Offer, OfferId, StatusUuid, StreamId, TaskId,
+    TaskInfo, TaskStatus,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -26,6 +26,39 @@ pub enum Action {
     Observe(Observation),
     /// Puts a line into the log. A peer cannot cause more than one for each of its connections.
     Warn(String),
+    /// Tells the reader of the log what has become of an agent or a framework.
+    Note(Note),
+}
+
+/// A change that the log tells of. It holds what it names, which may be gone from the state.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Note {
+    Agent { info: Arc<AgentInfo>, change: AgentChange },
+    Framework { info: Arc<FrameworkInfo>, change: FrameworkChange },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentChange {
+    Added,
+    /// It was known before, to this master or a previous one.
+    Back {
+        tasks: usize,
+    },
+    /// Its connection is gone; the time that it has to come back.
+    Disconnected(Duration),
+    Unreachable(String),
+    Removed(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FrameworkChange {
+    Subscribed,
+    Back,
+    /// An agent has something of it; the time that it has to subscribe.
+    Recovered(Duration),
+    /// Its stream is gone; the time that it has to come back.
+    Disconnected(Duration),
+    Removed(String),
 }
 
 #[derive(Debug, Clone, PartialEq)]

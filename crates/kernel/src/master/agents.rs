@@ -1,7 +1,7 @@
 //! Agents register, answer pings, get lost and come back with what they have.
 use super::{
-    Action, Agent, AgentCommand, AgentMessage, AgentRegistration, AgentTask, LinkId, MAX_TEXT, Observation,
-    SchedulerEvent, Step, Task,
+    Action, Agent, AgentChange, AgentCommand, AgentMessage, AgentRegistration, AgentTask, LinkId, MAX_TEXT,
+    Observation, Removal, SchedulerEvent, Step, Task,
     load::Load,
     offers,
     state::{Newcomer, Timer, holds_resources},
@@ -61,7 +61,8 @@ impl Step<'_> {
             }
         };
         let stranger = self.is_stranger(&id);
-        registration.info.id = Some(id.clone());
+        let tasks = registration.tasks.len();
+        let is_back = registration.info.id.replace(id.clone()).is_some();
         if self.state.agents.contains_key(&id) {
             self.disconnect(&id);
             self.drop_what_is_gone(&id, &registration.tasks);
@@ -70,6 +71,18 @@ impl Step<'_> {
         }
         self.spend(registration.tasks.len() + registration.frameworks.len());
         self.connect(link, &id, registration.info, registration.shuffle_service_down);
+        let counters = &mut self.state.counters;
+        let change = match is_back {
+            true => {
+                counters.agents_reregistered += 1;
+                AgentChange::Back { tasks }
+            }
+            false => {
+                counters.agents_registered += 1;
+                AgentChange::Added
+            }
+        };
+        self.note_agent(&id, change);
         self.tell(&id, AgentCommand::Registered { agent_id: id.clone() });
         let others = self.of_another_user(&id, &registration.frameworks);
         for framework in registration.frameworks {
@@ -104,7 +117,11 @@ impl Step<'_> {
         let Some((_, longest)) = self.state.unreachable.first().cloned() else {
             return Err(format!("The master has as many agents as it can take ({max})"));
         };
-        self.remove_agent(&longest, "the agent is out of reach, and its place was needed");
+        self.remove_agent(
+            &longest,
+            Removal::Unhealthy,
+            "the agent is out of reach, and its place was needed",
+        );
         Ok(())
     }
 
@@ -252,7 +269,7 @@ impl Step<'_> {
         let replaced = self.state.agents.iter().filter(|(_, agent)| same(agent)).take(MAX_REPLACED);
         let replaced: Vec<_> = replaced.map(|(id, _)| id.clone()).collect();
         for id in replaced {
-            self.remove_agent(&id, "a new agent registered at the same address");
+            self.remove_agent(&id, Removal::Registered, "a new agent registered at the same address");
         }
     }
 
@@ -347,7 +364,6 @@ impl Step<'_> {
         }
         self.shuffle_service(id, shuffle_service_down);
         self.state.links.insert(link, id.clone());
-        self.state.counters.agents_registered += 1;
         self.observe(Observation::AgentAdded(id.clone()));
     }
 
@@ -514,7 +530,7 @@ impl Step<'_> {
             AgentMessage::Unregister => {
                 let reason = "the agent unregistered".to_owned();
                 self.tell(&agent_id, AgentCommand::Refused { reason: reason.clone() });
-                self.remove_agent(&agent_id, &reason);
+                self.remove_agent(&agent_id, Removal::Unregistered, &reason);
             }
         }
     }
@@ -581,6 +597,7 @@ impl Step<'_> {
         self.disconnect(agent_id);
         let config = &self.state.config;
         let budget = config.agent_ping_interval * config.max_agent_ping_timeouts;
+        self.note_agent(agent_id, AgentChange::Disconnected(budget));
         self.arm_agent(agent_id, budget);
     }
 
@@ -648,12 +665,13 @@ impl Step<'_> {
         let recovered = std::mem::take(&mut agent.recovered);
         self.state.recovered_agents -= usize::from(recovered);
         self.state.unreachable.insert((now, agent_id.clone()));
-        self.announce_loss(agent_id);
+        self.note_agent(agent_id, AgentChange::Unreachable(message.to_owned()));
+        self.announce_loss(agent_id, Removal::Unhealthy);
         self.forget_longest_unreachable();
     }
 
     /// The agent is gone for good, and its tasks with it.
-    fn remove_agent(&mut self, agent_id: &AgentId, message: &str) {
+    fn remove_agent(&mut self, agent_id: &AgentId, removal: Removal, message: &str) {
         if let Some(newcomer) = self.state.agents[agent_id].newcomer {
             self.take_newcomer(newcomer);
             self.try_later(newcomer, format!("Agent {agent_id} was just removed: {message}"));
@@ -665,8 +683,9 @@ impl Step<'_> {
         }
         let was_unreachable = self.state.agents[agent_id].unreachable.is_some();
         self.withdraw(agent_id);
+        self.note_agent(agent_id, AgentChange::Removed(message.to_owned()));
         if !was_unreachable {
-            self.announce_loss(agent_id);
+            self.announce_loss(agent_id, removal);
         }
         if let Some(agent) = self.state.agents.remove(agent_id) {
             self.state.recovered_agents -= usize::from(agent.recovered);
@@ -684,8 +703,8 @@ impl Step<'_> {
         }
     }
 
-    fn announce_loss(&mut self, agent_id: &AgentId) {
-        self.state.counters.agents_removed += 1;
+    fn announce_loss(&mut self, agent_id: &AgentId, removal: Removal) {
+        *self.state.counters.agents_removed.entry(removal).or_default() += 1;
         let frameworks: Vec<_> = self.state.streams.values().cloned().collect();
         self.spend(self.state.agents[agent_id].tasks.len() + frameworks.len() / 4);
         for framework_id in frameworks {
@@ -699,7 +718,7 @@ impl Step<'_> {
         while self.state.unreachable.len() > self.state.config.max_unreachable_agents
             && let Some((_, id)) = self.state.unreachable.first().cloned()
         {
-            self.remove_agent(&id, "the agent has been out of reach for too long");
+            self.remove_agent(&id, Removal::Unhealthy, "the agent has been out of reach for too long");
         }
     }
 

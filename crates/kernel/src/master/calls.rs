@@ -4,7 +4,8 @@ use super::{
     work::{Asked, EndOfOffer, Work},
 };
 use bellows_model::{
-    AgentId, Filters, FrameworkId, OfferId, Reason, StatusUuid, StreamId, TaskId, TaskState, limits,
+    AgentId, Filters, FrameworkId, OfferId, Reason, StatusUuid, StreamId, TaskId, TaskState, TaskStatus,
+    limits,
 };
 use std::{collections::BTreeSet, time::Duration};
 
@@ -19,6 +20,8 @@ impl Step<'_> {
         if let Err(error) = self.authorize(framework_id, stream) {
             return self.respond(request, Err(error));
         }
+        let name = call.name();
+        self.count(framework_id, |counters| *counters.calls.entry(name).or_default() += 1);
         if let Call::UpdateFramework { info, suppressed_roles } = call {
             let updated = self.update_framework(framework_id, info, suppressed_roles);
             return self.respond(request, updated.map(|()| Response::Accepted).map_err(CallError::Invalid));
@@ -35,7 +38,7 @@ impl Step<'_> {
         }
         self.respond(request, Ok(Response::Accepted));
         match call {
-            Call::Teardown => self.remove_framework(framework_id),
+            Call::Teardown => self.remove_framework(framework_id, "it ended itself"),
             Call::Accept { offer_ids, operations, filters } => {
                 self.accept(framework_id, &offer_ids, operations, filters);
             }
@@ -44,8 +47,10 @@ impl Step<'_> {
             Call::Suppress { roles } => self.suppress(framework_id, roles),
             Call::Kill { task_id, agent_id, grace } => self.kill(framework_id, task_id, agent_id, grace),
             // An agent that has nothing of the framework is none of its business: its queue is not to be filled.
-            Call::Shutdown { agent_id, .. } | Call::Message { agent_id, .. }
-                if !self.has_anything_on(framework_id, &agent_id) => {}
+            Call::Shutdown { agent_id, .. } if !self.has_anything_on(framework_id, &agent_id) => {}
+            Call::Message { agent_id, .. } if !self.has_anything_on(framework_id, &agent_id) => {
+                self.state.counters.stray_messages_to_executors += 1;
+            }
             Call::Shutdown { executor_id, agent_id } => {
                 let framework_id = framework_id.clone();
                 self.tell(&agent_id, AgentCommand::ShutdownExecutor { framework_id, executor_id });
@@ -54,6 +59,7 @@ impl Step<'_> {
                 self.acknowledge(framework_id, &agent_id, task_id, uuid);
             }
             Call::Message { agent_id, executor_id, data } => {
+                self.state.counters.messages_to_executors += 1;
                 let framework_id = framework_id.clone();
                 self.tell(&agent_id, AgentCommand::Message { framework_id, executor_id, data });
             }
@@ -76,7 +82,7 @@ impl Step<'_> {
     fn decline(&mut self, framework_id: &FrameworkId, offer_ids: &[OfferId], filters: Filters) {
         let how = EndOfOffer::Discard(self.declined(filters));
         let declined = self.end_own_offers(framework_id, offer_ids, how);
-        self.state.counters.offers_declined += declined as u64;
+        self.count(framework_id, |counters| counters.offers_declined += declined as u64);
     }
 
     /// The framework's roles that are meant; `None` if one of them is not its own: the call is then dropped whole.
@@ -141,12 +147,17 @@ impl Step<'_> {
         task_id: TaskId,
         uuid: StatusUuid,
     ) {
-        let last = self.state.frameworks[framework_id]
-            .tasks
-            .get(&task_id)
-            .filter(|task| task.info.agent_id == *agent_id)
-            .and_then(|task| task.statuses.last());
-        if last.is_some_and(|status| status.state.is_terminal() && status.uuid == Some(uuid)) {
+        let task = self.state.frameworks[framework_id].tasks.get(&task_id);
+        let statuses = task.filter(|task| task.info.agent_id == *agent_id).map(|task| &task.statuses[..]);
+        let statuses = statuses.unwrap_or_default();
+        let is_meant = |status: &TaskStatus| status.uuid == Some(uuid);
+        let is_over = statuses.last().is_some_and(|status| status.state.is_terminal() && is_meant(status));
+        let counters = &mut self.state.counters;
+        match statuses.iter().any(is_meant) {
+            true => counters.acknowledgements += 1,
+            false => counters.stray_acknowledgements += 1,
+        }
+        if is_over {
             self.complete_task(framework_id, &task_id);
         }
         let framework_id = framework_id.clone();

@@ -9,6 +9,9 @@ use std::{
     sync::Arc,
 };
 
+/// Filters are only counted: so many of them cost as much as one item.
+const FILTERS_FOR_ONE: usize = 16;
+
 /// A copy under way.
 #[derive(Debug)]
 pub struct StateCopy {
@@ -91,7 +94,10 @@ impl StateCopy {
                 Some((id, agent)) => {
                     self.copied.agents.insert(id.clone(), agent.to_read());
                     self.part = Part::Agents(Some(id.clone()));
-                    return Some(1 + agent.executors.len());
+                    let filters = agent
+                        .index
+                        .map_or(0, |index| state.allocator.count_refusals(index, &mut self.copied.filters));
+                    return Some(1 + agent.executors.len() + filters / FILTERS_FOR_ONE);
                 }
                 None => self.part = Part::Frameworks(None),
             },
@@ -205,6 +211,7 @@ impl Framework {
         copy.suppressed_roles = BTreeSet::clone(&self.suppressed_roles);
         copy.completed_tasks.clone_from(&self.completed_tasks);
         copy.completed_ids.clone_from(&self.completed_ids);
+        copy.counters.clone_from(&self.counters);
         copy.used.clone_from(&self.used);
         copy.offered.clone_from(&self.offered);
         copy

@@ -1,6 +1,7 @@
 //! Frameworks come, come back, and end.
 use super::{
-    AgentCommand, CallError, Framework, Observation, RequestId, Response, SchedulerEvent, Step,
+    AgentCommand, CallError, Framework, FrameworkChange, Observation, RequestId, Response, SchedulerEvent,
+    Step,
     state::Timer,
     work::{EndOfOffer, Told, Work},
 };
@@ -26,8 +27,8 @@ impl Step<'_> {
         }
         self.respond(request, Ok(Response::Subscribed));
         let admitted = self.admit(info, suppressed_roles);
-        let framework_id = match admitted {
-            Ok(framework_id) => framework_id,
+        let (framework_id, change) = match admitted {
+            Ok(admitted) => admitted,
             Err(message) => {
                 self.state.counters.calls_refused += 1;
                 self.send_to(&stream, SchedulerEvent::Error(message));
@@ -44,6 +45,9 @@ impl Step<'_> {
         framework.recovered = false;
         framework.reported_users.clear();
         framework.reregistered = now;
+        self.state.counters.frameworks_back += u64::from(change == FrameworkChange::Back);
+        self.note_framework(&framework_id, change);
+        self.count(&framework_id, |counters| *counters.calls.entry("subscribe").or_default() += 1);
         self.send(&framework_id, SchedulerEvent::Subscribed { framework_id: framework_id.clone() });
         self.refresh_clients(&framework_id);
         self.reconsider(&framework_id);
@@ -54,7 +58,7 @@ impl Step<'_> {
         &mut self,
         mut info: FrameworkInfo,
         suppressed_roles: Vec<String>,
-    ) -> Result<FrameworkId, String> {
+    ) -> Result<(FrameworkId, FrameworkChange), String> {
         validate_info(&info)?;
         let suppressed_roles = validate_suppressed(&info, suppressed_roles)?;
         if let Some(id) = info.id.clone() {
@@ -63,6 +67,7 @@ impl Step<'_> {
         self.make_room(&info)?;
         let id = info.id.clone().unwrap_or_else(|| self.next_framework_id());
         info.id = Some(id.clone());
+        let mut change = FrameworkChange::Back;
         if self.state.frameworks.get(&id).is_some_and(|known| known.recovered) {
             // So far only agents have spoken of it, and one of them may have lied.
             self.kill_tasks_of_others(&id, &info.user);
@@ -85,9 +90,10 @@ impl Step<'_> {
         } else {
             self.state.frameworks.insert(id.clone(), Framework::new(info, self.now));
             self.observe(Observation::FrameworkAdded(id.clone()));
+            change = FrameworkChange::Subscribed;
         }
         self.framework_mut(&id).suppressed_roles = suppressed_roles;
-        Ok(id)
+        Ok((id, change))
     }
 
     /// Kills the tasks on agents that said that the framework has another user: they run as somebody else.
@@ -159,7 +165,7 @@ impl Step<'_> {
         }
         match self.first_to_go() {
             Some(idle) => {
-                self.remove_framework(&idle);
+                self.remove_framework(&idle, "another needs its place");
                 Ok(())
             }
             None => Err(format!(
@@ -184,7 +190,10 @@ impl Step<'_> {
     fn replace_stream(&mut self, framework_id: &FrameworkId) {
         if let Some(old) = self.framework_mut(framework_id).stream.take() {
             self.state.streams.remove(&old);
-            self.send_to(&old, SchedulerEvent::Error("Framework failed over".into()));
+            let event = SchedulerEvent::Error("Framework failed over".into());
+            let name = event.name();
+            self.count(framework_id, |counters| *counters.events.entry(name).or_default() += 1);
+            self.send_to(&old, event);
             self.actions.push(super::Action::CloseStream { stream: old });
             self.discard_of_framework(framework_id);
         }
@@ -192,7 +201,7 @@ impl Step<'_> {
 
     pub(super) fn framework_deadline(&mut self, framework_id: &FrameworkId) {
         self.framework_mut(framework_id).deadline = None;
-        self.remove_framework(framework_id);
+        self.remove_framework(framework_id, "it did not come back in time");
     }
 
     pub(super) fn stream_closed(&mut self, stream: &StreamId) {
@@ -203,8 +212,10 @@ impl Step<'_> {
         framework.disconnected = Some(now);
         let timeout = framework.info.failover_timeout;
         if timeout.is_zero() {
-            return self.remove_framework(&framework_id);
+            return self
+                .remove_framework(&framework_id, "its stream is gone, and it has no failover timeout");
         }
+        self.note_framework(&framework_id, FrameworkChange::Disconnected(timeout));
         self.refresh_clients(&framework_id);
         self.discard_of_framework(&framework_id);
         self.arm_framework(&framework_id, now + timeout);
@@ -219,6 +230,7 @@ impl Step<'_> {
         framework.disconnected = Some(self.now);
         self.state.frameworks.insert(id.clone(), framework);
         self.observe(Observation::FrameworkAdded(id.clone()));
+        self.note_framework(&id, FrameworkChange::Recovered(timeout));
         self.arm_framework(&id, self.now + timeout);
     }
 
@@ -315,15 +327,16 @@ impl Step<'_> {
             return self.respond(request, Err(CallError::NothingToTearDown));
         }
         self.respond(request, Ok(Response::Accepted));
-        self.remove_framework(framework_id);
+        self.remove_framework(framework_id, "an operator ended it");
     }
 
     /// Ends a framework. Nobody hears from it or to it any more; the rest is done in slices.
-    pub(super) fn remove_framework(&mut self, framework_id: &FrameworkId) {
+    pub(super) fn remove_framework(&mut self, framework_id: &FrameworkId, why: &str) {
         if std::mem::replace(&mut self.framework_mut(framework_id).ending, true) {
             return;
         }
         self.state.ending += 1;
+        self.note_framework(framework_id, FrameworkChange::Removed(why.to_owned()));
         self.disarm_framework(framework_id);
         if let Some(stream) = self.framework_mut(framework_id).stream.take() {
             self.state.streams.remove(&stream);

@@ -7,6 +7,7 @@ mod action;
 mod agents;
 mod calls;
 mod copy;
+mod counters;
 mod event;
 mod frameworks;
 mod invariants;
@@ -18,12 +19,17 @@ mod tasks;
 mod work;
 
 use crate::Time;
-pub use action::{Action, AgentCommand, CallError, Observation, Response, SchedulerEvent};
-use bellows_model::{FrameworkId, StreamId, clipped};
+pub use action::{
+    Action, AgentChange, AgentCommand, CallError, FrameworkChange, Note, Observation, Response,
+    SchedulerEvent,
+};
+use bellows_model::{AgentId, FrameworkId, StreamId, clipped};
 pub use copy::StateCopy;
+pub use counters::{Counters, FrameworkCounters, Removal};
 pub use event::{AgentMessage, AgentRegistration, AgentTask, Call, Event, LinkId, RequestId};
 pub use invariants::invariants;
-pub use state::{Agent, Config, Counters, Executor, Framework, State, Task};
+pub use state::{Agent, Config, Executor, Framework, State, Task};
+use std::sync::Arc;
 
 /// Takes one event into account and says what is to be done about it, in order. What it freed is offered anew
 /// among the same actions.
@@ -104,6 +110,17 @@ impl Step<'_> {
         self.actions.push(Action::Warn(text));
     }
 
+    /// Tells the reader of the log.
+    fn note_agent(&mut self, agent_id: &AgentId, change: AgentChange) {
+        let info = Arc::clone(&self.state.agents[agent_id].info);
+        self.actions.push(Action::Note(Note::Agent { info, change }));
+    }
+
+    fn note_framework(&mut self, framework_id: &FrameworkId, change: FrameworkChange) {
+        let info = Arc::clone(&self.state.frameworks[framework_id].info);
+        self.actions.push(Action::Note(Note::Framework { info, change }));
+    }
+
     /// Sends to a stream that belongs to no framework.
     fn send_to(&mut self, stream: &StreamId, event: SchedulerEvent) {
         self.actions.push(Action::Send { stream: stream.clone(), event });
@@ -113,12 +130,14 @@ impl Step<'_> {
     fn send(&mut self, framework_id: &FrameworkId, event: SchedulerEvent) {
         let framework = self.state.frameworks.get(framework_id);
         if let Some(stream) = framework.and_then(|framework| framework.stream.clone()) {
+            let name = event.name();
+            self.count(framework_id, |counters| *counters.events.entry(name).or_default() += 1);
             self.actions.push(Action::Send { stream, event });
         }
     }
 
     /// Tells the agent; nothing if it is not connected.
-    fn tell(&mut self, agent_id: &bellows_model::AgentId, command: AgentCommand) {
+    fn tell(&mut self, agent_id: &AgentId, command: AgentCommand) {
         if let Some(link) = self.state.agents.get(agent_id).and_then(|agent| agent.link) {
             self.actions.push(Action::Tell { link, command });
         }

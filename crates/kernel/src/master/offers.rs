@@ -28,13 +28,14 @@ impl Step<'_> {
     /// Runs the allocator on what changed.
     pub(super) fn make_offers(&mut self) {
         let now = self.now;
+        self.state.counters.allocation_runs += u64::from(self.state.allocator.has_work());
         let mut by_framework: BTreeMap<FrameworkId, Vec<Offer>> = BTreeMap::new();
         for grant in self.state.allocator.solve(now) {
             let offer = self.offer(grant);
             by_framework.entry(offer.framework_id.clone()).or_default().push(offer);
         }
         for (framework_id, offers) in by_framework {
-            self.state.counters.offers_sent += offers.len() as u64;
+            self.count(&framework_id, |counters| counters.offers_sent += offers.len() as u64);
             self.send(&framework_id, SchedulerEvent::Offers(offers));
         }
         self.trim_held_offers();
@@ -97,7 +98,7 @@ impl Step<'_> {
     pub(super) fn rescind(&mut self, id: &OfferId, refusal: Refusal) {
         if let Some(offer) = self.take_offer(id) {
             self.give_back(&offer, &offer.resources, refusal);
-            self.state.counters.offers_rescinded += 1;
+            self.count(&offer.framework_id, |counters| counters.offers_rescinded += 1);
             self.send(&offer.framework_id, SchedulerEvent::Rescind(offer.id));
         }
     }

@@ -1,5 +1,5 @@
 //! Everything that a master knows. Read by the HTTP API; changed by `step` alone.
-use super::{AgentRegistration, LinkId, load::Load, work::Work};
+use super::{AgentRegistration, Counters, FrameworkCounters, LinkId, load::Load, work::Work};
 use crate::{
     Time,
     allocator::{AgentIndex, Allocator, ClientIndex, Settings},
@@ -97,6 +97,8 @@ pub struct State {
     pub(super) ever_completed: u64,
     pub offers: BTreeMap<OfferId, Offer>,
     pub counters: Counters,
+    /// How many refusals are in force, by role. Counted only where a copy is made.
+    pub filters: BTreeMap<Arc<str>, u64>,
     pub(super) streams: BTreeMap<StreamId, FrameworkId>,
     pub(super) links: BTreeMap<LinkId, AgentId>,
     /// Connections that wait until it is certain that their agent's other one is dead.
@@ -139,23 +141,6 @@ pub(super) struct Ids {
     pub(super) frameworks: u64,
     pub(super) agents: u64,
     pub(super) offers: u64,
-}
-
-/// Monotone counts for `/metrics`.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Counters {
-    pub offers_sent: u64,
-    pub offers_accepted: u64,
-    pub offers_declined: u64,
-    pub offers_rescinded: u64,
-    pub tasks_launched: u64,
-    /// Terminal updates by state.
-    pub tasks_ended: BTreeMap<TaskState, u64>,
-    pub agents_registered: u64,
-    pub agents_removed: u64,
-    pub calls_refused: u64,
-    /// Messages of agents that were not believed.
-    pub messages_refused: u64,
 }
 
 #[derive(Debug)]
@@ -239,6 +224,7 @@ pub struct Framework {
     pub(super) reported_users: BTreeMap<AgentId, String>,
     /// When the failover timeout ends.
     pub(super) deadline: Option<Time>,
+    pub counters: FrameworkCounters,
 }
 
 #[derive(Debug, Clone)]
@@ -292,6 +278,7 @@ impl State {
             ever_completed: 0,
             offers: BTreeMap::new(),
             counters: Counters::default(),
+            filters: BTreeMap::new(),
             streams: BTreeMap::new(),
             links: BTreeMap::new(),
             newcomers: BTreeMap::new(),
@@ -402,6 +389,7 @@ impl Framework {
             clients: BTreeMap::new(),
             reported_users: BTreeMap::new(),
             deadline: None,
+            counters: FrameworkCounters::default(),
         }
     }
 

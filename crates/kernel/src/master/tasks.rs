@@ -90,6 +90,7 @@ impl Step<'_> {
         latest_state: TaskState,
     ) {
         status.agent_id = Some(agent_id.clone());
+        self.state.counters.status_updates += 1;
         if let Err(why) = validate_status(&status, latest_state) {
             return self.refuse_message(agent_id, &why);
         }
@@ -100,6 +101,7 @@ impl Step<'_> {
         let task = framework.tasks.get(&status.task_id).filter(|task| task.info.agent_id == *agent_id);
         let end = task.and_then(Task::reported_end);
         if task.is_none() || end.is_some_and(|end| end != status.state) {
+            self.state.counters.stray_status_updates += 1;
             if let Some(uuid) = status.uuid {
                 let task_id = status.task_id;
                 let framework_id = framework_id.clone();
@@ -155,6 +157,9 @@ impl Step<'_> {
         }
         task.statuses.push(status.clone());
         if news {
+            if status.state.is_terminal() {
+                self.count_told_end(&status);
+            }
             self.observe(Observation::TaskUpdated { framework_id: framework_id.clone(), status });
         }
     }
@@ -177,7 +182,7 @@ impl Step<'_> {
             self.charge(framework_id, &role, &agent_id, &info.resources);
         }
         if state.is_terminal() {
-            *self.state.counters.tasks_ended.entry(state).or_default() += 1;
+            self.count_end(framework_id, state);
             self.agent_mut(&agent_id).killed.remove(&(framework_id.clone(), task_id.clone()));
             self.reconsider(framework_id);
         }
@@ -283,6 +288,7 @@ impl Step<'_> {
         executor_id: ExecutorId,
         status: i32,
     ) {
+        self.state.counters.executors_terminated += 1;
         // Command tasks' executors are not the framework's business, as in Mesos.
         if self.state.frameworks.contains_key(framework_id)
             && self.remove_executor(framework_id, agent_id, &executor_id)
@@ -306,8 +312,10 @@ impl Step<'_> {
             let why = format!(
                 "a message of executor {executor_id} of {framework_id}, of which it has nothing, or too long a one"
             );
+            self.state.counters.stray_messages_to_frameworks += 1;
             return self.refuse_message(agent_id, &why);
         }
+        self.state.counters.messages_to_frameworks += 1;
         let agent_id = agent_id.clone();
         self.send(framework_id, SchedulerEvent::Message { agent_id, executor_id, data });
     }

@@ -7,7 +7,7 @@ use crate::{
             AgentsView, Flags, FrameworksView, RolesView, StateView, SummaryView, TaskQuery, TasksView,
             WeightsView,
         },
-        metrics::snapshot,
+        metrics::{snapshot, without_state},
     },
 };
 use axum::{
@@ -15,10 +15,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bellows_kernel::master::State;
-use bellows_runtime::{Share, metrics::PROMETHEUS_TYPE};
+use bellows_runtime::{
+    Share,
+    metrics::{PROMETHEUS_TYPE, Snapshot, system_stats},
+};
 use bytes::Bytes;
 use serde::Serialize;
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::time::timeout;
 
 /// A page of `/tasks` when nobody says how long; Mesos' default.
 const TASK_LIMIT: usize = 100;
@@ -42,13 +46,16 @@ pub(super) enum Path {
     Weights,
     /// Quota and maintenance, which nobody can set here.
     EmptyObject,
+    SystemStats,
     MetricsSnapshot,
     Metrics,
 }
 
 impl Path {
     pub(super) fn of(path: &str) -> Option<Self> {
-        Some(match path {
+        // Many clients still write these paths as Mesos had them first: `/state.json`.
+        let plain = path.strip_suffix(".json").filter(|plain| plain.len() > 1).unwrap_or(path);
+        Some(match plain {
             "" => Self::Page,
             "/page.css" => Self::PageStyle,
             "/page.js" => Self::PageScript,
@@ -56,7 +63,7 @@ impl Path {
             "/health" => Self::Health,
             "/flags" => Self::Flags,
             "/redirect" => Self::Redirect,
-            "/state" | "/state.json" => Self::State,
+            "/state" => Self::State,
             "/state-summary" => Self::StateSummary,
             "/slaves" => Self::Agents,
             "/frameworks" => Self::Frameworks,
@@ -64,6 +71,7 @@ impl Path {
             "/roles" => Self::Roles,
             "/weights" => Self::Weights,
             "/quota" | "/maintenance/schedule" | "/maintenance/status" => Self::EmptyObject,
+            "/system/stats" => Self::SystemStats,
             "/metrics/snapshot" => Self::MetricsSnapshot,
             "/metrics" => Self::Metrics,
             _ => return None,
@@ -130,13 +138,20 @@ pub(super) async fn get(
         Path::Roles => of_state(shared, share, Some("roles"), |state| to_vec(&RolesView::new(state))).await,
         Path::Weights => of_state(shared, share, Some("weights"), |state| to_vec(&WeightsView(state))).await,
         Path::EmptyObject => Ok(json(&serde_json::Map::new())),
-        Path::MetricsSnapshot => Ok(json(&metrics(shared, &share).await?.json())),
-        Path::Metrics => {
-            let text = metrics(shared, &share).await?.prometheus().map_err(|error| {
-                Refused::new(StatusCode::INTERNAL_SERVER_ERROR, format!("Cannot write the metrics: {error}"))
-            })?;
-            Ok(([(header::CONTENT_TYPE, PROMETHEUS_TYPE)], text).into_response())
+        Path::SystemStats => Ok(json(&system_stats())),
+        Path::MetricsSnapshot => {
+            let patience = query.get("timeout").map(String::as_str);
+            let patience = bellows_runtime::metrics::patience(patience).map_err(Refused::bad_request)?;
+            let body = metrics(shared, &share, patience, |snapshot| snapshot.json().to_string()).await?;
+            answer(share, "application/json", body.into())
         }
+        Path::Metrics => match metrics(shared, &share, None, Snapshot::prometheus).await? {
+            Ok(body) => answer(share, PROMETHEUS_TYPE, body.into()),
+            Err(error) => {
+                let text = format!("Cannot write the metrics: {error}");
+                Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, text))
+            }
+        },
     }
 }
 
@@ -199,10 +214,26 @@ fn task_query(query: &HashMap<String, String>) -> Result<TaskQuery, Refused> {
     })
 }
 
-async fn metrics(shared: &Shared, share: &Share) -> Result<bellows_runtime::metrics::Snapshot, Refused> {
-    let reader = shared.reader(share.peer())?;
-    let (copied, started) = (reader.copy(shared).await?, shared.identity.started);
-    reader.write(move || snapshot(&copied, started)).await
+/// Makes something of the metrics. Who will not wait longer gets those that take no time.
+async fn metrics<T: Send + 'static>(
+    shared: &Shared,
+    share: &Share,
+    patience: Option<Duration>,
+    make: fn(Snapshot) -> T,
+) -> Result<T, Refused> {
+    let started = shared.identity.started;
+    if patience == Some(Duration::ZERO) {
+        return Ok(make(without_state(started)));
+    }
+    let all = async {
+        let reader = shared.reader(share.peer())?;
+        let copied = reader.copy(shared).await?;
+        reader.write(move || make(snapshot(&copied, started))).await
+    };
+    match timeout(patience.unwrap_or(Duration::MAX), all).await {
+        Ok(all) => all,
+        Err(_) => Ok(make(without_state(started))),
+    }
 }
 
 /// Answers from a copy of the state; answers that have a name are shared.

@@ -35,8 +35,6 @@ pub(crate) fn named_framework(body: &[u8]) -> Option<FrameworkId> {
 }
 
 pub(super) async fn tear_down(shared: &Shared, framework_id: FrameworkId) -> Result<Response, Refused> {
-    let id = framework_id.clone();
     shared.driver.ask(|request| Event::OperatorTeardown { request, framework_id }).await??;
-    tracing::info!(framework = %id, "an operator has ended a framework");
     Ok(StatusCode::OK.into_response())
 }

@@ -133,7 +133,7 @@ fn dirs(app: &str, executor: usize) -> LocalDirs {
 fn open(
     disk: &Disk,
     registry: Arc<Registry>,
-) -> Result<(Store, super::Recovered, std::thread::JoinHandle<()>), String> {
+) -> Result<(Store, super::Recovered, std::thread::JoinHandle<()>), redb::Error> {
     let media: Media = [1, 2].map(|file| Box::new(JournalFile(disk.clone(), file)) as Box<dyn Medium>);
     let disk = disk.clone();
     let open = move || Ok(Database::builder().create_with_backend(disk.clone())?);

@@ -144,7 +144,13 @@ impl Store {
         let media = journal::open(work_dir).map_err(|e| failed(e.to_string()))?;
         let at = path.clone();
         let open = Box::new(move || Ok(database::builder().open(&at)?));
-        Store::with(path.as_path().into(), open, media, registry).map_err(failed)
+        Store::with(path.as_path().into(), open, media, registry).map_err(|error| match error {
+            redb::Error::DatabaseAlreadyOpen => Error::InUse {
+                work_dir: work_dir.display().to_string(),
+                holder: bellows_runtime::lock_holder(&path),
+            },
+            other => failed(other.to_string()),
+        })
     }
 
     fn with(
@@ -152,13 +158,13 @@ impl Store {
         open: Open,
         media: Media,
         registry: Arc<Registry>,
-    ) -> Result<(Store, Recovered, std::thread::JoinHandle<()>), String> {
-        let database = open().map_err(|e| e.to_string())?;
-        let loaded = database::load(&database, &media, &registry).map_err(|e| e.to_string())?;
+    ) -> Result<(Store, Recovered, std::thread::JoinHandle<()>), redb::Error> {
+        let database = open()?;
+        let loaded = database::load(&database, &media, &registry)?;
         let (commands, inbox) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared::new(Journal::new(media, loaded.epoch)));
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.into()).spawn(work).map_err(|e| e.to_string())
+            std::thread::Builder::new().name(name.into()).spawn(work).map_err(redb::Error::Io)
         };
         let (to_sync, at) = (shared.clone(), path.clone());
         let sync_ended = CancellationToken::new();

@@ -27,7 +27,7 @@ fn updates_are_forwarded_and_acknowledgements_go_back() {
     let known = &master.state.frameworks[&framework];
     assert!(known.tasks.is_empty());
     assert_eq!(known.completed_tasks.len(), 1);
-    assert_eq!(master.state.counters.tasks_ended[&TaskState::Finished], 1);
+    assert_eq!(master.state.counters.of_frameworks.tasks_ended[&TaskState::Finished], 1);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod calls;
 mod frameworks;
 mod hostile;
 mod lies;
+mod notes;
 mod offers;
 mod random;
 mod slices;

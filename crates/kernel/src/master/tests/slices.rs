@@ -152,7 +152,7 @@ fn offers_that_were_declined_are_nobody_s_until_they_are_free() {
     let offer_ids: Vec<_> = offers.iter().map(|offer| offer.id.clone()).collect();
     let filters = bellows_model::Filters { refuse: Some(Duration::from_secs(100)) };
     master.call(&framework, Call::Decline { offer_ids: offer_ids.clone(), filters });
-    assert_eq!(master.state.counters.offers_declined as usize, SLICE + 100);
+    assert_eq!(master.state.counters.of_frameworks.offers_declined as usize, SLICE + 100);
     let last = offers.last().expect("many");
     assert!(master.state.offers.contains_key(&last.id), "it waits for its end");
     let outcome = master.accept(&framework, &[&last.id], vec![task("t", &last.agent_id, "cpus:1")]);
@@ -252,7 +252,7 @@ fn no_work_is_lost_however_little_of_a_step_is_left_for_it() {
 impl Master {
     fn framework_ends_with(&mut self, framework: &FrameworkId, left: usize, agents: usize) {
         let mut step = Step { state: &mut self.state, now: self.now, actions: vec![], left };
-        step.remove_framework(framework);
+        step.remove_framework(framework, "a test ends it");
         step.work_off();
         let first = Outcome(step.actions);
         let outcome = finish_all(self, first);
