@@ -110,7 +110,8 @@ impl Agent {
             Action::CancelFetch { .. }
             | Action::Forget { .. }
             | Action::Retire(_)
-            | Action::ExecutorDeparted { .. } => return,
+            | Action::ExecutorDeparted { .. }
+            | Action::AskShuffleService => return,
         };
         self.waiting.push_back(outcome);
     }

@@ -1,6 +1,7 @@
-//! The shuffle service killed with -9 under a running job of unmodified Spark: the job notices nothing but retries.
+//! The shuffle service is not there when unmodified Spark starts, and is killed with -9 under its running job: the first
+//! waits, the other notices nothing but retries.
 use anyhow::{Context, Result, ensure};
-use bellows_testkit::{Application, Processes, Spark, eventually, repository};
+use bellows_testkit::{Application, Processes, Spark, eventually, get_json, repository};
 use std::time::Duration;
 
 /// Long enough for JVMs to start on two busy cores.
@@ -9,7 +10,7 @@ const LONG: Duration = Duration::from_secs(150);
 const RETRY: &str = "Retrying fetch";
 
 #[tokio::test]
-async fn a_job_notices_nothing_but_retries_when_the_service_is_killed() -> Result<()> {
+async fn a_job_waits_for_the_service_and_notices_nothing_but_retries_when_it_is_killed() -> Result<()> {
     let (spark, mut cluster) = (Spark::find(), Processes::start(2).await?);
     let app = repository().join("tests/apps/restart.py").to_string_lossy().into_owned();
     let settings = [
@@ -19,9 +20,20 @@ async fn a_job_notices_nothing_but_retries_when_the_service_is_killed() -> Resul
         // All executors are on one host; otherwise they would read each other's files without the service.
         ("spark.shuffle.readHostLocalDisk", "false"),
     ];
+    cluster.kill_shuffle()?;
+    service_is_down(&cluster, true).await?;
+    let said = "the shuffle service does not answer: no executors of applications that use it until it does";
+    ensure!(cluster.log("agent").contains(said), "{}", cluster.log("agent"));
+
     let (master, port) = (cluster.master(), cluster.shuffle_port());
     let mut application = Application::submit_to(&spark, (&master, port), &[&app], &settings, &[])?;
     let framework = application.event("started", LONG).await?["framework"].as_str().unwrap_or("").to_owned();
+    let frameworks = get_json(&format!("http://{master}/frameworks")).await?;
+    let waiting = &frameworks["frameworks"][0];
+    ensure!(waiting["labels"].to_string().contains("bellows.shuffle_service"), "{waiting}");
+    ensure!(waiting["tasks"].as_array().is_some_and(Vec::is_empty), "{waiting}");
+    cluster.restart_shuffle()?;
+    service_is_down(&cluster, false).await?;
     let first = application.event("first", LONG).await?;
     ensure!(first["correct"] == true, "{first}");
 
@@ -74,4 +86,15 @@ async fn a_job_notices_nothing_but_retries_when_the_service_is_killed() -> Resul
     let status = cluster.shuffle_status().await?;
     ensure!(status["registered_executors"] == 0, "{status}");
     Ok(())
+}
+
+/// Waits until the agent is listed so.
+async fn service_is_down(cluster: &Processes, down: bool) -> Result<()> {
+    eventually("the master to know whether the service is there", LONG, || async {
+        let slaves = get_json(&format!("http://{}/slaves", cluster.master())).await?;
+        let said = slaves["slaves"][0]["shuffle_service_down"].as_bool();
+        ensure!(said.unwrap_or(false) == down, "{slaves}");
+        Ok(())
+    })
+    .await
 }

@@ -1,11 +1,11 @@
 //! Unmodified Spark on the embedded cluster, asserted from the outside: over HTTP, in /proc and on disk.
 use anyhow::{Context, Result, ensure};
 use bellows_testkit::{
-    Application, Cluster, ClusterOptions, Spark, eventually, kill_nine, on_a_command_line, repository,
-    write_private,
+    Application, Cluster, ClusterOptions, Spark, eventually, kill_nine, on_a_command_line, processes_of,
+    repository, write_private,
 };
 use serde_json::Value;
-use std::{process::Command, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 /// Long enough for six JVMs to start on two busy cores.
 const LONG: Duration = Duration::from_secs(150);
@@ -35,17 +35,6 @@ async fn executors(
 async fn started(application: &mut Application) -> Result<String> {
     let event = application.event("started", LONG).await?;
     Ok(event["framework"].as_str().context("the application names its framework")?.to_owned())
-}
-
-/// Processes whose environment names the framework.
-fn processes_of(framework: &str) -> Vec<i32> {
-    let needle = format!("MESOS_FRAMEWORK_ID={framework}");
-    let of = |entry: std::fs::DirEntry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let environment = std::fs::read(entry.path().join("environ")).ok()?;
-        environment.split(|byte| *byte == 0).any(|variable| variable == needle.as_bytes()).then_some(pid)
-    };
-    std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(of).collect()
 }
 
 async fn nothing_left(cluster: &Cluster, framework: &str, limit: Duration) -> Result<()> {
@@ -264,6 +253,37 @@ async fn the_console_says_why_no_executor_comes() -> Result<()> {
     cluster.teardown(&framework).await?;
     let output = application.fail(LONG).await?;
     ensure!(output.contains("the driver is aborted: Framework has been removed"), "{output}");
+    cluster.stop()
+}
+
+/// No agent runs a framework's own executors; Spark would try again on each offer.
+#[tokio::test]
+async fn fine_grained_mode_ends_with_the_reason() -> Result<()> {
+    let (spark, cluster) = (Spark::find(), Cluster::start(ClusterOptions { agents: 1, cpus: 2 })?);
+    let files = tempfile::tempdir()?;
+    let [principal, secret] = ["principal", "secret"].map(|name| files.path().join(name));
+    fs::write(&principal, "ann")?;
+    fs::write(&secret, "nobody-asks-for-it")?;
+    let settings = [
+        ("spark.mesos.coarse", "false"),
+        ("spark.mesos.mesosExecutor.cores", "0.5"),
+        ("spark.mesos.principal.file", &*principal.to_string_lossy()),
+        ("spark.mesos.secret.file", &*secret.to_string_lossy()),
+        ("spark.dynamicAllocation.enabled", "false"),
+        ("spark.shuffle.service.enabled", "false"),
+    ];
+    let mut application = Application::submit(&spark, &cluster, &[&app("elastic.py")], &settings, &[])?;
+    let framework = started(&mut application).await?;
+    let output = application.fail(LONG).await?;
+    let reason = "Spark's fine-grained mode (spark.mesos.coarse=false) does not work on this cluster";
+    ensure!(output.contains(&format!("the driver is aborted: {reason}")), "{output}");
+    ensure!(output.contains("Job aborted") || output.contains("cancelled"), "{output}");
+    let frameworks = cluster.get("/frameworks").await?;
+    let mut completed = frameworks["completed_frameworks"].as_array().into_iter().flatten();
+    let known = completed.find(|known| known["id"] == framework.as_str()).context("it has ended")?;
+    ensure!(known["principal"] == "ann", "{known}");
+    let tasks = known["completed_tasks"].as_array().context("a list")?;
+    ensure!((1..20).contains(&tasks.len()), "{} launches", tasks.len());
     cluster.stop()
 }
 

@@ -112,6 +112,7 @@ impl Effects {
             Action::ExecutorDeparted { framework_id, executor_id } => {
                 self.shuffle.departed(framework_id, executor_id);
             }
+            Action::AskShuffleService => self.shuffle.ask(),
             Action::FindShuffle => self.shuffle_in_background(|shuffle| shuffle.find()),
             Action::RemoveShuffle { framework_id } => {
                 self.shuffle_in_background(move |shuffle| shuffle.remove(framework_id));

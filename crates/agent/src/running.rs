@@ -32,7 +32,7 @@ use std::{
 };
 use tokio::{
     net::TcpListener,
-    sync::watch,
+    sync::{Notify, watch},
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
@@ -83,7 +83,11 @@ pub async fn start(config: Config) -> Result<Running, Error> {
 
     let clock = Clock::start();
     let (run_id, _) = uuid::Uuid::new_v4().as_u64_pair();
-    let kernel = KernelConfig { kill_grace: config.kill_grace, ..KernelConfig::new(info, run_id) };
+    let kernel = KernelConfig {
+        kill_grace: config.kill_grace,
+        shuffle_service: config.shuffle_socket.is_some(),
+        ..KernelConfig::new(info, run_id)
+    };
     let (state, actions) = recover(kernel, clock.now(), checkpoint, found);
     let recovery = begun.elapsed();
     tracing::info!(
@@ -130,7 +134,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     });
     if let Some(client) = watched {
         let guard = vital.guard("the watch over the shuffle service");
-        let watch = watch_service(client, driver.clone());
+        let watch = watch_service(client, effects.shuffle.asked(), driver.clone());
         helpers.spawn(async move {
             let _guard = guard;
             watch.await;
@@ -168,26 +172,27 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     Ok(Running { local_addr, agent_id, driver, main, vital, stopping, server, helpers })
 }
 
-/// Asks the shuffle service every second whether it is there, and tells the kernel.
-async fn watch_service(client: bellows_shuffle::admin::Client, driver: Handle) {
+/// Asks the shuffle service every second whether it is there, and when the kernel wants to know. Tells it what has
+/// changed, or what it asked.
+async fn watch_service(client: bellows_shuffle::admin::Client, asked: Arc<Notify>, driver: Handle) {
     const PAUSE: Duration = Duration::from_secs(1);
     const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-    let mut was_down = None;
+    let (mut was_down, mut is_asked) = (None, false);
     loop {
-        let down = !tokio::time::timeout(ANSWER_TIMEOUT, client.answers()).await.unwrap_or(false);
-        if was_down.replace(down) != Some(down) {
-            match down {
-                true => tracing::warn!(
-                    socket = %client.socket().display(),
-                    "the shuffle service does not answer: no executors of applications that use it until it does"
-                ),
-                false => tracing::info!("the shuffle service answers"),
-            }
-            if driver.tell(Event::ShuffleService { down }).await.is_err() {
-                return;
-            }
+        let down = !timeout(ANSWER_TIMEOUT, client.answers()).await.unwrap_or(false);
+        let changed = was_down.replace(down) != Some(down);
+        match down {
+            true if changed => tracing::warn!(
+                socket = %client.socket().display(),
+                "the shuffle service does not answer: no executors of applications that use it until it does"
+            ),
+            false if changed => tracing::info!("the shuffle service answers"),
+            _ => {}
         }
-        tokio::time::sleep(PAUSE).await;
+        if (changed || is_asked) && driver.tell(Event::ShuffleService { down }).await.is_err() {
+            return;
+        }
+        is_asked = timeout(PAUSE, asked.notified()).await.is_ok();
     }
 }
 

@@ -1,8 +1,13 @@
 //! The directories that executors shuffle through: who makes them, who deletes them, and when not.
 mod fake;
 
+use bellows_wire::{link::agent_message::Message, v1};
 use fake::*;
 use std::{os::unix::fs::PermissionsExt, path::Path};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 fn shuffle_config(master: &Master, dir: &Path) -> bellows_agent::Config {
     let mut config = config(master, &dir.join("work"));
@@ -80,14 +85,77 @@ async fn the_duty_to_remove_waits_for_the_service_and_outlives_the_agent() {
     .await;
     assert!(dir.path().join("disk1/bellows-F/shuffle").exists(), "the service may still be serving them");
     agent.stop().await;
-    let mut service = bellows_shuffle::Config::new(dir.path().join("service"));
-    service.listen = ([127, 0, 0, 1], 0).into();
-    service.admin_socket = Some(socket.clone());
-    let service = bellows_shuffle::start(service).await.expect("started");
+    let service = start_service(dir.path()).await;
     let agent = bellows_agent::start(with_service(&master)).await.expect("started");
     let gone = |disk: &str| !dir.path().join(disk).join("bellows-F").exists();
     until(|| gone("disk1") && gone("disk2")).await;
     agent.stop().await;
+    service.stop().await;
+}
+
+async fn start_service(dir: &Path) -> bellows_shuffle::Running {
+    let mut service = bellows_shuffle::Config::new(dir.join("service"));
+    service.listen = ([127, 0, 0, 1], 0).into();
+    service.admin_socket = Some(dir.join("admin.sock"));
+    bellows_shuffle::start(service).await.expect("started")
+}
+
+/// Acknowledges what comes until there was news of the service, and of `state` where one is given. Gives all states.
+async fn until_heard(link: &mut Link, down: bool, state: Option<v1::TaskState>) -> Vec<v1::TaskState> {
+    let (mut states, mut heard) = (Vec::new(), false);
+    while !heard || state.is_some_and(|state| !states.contains(&state)) {
+        match link.next().await {
+            Message::ShuffleService(news) => heard |= news.down == down,
+            Message::StatusUpdate(update) => {
+                link.acknowledge("F", &update.status).await;
+                states.push(update.status.state());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    states
+}
+
+#[tokio::test]
+async fn executors_that_need_the_service_wait_for_it_and_others_do_not() {
+    let dir = tempfile::tempdir().expect("temporary");
+    let mut master = Master::start().await;
+    let mut config = shuffle_config(&master, dir.path());
+    config.shuffle_socket = Some(dir.path().join("admin.sock"));
+    let agent = bellows_agent::start(config).await.expect("started");
+    let (mut link, register) = master.register().await;
+    if !register.shuffle_service_down() {
+        assert!(until_heard(&mut link, true, None).await.is_empty());
+    }
+    let starts = |name: &str| shell(name, &format!("touch {}/{name}; sleep 1000", dir.path().display()));
+    link.launch_with_service("F", starts("first")).await;
+    run(&mut link, "G").await;
+    assert!(!dir.path().join("first").exists(), "it was started without the service");
+    let service = start_service(dir.path()).await;
+    assert!(until_heard(&mut link, false, None).await.is_empty());
+    link.until_running("F").await;
+
+    // The service goes when the next task has passed that gate: its files are being fetched.
+    let files = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let mut late = starts("late");
+    late.command.as_mut().expect("a command").uris = vec![v1::command_info::Uri {
+        value: format!("http://{}/file", files.local_addr().expect("bound")),
+        ..Default::default()
+    }];
+    link.launch_with_service("F", late).await;
+    let (mut fetch, _) = in_time(files.accept()).await.expect("the fetcher");
+    service.stop().await;
+    fetch.read_exact(&mut [0; "GET /file".len()]).await.expect("a request");
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    fetch.write_all(answer).await.expect("an answer");
+    let states = until_heard(&mut link, true, Some(v1::TaskState::TaskStarting)).await;
+    assert_eq!(states, [v1::TaskState::TaskStarting]);
+    until(|| dir.path().join("late").exists()).await;
+    run(&mut link, "H").await;
+    let service = start_service(dir.path()).await;
+    assert!(until_heard(&mut link, false, None).await.is_empty(), "Spark's driver would have failed");
+    link.until_running("F").await;
+    agent.stop_and_kill_tasks(std::time::Duration::from_secs(30), &Default::default()).await;
     service.stop().await;
 }
 

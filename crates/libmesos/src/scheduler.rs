@@ -15,8 +15,9 @@ use bellows_election::{Backoff, Leader, MasterAddress, detect};
 use bellows_wire::text::one_line;
 use bellows_wire::v1::scheduler::{Call, Event, call, event};
 use bellows_wire::v1::{
-    AgentId, ExecutorId, FrameworkId, FrameworkInfo, MasterInfo, Offer, OfferId, TaskId, TaskStatus,
-    task_status,
+    AgentId, ExecutorId, FrameworkId, FrameworkInfo, MasterInfo, Offer, OfferId, TaskId, TaskState,
+    TaskStatus,
+    task_status::{self, Reason},
 };
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
@@ -59,8 +60,17 @@ pub(crate) struct Settings {
     pub(crate) suppressed_roles: Vec<String>,
     pub(crate) credential: Option<Credential>,
     pub(crate) implicit_acknowledgements: bool,
-    /// The scheduler never says that it uses an agent no more: Spark's.
-    pub(crate) gives_agents_up: bool,
+    pub(crate) backend: Backend,
+}
+
+/// Whose scheduler it is, which tells what it will do without saying so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// Spark's coarse-grained one: it uses no agent again on which two of its tasks have failed.
+    CoarseGrained,
+    /// Spark's fine-grained one: a task that was refused is launched again on the next offer, without end.
+    FineGrained,
+    Other,
 }
 
 pub(crate) type SchedulerDriver = Driver<Scheduler>;
@@ -257,7 +267,7 @@ impl SchedulerDriver {
             }
             event::Type::Offers => match event.offers.map(|offers| offers.offers) {
                 Some(offers) if !offers.is_empty() => {
-                    if self.role.settings.gives_agents_up {
+                    if self.role.settings.backend == Backend::CoarseGrained {
                         events.failures.offered(&offers);
                     }
                     callback(Callback::ResourceOffers(offers))
@@ -320,7 +330,11 @@ impl SchedulerDriver {
         }
         let given_up = status.agent_id.as_ref().filter(|_| failed);
         let given_up = given_up.and_then(|agent_id| events.failures.failed(agent_id));
+        let hopeless = hopeless(self.role.settings.backend, &status);
         callback(Callback::StatusUpdate(Box::new(status)))?;
+        if let Some(reason) = hopeless {
+            return Err(Over::because(reason));
+        }
         if let Some(agent) = given_up {
             let hostname = one_line(&agent.hostname);
             warn!(%hostname, "two tasks have failed on this agent: Spark will launch nothing there any more");
@@ -382,6 +396,17 @@ fn awaited(launches: &Mutex<Launches>, subscription: u64) -> Vec<(TaskId, AgentI
     launches.lock().unwrap_or_else(PoisonError::into_inner).awaited(subscription)
 }
 
+/// Why the program must not go on: all its tasks are alike, and one is nothing that the cluster could run.
+fn hopeless(backend: Backend, status: &TaskStatus) -> Option<String> {
+    let invalid = status.state() == TaskState::TaskError && status.reason() == Reason::TaskInvalid;
+    (backend == Backend::FineGrained && invalid).then(|| {
+        format!(
+            "Spark's fine-grained mode (spark.mesos.coarse=false) does not work on this cluster, leave the setting out: {}",
+            status.message()
+        )
+    })
+}
+
 fn log_failure(status: &TaskStatus, failures: &Failures) {
     let agent_id = status.agent_id.as_ref();
     let agent = agent_id.and_then(|id| failures.hostname(id)).or(agent_id.map(|id| id.value.as_str()));
@@ -413,5 +438,32 @@ fn master_info(leader: &Leader) -> MasterInfo {
         port: leader.port.into(),
         hostname: Some(leader.hostname.clone()),
         ..MasterInfo::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fine_grained_mode_ends_with_the_first_task_that_cannot_be() {
+        let status = |state: TaskState, reason: Reason| TaskStatus {
+            state: state.into(),
+            reason: Some(reason.into()),
+            message: Some("no executors of your own".to_owned()),
+            ..TaskStatus::default()
+        };
+        let refused = status(TaskState::TaskError, Reason::TaskInvalid);
+        let reason = hopeless(Backend::FineGrained, &refused).expect("a reason");
+        assert!(reason.contains("spark.mesos.coarse=false") && reason.ends_with("no executors of your own"));
+        assert_eq!(hopeless(Backend::CoarseGrained, &refused), None, "its tasks may differ");
+        assert_eq!(hopeless(Backend::Other, &refused), None);
+        for passing in [
+            status(TaskState::TaskFailed, Reason::ContainerLaunchFailed),
+            status(TaskState::TaskLost, Reason::InvalidOffers),
+            status(TaskState::TaskError, Reason::TaskUnauthorized),
+        ] {
+            assert_eq!(hopeless(Backend::FineGrained, &passing), None, "{passing:?}");
+        }
     }
 }

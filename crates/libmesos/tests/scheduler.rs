@@ -24,9 +24,18 @@ async fn registered(implicit: bool) -> (Program, Master) {
 }
 
 async fn started(master: &Master, implicit: bool, framework: &str) -> Program {
+    started_with(master, implicit, framework, &[]).await
+}
+
+async fn started_with(
+    master: &Master,
+    implicit: bool,
+    framework: &str,
+    environment: &[(&str, &str)],
+) -> Program {
     let address = master.address.to_string();
     let arguments = [address.as_str(), if implicit { "true" } else { "false" }, framework];
-    let mut program = Program::start("Probe", &arguments, &[]).await;
+    let mut program = Program::start("Probe", &arguments, environment).await;
     program.expect("ready").await;
     assert_eq!(program.ask("start").await, "DRIVER_RUNNING");
     program
@@ -82,6 +91,21 @@ async fn the_framework_is_subscribed_as_the_program_describes_it() {
     assert_eq!(framework.roles, ["dev"]);
     assert_eq!(framework.capabilities.len(), 1);
     leave(program).await;
+}
+
+#[tokio::test]
+async fn a_framework_that_uses_the_shuffle_service_says_so_in_a_label() {
+    for (enabled, expected) in [(None, None), (Some("false"), None), (Some("true"), Some("true"))] {
+        let mut master = Master::start().await;
+        let environment: Vec<_> =
+            enabled.iter().map(|enabled| ("PROBE_USES_SHUFFLE_SERVICE", *enabled)).collect();
+        let program = started_with(&master, true, "-", &environment).await;
+        let framework = master.next_call().await.subscribe.expect("a SUBSCRIBE").framework_info;
+        let labels = framework.labels.unwrap_or_default().labels;
+        let label = labels.iter().find(|label| label.key == "bellows.shuffle_service");
+        assert_eq!(label.map(|label| label.value()), expected, "{enabled:?}: {labels:?}");
+        leave(program).await;
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod daemon;
+mod dispatcher;
 mod framework;
 mod older;
 mod processes;
@@ -12,6 +13,7 @@ mod spark;
 mod standalone;
 
 pub use cluster::{Cluster, ClusterOptions};
+pub use dispatcher::Dispatcher;
 pub use framework::Framework;
 pub use older::{on_older_machines, where_clone3_is_not_permitted};
 pub use processes::Processes;
@@ -107,6 +109,17 @@ pub async fn get_json(url: &str) -> Result<serde_json::Value> {
 pub fn write_private(path: &Path, content: &str) -> Result<()> {
     let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     Ok(file.write_all(content.as_bytes())?)
+}
+
+/// The processes of a framework's tasks: their environment names it.
+pub fn processes_of(framework: &str) -> Vec<i32> {
+    let needle = format!("MESOS_FRAMEWORK_ID={framework}");
+    let of = |entry: fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let environment = fs::read(entry.path().join("environ")).ok()?;
+        environment.split(|byte| *byte == 0).any(|variable| variable == needle.as_bytes()).then_some(pid)
+    };
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(of).collect()
 }
 
 /// Whether any process was started with this word in its arguments.

@@ -34,15 +34,20 @@ struct Ports {
 impl Processes {
     /// One agent that offers so many CPUs, with shuffle directories on two "disks"; returns when it has registered.
     pub async fn start(cpus: u32) -> Result<Self> {
-        Self::start_binary(binaries().join("bellows"), cpus).await
+        Self::start_binary(binaries().join("bellows"), cpus, &[]).await
+    }
+
+    /// The same with `flags` of `bellows agent` besides.
+    pub async fn start_with(cpus: u32, flags: &[&str]) -> Result<Self> {
+        Self::start_binary(binaries().join("bellows"), cpus, flags).await
     }
 
     /// The same of the release binary.
     pub async fn start_release(cpus: u32) -> Result<Self> {
-        Self::start_binary(release_binary().to_owned(), cpus).await
+        Self::start_binary(release_binary().to_owned(), cpus, &[]).await
     }
 
-    async fn start_binary(binary: PathBuf, cpus: u32) -> Result<Self> {
+    async fn start_binary(binary: PathBuf, cpus: u32, flags: &[&str]) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         // Tasks of any user get to their sandboxes and shuffle directories.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
@@ -52,30 +57,27 @@ impl Processes {
         let socket = dir.path().join("shuffle/admin.sock");
         let resources = format!("cpus:{cpus};mem:8192");
         let disks = disks(dir.path())?;
+        let mut arguments = vec![
+            "--port".into(),
+            agent.to_string(),
+            "--master".into(),
+            leader,
+            "--hostname".into(),
+            "127.0.0.1".into(),
+            "--resources".into(),
+            resources,
+            "--work-dir".into(),
+            dir.path().join("agent").display().to_string(),
+            "--shuffle-dirs".into(),
+            disks.clone(),
+            "--shuffle-socket".into(),
+            socket.display().to_string(),
+        ];
+        arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let begun = Self {
             shuffle: spawn(&binary, dir.path(), "shuffle", &shuffle_arguments(dir.path(), &ports, &disks))?,
             master: spawn(&binary, dir.path(), "master", &["--port".into(), master.to_string()])?,
-            agent: spawn(
-                &binary,
-                dir.path(),
-                "agent",
-                &[
-                    "--port".into(),
-                    agent.to_string(),
-                    "--master".into(),
-                    leader,
-                    "--hostname".into(),
-                    "127.0.0.1".into(),
-                    "--resources".into(),
-                    resources,
-                    "--work-dir".into(),
-                    dir.path().join("agent").display().to_string(),
-                    "--shuffle-dirs".into(),
-                    disks,
-                    "--shuffle-socket".into(),
-                    socket.display().to_string(),
-                ],
-            )?,
+            agent: spawn(&binary, dir.path(), "agent", &arguments)?,
             dir,
             ports,
             binary,
@@ -141,6 +143,14 @@ impl Processes {
         eventually("the shuffle service to answer", Duration::from_secs(30), || get_json(&url)).await
     }
 
+    /// What `bellows kill` does.
+    pub fn kill_framework(&self, framework: &str) -> Result<()> {
+        let mut command = Command::new(&self.binary);
+        let output = command.args(["kill", framework, "--master", &self.master()]).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
     /// Does not wait.
     pub fn signal_agent(&self, signal: Signal) -> Result<()> {
         self.agent.signal(signal)
@@ -170,8 +180,13 @@ impl Processes {
 
     /// How often a text is in what the executors have logged.
     pub fn said_by_executors(&self, text: &str) -> usize {
+        self.stderr_of_tasks().matches(text).count()
+    }
+
+    /// What all tasks have written there, one after the other.
+    pub fn stderr_of_tasks(&self) -> String {
         let logs = files(&self.dir.path().join("agent"), &|name| name == "stderr");
-        logs.iter().map(|log| fs::read_to_string(log).unwrap_or_default().matches(text).count()).sum()
+        logs.iter().map(|log| fs::read_to_string(log).unwrap_or_default()).collect()
     }
 
     /// The shuffle files that lie on the disks.
@@ -231,7 +246,7 @@ fn spawn(binary: &Path, dir: &Path, part: &str, arguments: &[String]) -> Result<
 }
 
 /// All at once, so that they differ. A restarted service must find its port again, so it cannot have 0.
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
+pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let listeners: Vec<TcpListener> =
         (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
     let ports: Vec<u16> =

@@ -111,7 +111,10 @@ impl World {
                 self.tell_agent(number, 1, 500, Event::ShuffleFound { frameworks });
             }
             Action::RemoveShuffle { framework_id } => self.remove_shuffle(number, framework_id),
-            Action::CancelFetch { .. } | Action::Retire(_) | Action::ExecutorDeparted { .. } => {}
+            Action::CancelFetch { .. }
+            | Action::Retire(_)
+            | Action::ExecutorDeparted { .. }
+            | Action::AskShuffleService => {}
             Action::Stop { reason } => panic!("an agent stops: {reason}"),
         }
     }

@@ -6,7 +6,7 @@ use bellows_runtime::Vital;
 use bellows_shuffle::admin::Client;
 use futures::StreamExt;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// Departures that wait for the service. More are dropped: the files go at the latest when their framework ends.
 const QUEUE: usize = 4_096;
@@ -21,6 +21,7 @@ pub(crate) struct Shuffle {
     client: Option<Client>,
     dirs: Arc<ShuffleDirs>,
     departures: mpsc::Sender<(FrameworkId, ExecutorId)>,
+    asked: Arc<Notify>,
 }
 
 impl Shuffle {
@@ -30,7 +31,16 @@ impl Shuffle {
         if let Some(client) = client.clone() {
             vital.spawn("telling the shuffle service who has gone", tell_departures(client, queue));
         }
-        Self { client, dirs, departures }
+        Self { client, dirs, departures, asked: Arc::default() }
+    }
+
+    /// Tells who watches over the service that somebody waits for its answer.
+    pub(super) fn ask(&self) {
+        self.asked.notify_one();
+    }
+
+    pub(crate) fn asked(&self) -> Arc<Notify> {
+        Arc::clone(&self.asked)
     }
 
     pub(super) fn departed(&self, framework_id: FrameworkId, executor_id: ExecutorId) {

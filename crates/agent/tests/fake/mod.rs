@@ -86,7 +86,18 @@ impl Link {
     }
 
     pub(crate) async fn launch(&self, framework: &str, task: v1::TaskInfo) {
+        self.launch_with(framework, Vec::new(), task).await;
+    }
+
+    /// The same for an application that uses the shuffle service of its machine.
+    pub(crate) async fn launch_with_service(&self, framework: &str, task: v1::TaskInfo) {
+        let label = v1::Label { key: "bellows.shuffle_service".into(), value: Some("true".into()) };
+        self.launch_with(framework, vec![label], task).await;
+    }
+
+    async fn launch_with(&self, framework: &str, labels: Vec<v1::Label>, task: v1::TaskInfo) {
         let framework_info = v1::FrameworkInfo {
+            labels: Some(v1::Labels { labels }),
             id: Some(v1::FrameworkId { value: framework.into() }),
             name: framework.into(),
             roles: vec!["*".into()],

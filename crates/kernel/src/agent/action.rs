@@ -28,6 +28,8 @@ pub enum Action {
     Retire(Job),
     /// Only shuffle files of this executor are still of use to anybody.
     ExecutorDeparted { framework_id: FrameworkId, executor_id: ExecutorId },
+    /// Asks the shuffle service whether it is there, and says so whatever was said before.
+    AskShuffleService,
     /// Looks for shuffle directories of any framework.
     FindShuffle,
     /// Deletes all shuffle files of a framework that has ended.

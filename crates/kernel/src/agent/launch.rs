@@ -2,7 +2,7 @@
 //!
 //! stored -> fetched -> launched -> exited; a kill may come at every point of it.
 use super::{
-    Action, AgentMessage, Exit, Framework, Phase, Record, Removal, Task,
+    Action, Exit, Framework, Phase, Record, Removal, Task,
     state::{Timer, Waiting},
     step::{Key, Step},
 };
@@ -44,6 +44,7 @@ impl Step<'_> {
             in_flight: None,
             early_exit: None,
             contained: false,
+            given_up: false,
         };
         let info = Arc::clone(&task.info);
         self.state.containers.insert(container_id.clone(), key.clone());
@@ -97,7 +98,7 @@ impl Step<'_> {
     /// The next step of a task whose record is durable.
     pub(super) fn fetch(&mut self, key: &Key) {
         let removing = self.state.removals.contains_key(&key.0);
-        let held = self.needs_shuffle_service(&key.0);
+        let held = self.lacks_shuffle_service(&key.0);
         let due = self.now + self.state.config.shuffle_service_wait;
         let Some(task) = self.task(key) else { return };
         if removing || held {
@@ -110,43 +111,6 @@ impl Step<'_> {
         }
         task.phase = Phase::Fetching;
         self.actions.extend(self.job(key).map(Action::Fetch));
-    }
-
-    /// It is down, and the framework's executors would have Spark's driver fail for its lack.
-    fn needs_shuffle_service(&self, framework_id: &FrameworkId) -> bool {
-        let framework = self.state.frameworks.get(framework_id);
-        self.state.shuffle_service_down
-            && framework.is_some_and(|framework| framework.info.uses_shuffle_service())
-    }
-
-    pub(super) fn shuffle_service(&mut self, down: bool) {
-        if std::mem::replace(&mut self.state.shuffle_service_down, down) == down {
-            return;
-        }
-        if let Some(link) = self.state.link() {
-            self.actions.push(Action::Send { link, message: AgentMessage::ShuffleService { down } });
-        }
-        if !down {
-            self.state.timers.retain(|(_, timer)| !matches!(timer, Timer::ShuffleService(_)));
-            let held = self.state.tasks().filter(|task| task.phase == Phase::Held);
-            let held: Vec<Key> =
-                held.map(|task| (task.framework_id.clone(), task.info.task_id.clone())).collect();
-            held.iter().for_each(|key| self.fetch(key));
-        }
-    }
-
-    pub(super) fn gave_up_shuffle_service(&mut self, container_id: &ContainerId) {
-        let Some((key, _)) = self.task_in(container_id, Phase::Held) else { return };
-        if self.needs_shuffle_service(&key.0) {
-            let waited = self.state.config.shuffle_service_wait.as_secs();
-            self.fail_launch(
-                &key,
-                format!(
-                    "The shuffle service of this machine has not answered for {waited} s, and the application uses \
-                     it: start `bellows shuffle`, or see its log"
-                ),
-            );
-        }
     }
 
     pub(super) fn fetched(&mut self, container_id: &ContainerId) {
@@ -179,15 +143,6 @@ impl Step<'_> {
         }
     }
 
-    /// What Mesos' command executor says once its command has been started.
-    pub(super) fn report_running(&mut self, key: &Key) {
-        for state in [TaskState::Starting, TaskState::Running] {
-            if self.task(key).is_some_and(|task| task.statuses.iter().all(|status| status.state != state)) {
-                self.report(key, state, Source::Executor, None, None);
-            }
-        }
-    }
-
     pub(super) fn launch_failed(&mut self, container_id: &ContainerId, message: String) {
         let Some((key, task)) = self.task_in(container_id, Phase::Launching) else { return };
         if task.kill.is_some() {
@@ -196,7 +151,7 @@ impl Step<'_> {
         self.fail_launch(&key, format!("Failed to launch container: {message}"));
     }
 
-    fn fail_launch(&mut self, key: &Key, message: String) {
+    pub(super) fn fail_launch(&mut self, key: &Key, message: String) {
         self.state.counters.launch_errors += 1;
         let reason = Some(Reason::ContainerLaunchFailed);
         self.conclude(key, TaskState::Failed, Source::Agent, reason, Some(message));
@@ -225,7 +180,7 @@ impl Step<'_> {
     /// Its last process is gone.
     pub(super) fn ended(&mut self, key: &Key, exit: Exit, stderr: &str) {
         let Some(task) = self.task(key) else { return };
-        let killed = task.kill.is_some();
+        let (killed, given_up) = (task.kill.is_some(), task.given_up);
         self.state.counters.executors_terminated += 1;
         if !self.is_ending(&key.0) {
             self.actions.push(Action::ExecutorDeparted {
@@ -234,12 +189,13 @@ impl Step<'_> {
             });
         }
         let (state, source, reason) = match exit {
+            _ if given_up => (TaskState::Failed, Source::Agent, Some(Reason::ContainerLaunchFailed)),
             _ if killed => (TaskState::Killed, Source::Executor, None),
             Exit::Exited(0) => (TaskState::Finished, Source::Executor, None),
             Exit::Exited(_) | Exit::Signaled(_) => (TaskState::Failed, Source::Executor, None),
             Exit::Lost => (TaskState::Failed, Source::Agent, Some(Reason::ExecutorTerminated)),
         };
-        let mut message = exit_message(exit);
+        let mut message = if given_up { self.service_is_missing() } else { exit_message(exit) };
         if state == TaskState::Failed && !stderr.is_empty() {
             message.push_str(". Its stderr ends with: ");
             message.push_str(stderr);

@@ -6,6 +6,7 @@ mod event;
 mod frameworks;
 mod launch;
 mod recover;
+mod shuffle_service;
 mod state;
 mod step;
 mod updates;

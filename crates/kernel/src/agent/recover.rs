@@ -116,6 +116,7 @@ impl Step<'_> {
             in_flight: None,
             early_exit: None,
             contained: container.is_some(),
+            given_up: false,
             info: Arc::new(stored.info),
         };
         self.state.containers.insert(stored.container_id.clone(), key.clone());

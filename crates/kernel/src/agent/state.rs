@@ -27,7 +27,9 @@ pub struct Config {
     pub resend_min: Duration,
     pub resend_max: Duration,
     pub removal_retry: Duration,
-    /// So long a task waits for the shuffle service before it fails.
+    /// The agent knows where the machine's shuffle service is, and asks it whether it is there.
+    pub shuffle_service: bool,
+    /// So long a task waits for it before it fails.
     pub shuffle_service_wait: Duration,
     pub max_completed_frameworks: usize,
     pub max_completed_tasks_per_framework: usize,
@@ -42,6 +44,7 @@ impl Config {
             resend_min: Duration::from_secs(10),
             resend_max: Duration::from_secs(600),
             removal_retry: Duration::from_secs(5),
+            shuffle_service: false,
             shuffle_service_wait: Duration::from_secs(60),
             max_completed_frameworks: 50,
             max_completed_tasks_per_framework: 150,
@@ -121,6 +124,8 @@ pub struct Task {
     pub(super) early_exit: Option<(Exit, String)>,
     /// The containment remembers it, as long as its end is not durable here.
     pub(super) contained: bool,
+    /// It is killed for lack of the shuffle service: its end is a failure.
+    pub(super) given_up: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -346,6 +351,8 @@ fn invariants_of_task(state: &State, framework: &Framework, task: &Task) -> Resu
         )?;
         return check(task.in_flight.is_none(), "in flight for nobody");
     }
+    let waits = |(_, timer): &(Time, Timer)| *timer == Timer::ShuffleService(task.container_id.clone());
+    check(!task.is_unannounced() || state.timers.iter().any(waits), "never said to run")?;
     check(terminal.is_some() == (task.phase == Phase::Ended), "the phase contradicts the last status")?;
     check(task.acknowledged <= task.stored && task.stored <= task.statuses.len(), "counts")?;
     check(

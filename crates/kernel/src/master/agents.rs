@@ -411,7 +411,7 @@ impl Step<'_> {
     fn may_recover(&self, id: &FrameworkId) -> bool {
         !self.state.frameworks.contains_key(id)
             && !self.state.is_completed(id)
-            && !self.state.is_of_our_making(id.as_str())
+            && !self.state.is_frameworks_of_our_making(id)
     }
 
     /// Takes a task over that the agent reported.

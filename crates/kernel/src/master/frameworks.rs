@@ -123,7 +123,7 @@ impl Step<'_> {
         let known = self.state.frameworks.get(id).map(|framework| framework.ending);
         match known {
             Some(false) => Ok(()),
-            None if !self.state.is_completed(id) && !self.state.is_of_our_making(id.as_str()) => Ok(()),
+            None if !self.state.is_completed(id) && !self.state.is_frameworks_of_our_making(id) => Ok(()),
             // Of the ids of this master's making, those that are not known have ended long ago, or were never given.
             Some(true) | None => Err("Framework has been removed".into()),
         }

@@ -332,7 +332,18 @@ impl State {
 
     /// Whether this master alone gives such ids.
     pub(super) fn is_of_our_making(&self, id: &str) -> bool {
-        id.strip_prefix(&self.config.master_id).is_some_and(|rest| rest.starts_with('-'))
+        self.own_part(id).is_some()
+    }
+
+    /// Whether this master alone gives such ids to frameworks. Spark's dispatcher makes those of its drivers of its own:
+    /// `<its id>-driver-20260101000000-0001`.
+    pub(super) fn is_frameworks_of_our_making(&self, id: &FrameworkId) -> bool {
+        self.own_part(id.as_str()).is_some_and(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+
+    /// What follows on this master's id.
+    fn own_part<'a>(&self, id: &'a str) -> Option<&'a str> {
+        id.strip_prefix(&self.config.master_id)?.strip_prefix('-')
     }
 
     /// Whether the framework has ended, as far as is remembered.

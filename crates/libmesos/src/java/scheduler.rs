@@ -16,7 +16,7 @@ use super::handles::Handles;
 use super::messages::{all_from_java, from_java, string_from_java, strings_from_java};
 use super::spark;
 use crate::driver::Driver;
-use crate::scheduler::{Callback, Scheduler, Settings};
+use crate::scheduler::{Backend, Callback, Scheduler, Settings};
 
 native_methods! {
     class "org.apache.mesos.MesosSchedulerDriver", role Scheduler = |env, object| {
@@ -171,7 +171,7 @@ fn read_settings(env: &mut Env<'_>, object: &JObject<'_>) -> Result<Settings, Na
     };
     let scheduler =
         env.get_field(object, jni_str!("scheduler"), jni_sig!("Lorg/apache/mesos/Scheduler;"))?.l()?.auto();
-    let gives_agents_up = !scheduler.is_null() && spark::gives_agents_up(env, &scheduler)?;
+    let backend = if scheduler.is_null() { Backend::Other } else { spark::backend(env, &scheduler)? };
     let implicit_acknowledgements =
         env.get_field(object, jni_str!("implicitAcknowledgements"), jni_sig!("Z"))?.z()?;
     Ok(Settings {
@@ -180,7 +180,7 @@ fn read_settings(env: &mut Env<'_>, object: &JObject<'_>) -> Result<Settings, Na
         suppressed_roles: suppressed_roles(env, object)?,
         credential,
         implicit_acknowledgements,
-        gives_agents_up,
+        backend,
     })
 }
 

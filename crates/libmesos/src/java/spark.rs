@@ -12,10 +12,11 @@ use tracing::warn;
 
 use super::messages::string_from_java;
 use super::{NativeError, thread};
+use crate::scheduler::Backend;
 
 const COARSE_GRAINED: &str = "org.apache.spark.scheduler.cluster.mesos.MesosCoarseGrainedSchedulerBackend";
-const BACKENDS: [&str; 3] = [
-    COARSE_GRAINED,
+/// Its name before Spark 2, too.
+const FINE_GRAINED: [&str; 2] = [
     "org.apache.spark.scheduler.cluster.mesos.MesosFineGrainedSchedulerBackend",
     "org.apache.spark.scheduler.cluster.mesos.MesosSchedulerBackend",
 ];
@@ -25,9 +26,12 @@ const CONTEXT: &str = "org.apache.spark.SparkContext";
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
 
-/// Whether a scheduler uses no agent again on which two of its tasks have failed.
-pub(super) fn gives_agents_up(env: &mut Env<'_>, scheduler: &JObject<'_>) -> Result<bool, NativeError> {
-    Ok(backend_class(env, scheduler)?.is_some_and(|(_, name)| name == COARSE_GRAINED))
+pub(super) fn backend(env: &mut Env<'_>, scheduler: &JObject<'_>) -> Result<Backend, NativeError> {
+    Ok(match backend_class(env, scheduler)? {
+        Some((_, name)) if name == COARSE_GRAINED => Backend::CoarseGrained,
+        Some(_) => Backend::FineGrained,
+        None => Backend::Other,
+    })
 }
 
 /// Stops the SparkContext of a scheduler that is Spark's, on a thread of its own: that takes seconds, and joins threads
@@ -81,7 +85,7 @@ fn backend_class<'local>(
     let mut class = env.get_object_class(scheduler)?;
     loop {
         let name = name_of(env, &class)?;
-        if BACKENDS.contains(&name.as_str()) {
+        if name == COARSE_GRAINED || FINE_GRAINED.contains(&name.as_str()) {
             return Ok(Some((class, name)));
         }
         match env.get_superclass(&class)? {

@@ -18,7 +18,7 @@ import org.apache.mesos.SchedulerDriver;
  * A scheduler that says each callback on standard output and does what it reads from standard input, one command a
  * line. A command's answer starts with "= ".
  */
-public final class Probe implements Scheduler {
+public class Probe implements Scheduler {
     private final AtomicReference<Thread> callbackThread = new AtomicReference<>();
     /** A callback's name and what it is to do: "throw", or a command. */
     private volatile String[] plan = {"", ""};
@@ -48,7 +48,8 @@ public final class Probe implements Scheduler {
         if (!arguments[2].equals("-")) {
             framework.setId(FrameworkID.newBuilder().setValue(arguments[2]));
         }
-        Probe probe = new Probe();
+        String uses = System.getenv("PROBE_USES_SHUFFLE_SERVICE");
+        Probe probe = uses == null ? new Probe() : new LikeSparks(Boolean.parseBoolean(uses));
         MesosSchedulerDriver driver = arguments.length > 3
             ? new MesosSchedulerDriver(probe, framework.build(), arguments[0], Boolean.parseBoolean(arguments[1]),
                 Credential.newBuilder().setPrincipal(arguments[3]).setSecret(arguments[4]).build())
@@ -66,6 +67,19 @@ public final class Probe implements Scheduler {
             }
         }
         System.exit(0);
+    }
+
+    /** Keeps `spark.shuffle.service.enabled` as Spark's backend does. */
+    private static final class LikeSparks extends Probe {
+        private final boolean enabled;
+
+        LikeSparks(boolean enabled) {
+            this.enabled = enabled;
+        }
+
+        private boolean shuffleServiceEnabled() {
+            return enabled;
+        }
     }
 
     private Object command(SchedulerDriver driver, String line) {

@@ -1,5 +1,6 @@
 //! One behaviour a test, then all of them at once in random order.
 mod random;
+mod shuffle_service;
 mod world;
 
 use super::*;
@@ -428,67 +429,6 @@ fn the_address_that_reaches_the_master_is_registered() {
     let actions = world.step(Event::LinkOpened { link: LinkId(9) });
     let [Action::Register { registration, .. }] = &actions[..] else { panic!("{actions:?}") };
     assert_eq!((&*registration.info.ip, &*registration.info.hostname), ("10.0.0.5", "node5"));
-}
-
-/// A framework of Spark's, with dynamic allocation.
-fn launch_with_service(world: &mut World, task_id: &str) {
-    let label = Label { key: "bellows.shuffle_service".into(), value: Some("true".into()) };
-    let framework = FrameworkInfo { labels: vec![label], ..world::framework("F") };
-    world.command(AgentCommand::Launch { framework: framework.into(), task: task(task_id) });
-    world.write_all();
-}
-
-#[test]
-fn a_task_that_needs_the_shuffle_service_waits_for_it() {
-    let mut world = World::registered();
-    let said = world.step(Event::ShuffleService { down: true });
-    assert!(
-        matches!(&said[..], [Action::Send { message: AgentMessage::ShuffleService { down: true }, .. }]),
-        "{said:?}"
-    );
-    launch_with_service(&mut world, "t");
-    assert!(world.fetching.is_empty());
-    world.step(Event::ShuffleService { down: false });
-    let container_id = only(&world.fetching);
-    world.end_fetch(container_id.clone(), true);
-    world.end_launch(container_id, true);
-    world.write_all();
-    assert_eq!(states(&world, "F", "t"), [TaskState::Starting]);
-    world.step(Event::ShuffleService { down: true });
-    run_other(&mut world);
-}
-
-/// It does not use the service, and does not wait.
-fn run_other(world: &mut World) {
-    world.launch("G", task("other"));
-    world.write_all();
-    assert_eq!(world.fetching.len(), 1);
-}
-
-#[test]
-fn a_task_that_waits_for_the_shuffle_service_in_vain_fails_and_says_so() {
-    let mut world = World::registered();
-    world.step(Event::ShuffleService { down: true });
-    launch_with_service(&mut world, "t");
-    world.now = world.now + world.state.config.shuffle_service_wait;
-    world.step(Event::Tick);
-    world.write_all();
-    let status = last(&world, "F", "t");
-    assert_eq!((status.state, status.reason), (TaskState::Failed, Some(Reason::ContainerLaunchFailed)));
-    assert!(status.message.is_some_and(|message| message.contains("shuffle service")));
-}
-
-#[test]
-fn a_task_that_waits_for_the_shuffle_service_can_be_killed() {
-    let mut world = World::registered();
-    world.step(Event::ShuffleService { down: true });
-    launch_with_service(&mut world, "t");
-    let (framework_id, task_id) = key("F", "t");
-    world.command(AgentCommand::Kill { framework_id, task_id, grace: None });
-    world.write_all();
-    assert_eq!(last(&world, "F", "t").state, TaskState::Killed);
-    world.step(Event::ShuffleService { down: false });
-    assert!(world.fetching.is_empty());
 }
 
 #[test]

@@ -19,6 +19,7 @@ enum Op {
     Tick,
     ShutDown(u8),
     EndRemoval(usize, bool),
+    ShuffleService(bool),
     Crash,
 }
 
@@ -37,6 +38,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Tick),
         1 => (0..3u8).prop_map(Op::ShutDown),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(n, good)| Op::EndRemoval(n, good)),
+        2 => any::<bool>().prop_map(Op::ShuffleService),
         1 => Just(Op::Crash),
     ]
 }
@@ -48,11 +50,15 @@ fn pick<T: Clone>(items: impl IntoIterator<Item = T>, n: usize) -> Option<T> {
 
 fn perform(world: &mut World, op: Op, tasks: &mut u32) {
     match op {
-        Op::Launch(framework) => {
-            let framework = format!("F{framework}");
+        Op::Launch(number) => {
+            let framework = format!("F{number}");
             if !world.ended_frameworks.contains(framework.as_str()) {
                 *tasks += 1;
-                world.launch(&framework, task(&format!("t{tasks}")));
+                let task = task(&format!("t{tasks}"));
+                match number {
+                    0 => world.launch_with_service(&framework, task),
+                    _ => world.launch(&framework, task),
+                }
             }
         }
         Op::Kill(n) => {
@@ -103,6 +109,9 @@ fn perform(world: &mut World, op: Op, tasks: &mut u32) {
                 });
             }
         }
+        Op::ShuffleService(down) => {
+            world.step(Event::ShuffleService { down });
+        }
         Op::Crash => world.crash(),
     }
 }
@@ -113,6 +122,7 @@ proptest! {
     #[test]
     fn no_task_vanishes_and_what_is_told_is_in_order(ops in prop::collection::vec(op(), 0..120)) {
         let mut world = World::registered();
+        world.state.config.shuffle_service = true;
         let mut tasks = 0;
         for op in ops {
             perform(&mut world, op, &mut tasks);

@@ -133,6 +133,16 @@ impl World {
         self.command(AgentCommand::Launch { framework: framework(framework_id).into(), task: task_info });
     }
 
+    /// As one of Spark's with dynamic allocation: it uses the shuffle service.
+    pub(super) fn launch_with_service(&mut self, framework_id: &str, task_info: TaskInfo) {
+        if matches!(self.state.master, Master::Registered(_)) {
+            self.launched_tasks.insert((framework_id.into(), task_info.task_id.clone()));
+        }
+        let label = Label { key: "bellows.shuffle_service".into(), value: Some("true".into()) };
+        let framework = FrameworkInfo { labels: vec![label], ..framework(framework_id) };
+        self.command(AgentCommand::Launch { framework: framework.into(), task: task_info });
+    }
+
     pub(super) fn shut_down(&mut self, framework_id: &str) {
         self.ended_frameworks.insert(framework_id.into());
         self.command(AgentCommand::ShutdownFramework { framework_id: framework_id.into() });
@@ -203,7 +213,8 @@ impl World {
         }
         self.removing.clear();
         self.runs += 1;
-        let config = Config::new(agent_info(), self.runs);
+        let shuffle_service = self.state.config.shuffle_service;
+        let config = Config { shuffle_service, ..Config::new(agent_info(), self.runs) };
         let (state, actions) = recover(config, self.now, self.disk.clone(), self.containers.clone());
         self.state = state;
         self.take(actions);
@@ -218,6 +229,7 @@ impl World {
     /// Everything that is under way comes to its end, and the master hears of all of it.
     pub(super) fn drain(&mut self) {
         self.connect();
+        self.step(Event::ShuffleService { down: false });
         for _ in 0..100 {
             self.write_all();
             if self.containers.is_empty() && self.state.tasks().count() + self.state.removals.len() == 0 {

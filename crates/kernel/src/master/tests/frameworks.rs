@@ -73,6 +73,34 @@ fn a_framework_that_does_not_come_back_ends() {
     }
 }
 
+/// Spark's dispatcher asks for 68 years.
+#[test]
+fn an_end_that_nobody_acknowledges_holds_neither_resources_nor_its_framework() {
+    for timeout in [30, i32::MAX.unsigned_abs().into()] {
+        let mut info = framework_info("f");
+        info.failover_timeout = Duration::from_secs(timeout);
+        let (mut master, framework, agent, link) = Master::running(info);
+        let stream = master.state.frameworks[&framework].stream.clone().expect("connected");
+        master.step(Event::StreamClosed { stream });
+        master.update(link, &framework, status("t", TaskState::Failed, 9));
+        assert_eq!(master.state.agents[&agent].used, resources(""));
+        master.pass_with_pongs(Duration::from_secs(29));
+        assert_eq!(
+            master.state.frameworks[&framework].tasks["t"].state,
+            TaskState::Failed,
+            "for who comes back"
+        );
+        if timeout > 30 {
+            continue;
+        }
+        let actions = master.pass_with_pongs(Duration::from_secs(1)).0;
+        let framework_id = framework.clone();
+        let shutdown = Action::Tell { link, command: AgentCommand::ShutdownFramework { framework_id } };
+        assert!(actions.contains(&shutdown), "{actions:?}");
+        assert!(!master.state.frameworks.contains_key(&framework));
+    }
+}
+
 #[test]
 fn resources_of_a_disconnected_framework_go_to_others() {
     let (mut master, framework, _, _, offer) = Master::ready();
@@ -135,9 +163,12 @@ fn the_user_cannot_change() {
 #[test]
 fn ids_that_the_master_gives_cannot_be_chosen() {
     let mut master = Master::new();
-    for id in ["m-0000", "m-0001", "m-S0", "m-x"] {
+    let choose = |master: &mut Master, id: &str| {
         let info = FrameworkInfo { id: Some(id.into()), ..framework_info("chosen") };
-        assert_eq!(error(&master.framework(info).2), Some("Framework has been removed"), "{id}");
+        error(&master.framework(info).2).map(str::to_owned)
+    };
+    for id in ["m-0000", "m-0001", "m-00001", "m-18446744073709551616"] {
+        assert_eq!(choose(&mut master, id).as_deref(), Some("Framework has been removed"), "{id}");
     }
     let (first, ..) = master.framework(framework_info("f"));
     assert_eq!((first.as_str(), master.state.frameworks.len()), ("m-0000", 1));
@@ -148,6 +179,8 @@ fn ids_that_the_master_gives_cannot_be_chosen() {
     assert!(!master.state.frameworks.contains_key("m-0001"));
     let (second, ..) = master.framework(framework_info("g"));
     assert_eq!((second.as_str(), &*master.state.frameworks[&second].info.user), ("m-0001", "root"));
+    // A driver of Spark's dispatcher, with an id made of the dispatcher's.
+    assert_eq!(choose(&mut master, "m-0000-driver-20260101000000-0001"), None);
     for (id, registered) in
         [("m-S0", false), ("m-S7", false), ("m-S18446744073709551616", false), ("n-S7", true)]
     {
