@@ -8,7 +8,6 @@ use crate::{
     Config,
     announced::Announced,
     driver::{Handle, Stopped},
-    error::Error,
 };
 use axum::{
     Json, Router,
@@ -55,18 +54,18 @@ pub(crate) fn router(
     work_dir: &Path,
     driver: Handle,
     containerizer: Containerizer,
-) -> Result<Router, Error> {
+) -> Router {
     let shared = Shared {
         driver,
         containerizer,
         master: config.master.clone(),
-        files: files::Files::open(work_dir)?,
+        files: files::Files::new(work_dir),
         work_dir: work_dir.to_owned(),
         flags: flags(config, announced.address().port(), work_dir),
         announced,
         memory: MemoryBudget::new(SHARED_MEMORY_BYTES),
     };
-    Ok(Router::new().fallback(serve).with_state(Arc::new(shared)))
+    Router::new().fallback(serve).with_state(Arc::new(shared))
 }
 
 impl Shared {

@@ -248,10 +248,15 @@ impl Disks {
         if let Some(root) = &self.gates[self.of(path).0].root {
             return root.clone();
         }
-        let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-        let above = mount_points(&mounts).filter(|point| path.starts_with(point));
-        above.max_by_key(|point| point.as_os_str().len()).unwrap_or_else(|| PathBuf::from("/"))
+        mount_point(path)
     }
+}
+
+/// The mount point that a path, which has no symbolic links in it, lies below.
+pub fn mount_point(path: &Path) -> PathBuf {
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let above = mount_points(&mounts).filter(|point| path.starts_with(point));
+    above.max_by_key(|point| point.as_os_str().len()).unwrap_or_else(|| PathBuf::from("/"))
 }
 
 /// The fifth field of each line; blanks and the like are written in octal (proc_pid_mountinfo(5)).

@@ -22,6 +22,7 @@ mod upkeep;
 
 pub use bellows_transport::auth::AuthPolicy;
 pub use config::{Auth, Config, DEFAULT_PORT, KEEPER_DIR, LEDGER_DIR, LEDGER_ENTRY_LIMIT_BYTES, Limits, Tls};
+pub use disks::mount_point;
 pub use error::Error;
 pub use status::{AppStatus, ExecutorRemoval, LatencyStatus, Removal, Status};
 

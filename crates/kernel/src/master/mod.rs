@@ -21,7 +21,7 @@ use crate::Time;
 pub use action::{Action, AgentCommand, CallError, Observation, Response, SchedulerEvent};
 use bellows_model::{FrameworkId, StreamId, clipped};
 pub use copy::StateCopy;
-pub use event::{AgentMessage, AgentRegistration, AgentTask, Call, Event, LinkId, RequestId};
+pub use event::{AgentCondition, AgentMessage, AgentRegistration, AgentTask, Call, Event, LinkId, RequestId};
 pub use invariants::invariants;
 pub use state::{Agent, Config, Counters, Executor, Framework, State, Task};
 
