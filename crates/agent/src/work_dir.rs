@@ -23,7 +23,7 @@ pub(crate) struct WorkDir {
     pub(crate) meta: PathBuf,
     /// Where its disk is mounted.
     mount: PathBuf,
-    lock: Mutex<File>,
+    lock: Mutex<Lock>,
 }
 
 impl WorkDir {
@@ -59,7 +59,7 @@ impl WorkDir {
         make_own(&self.path, &self.meta)?;
         let path = self.meta.join("lock");
         let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = held.metadata().map_err(Error::io(&path))?;
+        let own = held.0.metadata().map_err(Error::io(&path))?;
         if path.symlink_metadata().is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())) {
             return Ok(());
         }
@@ -118,15 +118,25 @@ pub(crate) fn probe(dir: &Path) -> io::Result<()> {
     fs::remove_file(&path)
 }
 
-/// Held until the file is closed, also by the death of this process; processes started from here do not inherit it.
-pub(crate) fn lock(path: &Path, whole: &Path) -> Result<File, Error> {
+/// A lock on a file, held until this is dropped, or the process dies.
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file is not enough while another thread starts a process, which has it open for a moment.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+/// Makes the file if it is missing. Only one agent has the lock on it; `whole` names what it stands for.
+pub(crate) fn lock(path: &Path, whole: &Path) -> Result<Lock, Error> {
     // Not for writing: a disk on which nobody writes can be remounted read-only.
     let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file =
         openat(CWD, path, flags, Mode::RUSR | Mode::WUSR).map_err(|why| Error::io(path)(why.into()))?;
     let file = File::from(file);
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Locked { path: whole.to_owned() }),
         Err(error) => Err(Error::Io { path: path.to_owned(), source: error.into() }),
     }

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     Error,
-    work_dir::{lock, probe},
+    work_dir::{Lock, lock, probe},
 };
 use bellows_containment::{OPEN_DIR, Owner, PRIVATE_DIR, make_dirs, own_dir, remove_tree_at};
 use bellows_model::FrameworkId;
@@ -20,7 +20,6 @@ use rustix::{
 };
 use std::{
     ffi::{CStr, CString},
-    fs::File,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
@@ -45,7 +44,7 @@ pub(super) struct Root {
     dir: OwnedFd,
     /// Held while a directory is made, not while one is deleted: that can take long.
     ledger: Mutex<Ledger>,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Root {
