@@ -56,7 +56,8 @@ impl DiskWatch {
     }
 
     async fn look(&self, looking: &Arc<Semaphore>, told: &mut Disks) -> Result<(), Stopped> {
-        let Looked { outcome, has_checkpoint } = self.look_at_work_dir(looking).await;
+        let was_out = told.work_dir.is_some();
+        let Looked { outcome, has_checkpoint } = self.look_at_work_dir(looking, was_out).await;
         // Before anything is launched again.
         if !has_checkpoint {
             self.driver.tell(Event::CheckpointGone).await?;
@@ -66,7 +67,7 @@ impl DiskWatch {
         if back { self.driver.tell(Event::DiskBack).await } else { Ok(()) }
     }
 
-    async fn look_at_work_dir(&self, looking: &Arc<Semaphore>) -> Looked {
+    async fn look_at_work_dir(&self, looking: &Arc<Semaphore>, was_out: bool) -> Looked {
         const SILENT: &str = "it does not answer";
         let silent = || Looked { outcome: Err(SILENT.into()), has_checkpoint: true };
         // One that hangs holds one thread.
@@ -76,7 +77,7 @@ impl DiskWatch {
         let look = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             let outcome = work_dir
-                .look()
+                .look(was_out)
                 .and_then(|()| containerizer.restore_register().map_err(|error| error.to_string()));
             Looked { has_checkpoint: outcome.is_err() || has_checkpoint(), outcome: outcome.map(drop) }
         });

@@ -3,7 +3,10 @@ use crate::Error;
 use bellows_containment::{OPEN_DIR, PASSAGE_DIR, PRIVATE_DIR, make_dirs, own_dir};
 use bellows_shuffle::mount_point;
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, openat, statat, unlinkat},
+    fs::{
+        Access, AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, access, flock, fstat, openat,
+        statat, statvfs, unlinkat,
+    },
     process::geteuid,
 };
 use std::{
@@ -38,8 +41,9 @@ impl WorkDir {
         Ok(Self { mount: mount_point(&path), path, meta, lock })
     }
 
-    /// Looks whether the directory can still be used, and makes again what of it somebody has deleted. Blocks.
-    pub(crate) fn look(&self) -> Result<(), String> {
+    /// Looks whether the directory can still be used, and makes again what of it somebody has deleted. `was_out`: it could
+    /// not when it was last looked at. Blocks.
+    pub(crate) fn look(&self, was_out: bool) -> Result<(), String> {
         let mount = mount_point(&self.path);
         if mount != self.mount {
             return Err(match self.mount.starts_with(&mount) {
@@ -51,7 +55,8 @@ impl WorkDir {
             });
         }
         self.restore().map_err(|error| error.to_string())?;
-        probe(&self.meta).map_err(|error| format!("{}: {error}", self.meta.display()))
+        let looked = if was_out { probe(&self.meta) } else { look(&self.meta) };
+        looked.map_err(|error| format!("{}: {error}", self.meta.display()))
     }
 
     fn restore(&self) -> Result<(), Error> {
@@ -107,7 +112,20 @@ fn make_own(path: &Path, meta: &Path) -> Result<(), Error> {
     own_dir(&sandboxes, OPEN_DIR).map(drop).map_err(Error::io(&sandboxes))
 }
 
-/// Fails if nothing can be written in a directory. Syncs nothing: a disk is not to be woken up for this.
+/// Fails if the disk says that nothing can be written in a directory. Writes nothing itself: an idle disk may sleep.
+pub(crate) fn look(dir: &Path) -> io::Result<()> {
+    access(dir, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)?;
+    fs::read_dir(dir)?.next().transpose()?;
+    let disk = statvfs(dir)?;
+    let free = if geteuid().is_root() { disk.f_bfree } else { disk.f_bavail };
+    // Some file systems do not tell their size.
+    if disk.f_blocks > 0 && free == 0 {
+        return Err(rustix::io::Errno::NOSPC.into());
+    }
+    Ok(())
+}
+
+/// Fails if nothing can be written in a directory, where that is doubtful.
 pub(crate) fn probe(dir: &Path) -> io::Result<()> {
     let path = dir.join("probe");
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;

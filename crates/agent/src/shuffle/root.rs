@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     Error,
-    work_dir::{Lock, lock, probe},
+    work_dir::{Lock, lock, look, probe},
 };
 use bellows_containment::{OPEN_DIR, Owner, PRIVATE_DIR, make_dirs, own_dir, remove_tree_at};
 use bellows_model::FrameworkId;
@@ -71,7 +71,7 @@ impl Root {
         let lock = lock(&own.join("lock"), &path)?;
         let ledger = Ledger::read(ledger).map_err(Error::io(&frameworks))?;
         let root = Self { path, dir, ledger: Mutex::new(ledger), _lock: lock };
-        root.probe().map_err(Error::io(&root.path))?;
+        probe(&own).map_err(Error::io(&root.path))?;
         let id = match read_id(&root.path) {
             Some(id) => id,
             None => write_id(&root.path).map_err(Error::io(&own))?,
@@ -86,11 +86,7 @@ impl Root {
     /// Fails if tasks would not find, or could not write to, what is made here.
     pub(super) fn look(&self) -> io::Result<()> {
         self.is_in_place()?;
-        self.probe()
-    }
-
-    fn probe(&self) -> io::Result<()> {
-        probe(&self.path.join(KEEPER_DIR))
+        look(&self.path.join(KEEPER_DIR))
     }
 
     pub(super) fn frameworks(&self) -> Vec<FrameworkId> {
