@@ -175,7 +175,10 @@ impl Disk {
             opened.unwrap_or_else(|silent| Err(Error::io(&self.path)(std::io::Error::other(silent))));
         let (now, outcome) = match opened {
             Ok(root) => (Ok(Arc::new(root)), Ok(())),
-            Err(error) => (Err(error.to_string()), Err(error)),
+            Err(error) => {
+                let (why, at) = (error.to_string(), format!("{}: ", self.path.display()));
+                (Err(why.strip_prefix(&at).unwrap_or(&why).to_owned()), Err(error))
+            }
         };
         *self.root() = now;
         outcome

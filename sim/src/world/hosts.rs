@@ -94,7 +94,7 @@ impl World {
                 let event = if self.random.percent(3) {
                     Event::FetchFailed {
                         container_id,
-                        fault: agent::Fault::Task,
+                        fault: agent::Fault::Agent,
                         message: "no such file".into(),
                     }
                 } else {

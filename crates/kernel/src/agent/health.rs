@@ -52,6 +52,15 @@ impl Disks {
 }
 
 impl Health {
+    /// What holds after every step: the master has been told what is so, and a pause comes to its end.
+    pub(super) fn invariants(&self, is_due: impl Fn(Time) -> bool) -> Result<(), String> {
+        match self {
+            Self { condition, .. } if *condition != self.judge() => Err(format!("never told: {self:?}")),
+            Self { pause: Some(due), .. } if !is_due(*due) => Err(format!("it pauses for ever: {self:?}")),
+            _ => Ok(()),
+        }
+    }
+
     fn judge(&self) -> AgentCondition {
         let failing = self
             .pause
@@ -81,11 +90,14 @@ impl Step<'_> {
     pub(super) fn launch_failed_here(&mut self, message: &str) {
         let config = &self.state.config;
         let health = &mut self.state.health;
+        if health.pause.is_some() {
+            return;
+        }
         health.failures += 1;
         message.clone_into(&mut health.last_failure);
         // After a pause one launch is enough to see that nothing is better.
         let limit = if health.pauses > 0 { 1 } else { config.failed_launches_limit };
-        if health.pause.is_some() || health.failures < limit {
+        if health.failures < limit {
             return;
         }
         let pause = (config.pause_min * (1 << health.pauses.min(16))).min(config.pause_max);

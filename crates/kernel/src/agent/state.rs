@@ -310,6 +310,7 @@ pub fn invariants(state: &State) -> Result<(), String> {
         state.unstored.iter().map(|(write, _)| *write).is_sorted_by(|a, b| a < b),
         "unordered writes".into(),
     )?;
+    state.health.invariants(|due| state.timers.contains(&(due, Timer::Pause)))?;
     for (framework_id, framework) in &state.frameworks {
         check(
             framework.info.id.as_ref() == Some(framework_id),

@@ -19,6 +19,7 @@ use bellows_wire::{
     link::{self, agent_message::Message},
     media::{self, DecodeError, Encoding},
     recordio,
+    text::one_line,
 };
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -274,7 +275,7 @@ fn registration(register: link::Register, peer: SocketAddr) -> Result<AgentRegis
 /// Of what an agent says for people, so much is kept and no more.
 fn condition(condition: link::Condition) -> AgentCondition {
     let troubles = condition.troubles.iter().take(limits::TROUBLES);
-    let troubles = troubles.map(|trouble| clipped(trouble, limits::TROUBLE).to_owned()).collect();
+    let troubles = troubles.map(|trouble| clipped(&one_line(trouble), limits::TROUBLE).to_owned()).collect();
     AgentCondition { paused: condition.paused, troubles }
 }
 

@@ -19,6 +19,8 @@ enum Op {
     Tick,
     ShutDown(u8),
     EndRemoval(usize, bool),
+    FailHere(usize),
+    FindDisks(bool),
     LoseCheckpoint,
     Crash,
 }
@@ -38,6 +40,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Tick),
         1 => (0..3u8).prop_map(Op::ShutDown),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(n, good)| Op::EndRemoval(n, good)),
+        2 => any::<usize>().prop_map(Op::FailHere),
+        1 => any::<bool>().prop_map(Op::FindDisks),
         1 => Just(Op::LoseCheckpoint),
         1 => Just(Op::Crash),
     ]
@@ -104,6 +108,17 @@ fn perform(world: &mut World, op: Op, tasks: &mut u32) {
                     false => Event::ShuffleRemovalFailed { framework_id },
                 });
             }
+        }
+        Op::FailHere(n) => {
+            if let Some(container_id) = pick(world.fetching.clone(), n) {
+                world.fetching.remove(&container_id);
+                let message = "Input/output error".into();
+                world.step(Event::FetchFailed { container_id, fault: Fault::Agent, message });
+            }
+        }
+        Op::FindDisks(bad) => {
+            let work_dir = bad.then(|| "Input/output error".to_owned());
+            world.step(Event::DisksFound(Disks { work_dir, ..Disks::default() }));
         }
         // What waits to be written comes after it, and says the same once more.
         Op::LoseCheckpoint => {
