@@ -1,6 +1,8 @@
 //! The agent's side of a task's processes: starts shims, watches them, finds them again after a restart.
 //!
 //! It decides nothing: when to launch, kill or forget is the caller's affair.
+mod slots;
+
 use crate::{
     Isolator, Owner, Usage,
     dirs::{PRIVATE_DIR, make_dirs, own_dir},
@@ -12,8 +14,9 @@ use crate::{
 };
 use bellows_model::{ContainerId, EnvironmentVariable};
 use parking_lot::Mutex;
+use slots::{Containers, Place, Shim};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     io::{self, Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
@@ -23,7 +26,6 @@ use std::{
 };
 use tokio::sync::{Semaphore, mpsc};
 
-const CONTAINERS_LIMIT: usize = 65_536;
 /// Each holds one thread of the runtime's, which has other uses for them.
 const LAUNCHES_LIMIT: usize = 16;
 const EXITS_CAPACITY: usize = 1024;
@@ -145,48 +147,6 @@ struct Inner {
     launches: Semaphore,
 }
 
-/// Where a container's record is.
-#[derive(Clone)]
-struct Place {
-    register: Arc<Register>,
-    slot: u32,
-}
-
-struct Containers {
-    /// The file at the register's path; an earlier one that was deleted goes with the last container in it.
-    register: Arc<Register>,
-    /// All that are not forgotten.
-    slots: HashMap<ContainerId, Place>,
-    /// Below `slots_end`.
-    free_slots: Vec<u32>,
-    slots_end: u32,
-    running: HashMap<ContainerId, Arc<Shim>>,
-}
-
-impl Containers {
-    fn take_slot(&mut self, id: &ContainerId) -> Result<Place, LaunchError> {
-        if self.slots.contains_key(id) {
-            return Err(LaunchError::Exists(id.clone()));
-        }
-        if self.slots.len() >= CONTAINERS_LIMIT {
-            return Err(LaunchError::Shim(format!("there are {CONTAINERS_LIMIT} containers already")));
-        }
-        let slot = self.free_slots.pop().unwrap_or_else(|| {
-            self.slots_end += 1;
-            self.slots_end - 1
-        });
-        let place = Place { register: self.register.clone(), slot };
-        self.slots.insert(id.clone(), place.clone());
-        Ok(place)
-    }
-}
-
-/// A shim that was seen alive.
-struct Shim {
-    handle: Handle,
-    task: Identity,
-}
-
 impl Containerizer {
     /// Opens the register, or makes one. Must be called within a Tokio runtime. Exits arrive on the receiver, which is
     /// bounded: containers wait with their news until the caller reads.
@@ -200,19 +160,7 @@ impl Containerizer {
         let launches = std::thread::available_parallelism().map_or(2, usize::from) * 2;
         let launches = Semaphore::new(launches.min(LAUNCHES_LIMIT));
         let register_path = config.meta_root.join("containers");
-        let register = Arc::new(Register::open(&register_path)?);
-        let (mut slots, mut free_slots, slots_end) = (HashMap::new(), Vec::new(), register.slots()?);
-        for slot in 0..slots_end {
-            match register.read(slot)? {
-                Some(record) => {
-                    let place = Place { register: register.clone(), slot };
-                    slots.insert(record.container_id.into(), place);
-                }
-                None => free_slots.push(slot),
-            }
-        }
-        let containers = Containers { register, slots, free_slots, slots_end, running: HashMap::new() };
-        let containers = Mutex::new(containers);
+        let containers = Mutex::new(Containers::open(&register_path)?);
         let zygote = Mutex::new(None);
         let inner = Inner { config, boot_id, register_path, containers, exits, zygote, launches };
         Ok((Self(Arc::new(inner)), receiver))

@@ -47,22 +47,23 @@ impl Containment {
         })
         .await?;
         self.shuffle_dirs.create(&framework_id, owner.as_ref()).await.map_err(Failure::of_agent)?;
-        let (fetcher, this) = (self.fetcher.clone(), self);
-        let (sandbox, owner) = blocking(move || {
-            if let Some(owner) = &owner {
+        if let Some(owner) = owner.clone() {
+            let (this, sandbox) = (Arc::clone(&self), sandbox.clone());
+            blocking(move || {
                 let roots = this.shuffle_dirs.roots();
                 let mut needed = roots.iter().map(PathBuf::as_path).chain([sandbox.as_path()]);
-                needed.try_for_each(|dir| owner.may_reach(dir)).map_err(Failure::of_task)?;
-            }
-            Ok((sandbox, owner))
-        })
-        .await?;
+                needed.try_for_each(|dir| owner.may_reach(dir)).map_err(Failure::of_task)
+            })
+            .await?;
+        }
         if uris.is_empty() {
             return Ok(());
         }
-        fetcher.fetch(&sandbox, &uris, owner.as_ref()).await.map_err(|error| match error.is_of_this_disk() {
-            true => Failure::of_agent(error),
-            false => Failure::of_task(error),
+        self.fetcher.fetch(&sandbox, &uris, owner.as_ref()).await.map_err(|error| {
+            match error.is_of_this_disk() {
+                true => Failure::of_agent(error),
+                false => Failure::of_task(error),
+            }
         })
     }
 
