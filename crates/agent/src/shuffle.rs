@@ -26,8 +26,10 @@ use tokio::{
     time::timeout,
 };
 
-/// A disk that takes longer is left out.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// A disk that takes longer for a look is left out.
+const LOOK_WITHIN: Duration = Duration::from_secs(20);
+/// The same for a directory, which is synced: a disk may be slow.
+const MAKE_WITHIN: Duration = Duration::from_secs(60);
 const SILENT: &str = "it does not answer";
 
 pub(crate) struct ShuffleDirs {
@@ -71,7 +73,7 @@ impl ShuffleDirs {
     }
 
     /// The directories that were made for a framework's tasks of one user, joined for `SPARK_EXECUTOR_DIRS`; `None` when
-    /// there are none. Blocks while one is being made.
+    /// there are none.
     pub(crate) fn joined(&self, framework_id: &FrameworkId, owner: Option<&Owner>) -> Option<String> {
         let paths = self.in_use().filter_map(|(_, root)| root.of(framework_id, owner));
         let paths: Vec<String> = paths.map(|path| path.display().to_string()).collect();
@@ -86,7 +88,7 @@ impl ShuffleDirs {
     ) -> Result<(), Error> {
         let made = join_all(self.in_use().map(async |(disk, root)| {
             let (of, framework_id, owner) = (root.clone(), framework_id.clone(), owner.cloned());
-            let made = disk.answer(move || of.create(&framework_id, owner.as_ref())).await;
+            let made = answer(MAKE_WITHIN, move || of.create(&framework_id, owner.as_ref())).await;
             match made {
                 Ok(Ok(())) => return true,
                 Ok(Err(error)) => disk.leave_out(&root, error.to_string()),
@@ -142,17 +144,6 @@ impl Disk {
         self.root.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does what may wait for the disk, and does not wait for ever.
-    async fn answer<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, String> {
-        match timeout(ANSWER_WITHIN, tokio::task::spawn_blocking(work)).await {
-            Ok(done) => done.map_err(|panic| panic.to_string()),
-            Err(_) => Err(SILENT.into()),
-        }
-    }
-
     fn leave_out(&self, failed: &Arc<Root>, why: String) {
         let mut root = self.root();
         // Somebody may have left it out already, and taken it in again.
@@ -166,7 +157,7 @@ impl Disk {
         let Ok(looking) = self.looking.clone().try_acquire_owned() else {
             return Err(Error::io(&self.path)(std::io::Error::other(SILENT)));
         };
-        let opened = self.answer(move || {
+        let opened = answer(LOOK_WITHIN, move || {
             let _looking = looking;
             Root::open(&path, &known)
         });
@@ -190,7 +181,7 @@ impl Disk {
         if let Some(root) = now {
             let Ok(looking) = self.looking.clone().try_acquire_owned() else { return false };
             let looked = root.clone();
-            let looked = self.answer(move || {
+            let looked = answer(LOOK_WITHIN, move || {
                 let _looking = looking;
                 looked.look()
             });
@@ -205,6 +196,17 @@ impl Disk {
         }
         // Also at once: it may only have been emptied.
         self.take_in(known).await.is_ok()
+    }
+}
+
+/// Does what may wait for a disk, and does not wait for ever.
+async fn answer<T: Send + 'static>(
+    within: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    match timeout(within, tokio::task::spawn_blocking(work)).await {
+        Ok(done) => done.map_err(|panic| panic.to_string()),
+        Err(_) => Err(SILENT.into()),
     }
 }
 

@@ -23,7 +23,6 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 /// Length of the framework's id within a directory's name.
@@ -42,8 +41,7 @@ pub(super) struct Root {
     pub(super) path: PathBuf,
     /// Stays the same directory, whatever becomes of the path.
     dir: OwnedFd,
-    /// Held while a directory is made, not while one is deleted: that can take long.
-    ledger: Mutex<Ledger>,
+    pub(super) ledger: Ledger,
     _lock: Lock,
 }
 
@@ -70,7 +68,7 @@ impl Root {
         let ledger = own_dir(&frameworks, PRIVATE_DIR).map_err(Error::io(&frameworks))?;
         let lock = lock(&own.join("lock"), &path)?;
         let ledger = Ledger::read(ledger).map_err(Error::io(&frameworks))?;
-        let root = Self { path, dir, ledger: Mutex::new(ledger), _lock: lock };
+        let root = Self { path, dir, ledger, _lock: lock };
         probe(&own).map_err(Error::io(&root.path))?;
         let id = match read_id(&root.path) {
             Some(id) => id,
@@ -90,47 +88,44 @@ impl Root {
     }
 
     pub(super) fn frameworks(&self) -> Vec<FrameworkId> {
-        self.ledger().entries().iter().map(Entry::framework).collect()
-    }
-
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ledger.entries().iter().map(Entry::framework).collect()
     }
 
     pub(super) fn of(&self, framework_id: &FrameworkId, owner: Option<&Owner>) -> Option<PathBuf> {
-        self.ledger().find(framework_id, uid_of(owner)).map(|entry| self.path.join(&entry.directory))
+        self.ledger.find(framework_id, uid_of(owner)).map(|entry| self.path.join(&entry.directory))
     }
 
     pub(super) fn create(&self, framework_id: &FrameworkId, owner: Option<&Owner>) -> io::Result<()> {
-        let mut ledger = self.ledger();
+        // Not held while a directory is deleted: that can take long.
+        let pen = self.ledger.pen();
         self.is_in_place()?;
         let uid = uid_of(owner);
-        if let Some(entry) = ledger.find(framework_id, uid).cloned() {
+        if let Some(entry) = self.ledger.find(framework_id, uid) {
             if self.is_there(&entry)? {
                 return Ok(());
             }
             // Deleted by somebody, never made, or replaced by what is not ours.
             self.remove_unmade(&entry)?;
-            ledger.forget(&entry.directory)?;
+            pen.forget(&entry.directory)?;
         }
         for attempt in 0..NAMES_LIMIT {
             let name = directory_name(framework_id, attempt);
-            if ledger.knows(&name) {
+            if self.ledger.knows(&name) {
                 continue;
             }
             let entry = Entry::new(framework_id, uid, name);
             // The other way round a crash in between would leave a directory that nobody deletes.
-            ledger.write(entry.clone())?;
+            pen.write(entry.clone())?;
             match mkdirat(&self.dir, &entry.directory, Mode::RWXU) {
                 Ok(()) => {}
                 Err(Errno::EXIST) => {
-                    ledger.forget(&entry.directory)?;
+                    pen.forget(&entry.directory)?;
                     continue;
                 }
                 Err(why) => return Err(why.into()),
             }
             let inode = self.give(&entry.directory, owner)?;
-            return ledger.write(entry.made_as(inode));
+            return pen.write(entry.made_as(inode));
         }
         Err(io::Error::new(io::ErrorKind::AlreadyExists, "all names for a framework's directory are taken"))
     }
@@ -177,7 +172,7 @@ impl Root {
 
     pub(super) fn remove(&self, framework_id: &FrameworkId) -> io::Result<()> {
         let entries: Vec<Entry> =
-            self.ledger().entries().iter().filter(|entry| entry.is_of(framework_id)).cloned().collect();
+            self.ledger.entries().into_iter().filter(|entry| entry.is_of(framework_id)).collect();
         entries.iter().map(|entry| self.remove_entry(entry)).fold(Ok(()), Result::and)
     }
 
@@ -195,7 +190,7 @@ impl Root {
             let path = self.path.join(&entry.directory);
             tracing::warn!(path = %path.display(), "what lies there was not made by this agent: it is left alone");
         }
-        self.ledger().forget(&entry.directory)
+        self.ledger.pen().forget(&entry.directory)
     }
 
     fn exists(&self, name: &str) -> io::Result<bool> {

@@ -352,6 +352,17 @@ fn one_bad_disk_is_left_out_and_taken_back_when_it_is_well() {
     assert!(roots[0].join("bellows-F").exists());
 }
 
+#[test]
+fn a_disk_that_hangs_while_a_directory_is_made_keeps_no_task_that_has_one() {
+    let place = Place::new();
+    let dirs = place.open();
+    wait(dirs.create(&"F".into(), None)).expect("created");
+    let root = dirs.disks[0].root().as_ref().expect("in use").clone();
+    let _hanging = root.ledger.pen();
+    assert!(only(&dirs, "F").ends_with("bellows-F"));
+    assert_eq!(dirs.found(), [FrameworkId::from("F")]);
+}
+
 fn mount(arguments: &[&str], at: &Path) {
     let outcome = std::process::Command::new("mount").args(arguments).arg(at).output();
     assert!(outcome.as_ref().is_ok_and(|outcome| outcome.status.success()), "{arguments:?}: {outcome:?}");
