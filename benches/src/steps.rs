@@ -78,7 +78,13 @@ impl Master {
             version: "0".into(),
         };
         let frameworks = self.state.frameworks.values().map(|framework| (*framework.info).clone()).collect();
-        let registration = AgentRegistration { info, frameworks, tasks, shuffle_service_down: false };
+        let registration = AgentRegistration {
+            info,
+            frameworks,
+            tasks,
+            shuffle_service_down: false,
+            condition: Default::default(),
+        };
         let actions = self.step(Event::AgentRegister { link, registration });
         let id = actions.into_iter().find_map(|action| match action {
             Action::Tell { command: AgentCommand::Registered { agent_id }, .. } => Some(agent_id),

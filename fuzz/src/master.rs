@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bellows_kernel::Time;
 use bellows_kernel::master::{
-    Action, AgentCommand, AgentMessage, AgentRegistration, Call, Config, Event, LinkId, RequestId,
+    Action, AgentCommand, AgentCondition, AgentMessage, AgentRegistration, Call, Config, Event, LinkId, RequestId,
     SchedulerEvent, State, invariants, step,
 };
 use bellows_master::fuzzing::{Speech, get_state, observed};
@@ -89,6 +89,7 @@ impl Master {
             frameworks: Vec::new(),
             tasks: Vec::new(),
             shuffle_service_down: false,
+            condition: AgentCondition::default(),
         };
         master.take(Event::AgentRegister { link, registration });
         assert_eq!(master.tasks, MAX_TASKS);

@@ -52,6 +52,8 @@ pub struct Config {
     /// The part of the disk that is to stay free: the fuller it is, the earlier sandboxes go.
     pub gc_disk_headroom: f64,
     pub disk_watch_interval: Duration,
+    /// How often it is looked at whether the disks are well.
+    pub disk_check_interval: Duration,
     /// How much of `stdout` and `stderr` is kept, looked at so often; `None`: all.
     pub rotation: Option<(Rotation, Duration)>,
 }
@@ -84,6 +86,7 @@ impl Config {
             gc_delay: Duration::from_secs(7 * 24 * 3600),
             gc_disk_headroom: 0.1,
             disk_watch_interval: Duration::from_secs(60),
+            disk_check_interval: Duration::from_secs(5),
             // Those of Mesos' logrotate module.
             rotation: Some((Rotation { max_bytes: 10 << 20, old_files: 9 }, Duration::from_secs(5))),
         }

@@ -83,6 +83,9 @@ impl Effects {
                     reason,
                 })?;
             }
+            Action::StoreAnew(checkpoint) => self.store.replace(&checkpoint),
+            Action::Trouble { what, over: false } => tracing::warn!("{what}"),
+            Action::Trouble { what, over: true } => tracing::info!("over: {what}"),
             Action::Fetch(job) => {
                 let container_id = job.container_id.clone();
                 let task = tokio::spawn(Arc::clone(&self.containment).fetch(job, self.driver.clone()));

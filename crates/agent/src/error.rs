@@ -5,6 +5,8 @@ use std::{io, path::PathBuf};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("no directory to shuffle through is left: {0}")]
+    NoDisk(String),
     #[error("cannot listen on {address}: {source}")]
     Bind { address: String, source: io::Error },
     #[error("{}: {source}", path.display())]

@@ -8,7 +8,6 @@ use crate::{
     Config,
     announced::Announced,
     driver::{Handle, Stopped},
-    error::Error,
 };
 use axum::{
     Json, Router,
@@ -57,19 +56,19 @@ pub(crate) fn router(
     driver: Handle,
     containerizer: Containerizer,
     sources: metrics::Sources,
-) -> Result<Router, Error> {
+) -> Router {
     let shared = Shared {
         driver,
         containerizer,
         master: config.master.clone(),
-        files: files::Files::open(work_dir)?,
+        files: files::Files::new(work_dir),
         work_dir: work_dir.to_owned(),
         flags: flags(config, announced.address().port(), work_dir),
         announced,
         memory: MemoryBudget::new(SHARED_MEMORY_BYTES),
         sources,
     };
-    Ok(Router::new().fallback(serve).with_state(Arc::new(shared)))
+    Router::new().fallback(serve).with_state(Arc::new(shared))
 }
 
 impl Shared {

@@ -10,6 +10,7 @@ mod cgroup;
 mod clock;
 mod collect;
 mod config;
+mod disks;
 mod driver;
 mod effects;
 mod environment;

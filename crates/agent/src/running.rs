@@ -5,6 +5,7 @@ use crate::{
     attributes::parse_attributes,
     clock::Clock,
     collect::{Collector, Figures as Collected},
+    disks::DiskWatch,
     driver::{Driver, Handle, exit_of},
     effects::{Containment, Effects, Shuffle},
     environment::Environment,
@@ -17,7 +18,7 @@ use crate::{
     work_dir::{SANDBOXES, WorkDir},
 };
 use bellows_containment::{
-    Containerizer, ExitStatus, Fetcher, FetcherConfig, Owner, RecoveredState, Sandboxes,
+    Containerizer, ExitStatus, Fetcher, FetcherConfig, Owner, RecoveredState, Sandboxes, Stray,
 };
 use bellows_kernel::agent::{Config as KernelConfig, Event, RecoveredContainer, State, recover};
 use bellows_model::{AgentId, AgentInfo, ContainerId};
@@ -26,7 +27,7 @@ use std::{
     collections::BTreeMap,
     collections::HashMap,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -55,6 +56,7 @@ pub struct Running {
     stopping: CancellationToken,
     server: Server,
     helpers: JoinSet<()>,
+    disk_watch: JoinHandle<()>,
 }
 
 /// Finds what earlier processes left running, binds, and connects to the leading master as soon as there is one.
@@ -67,9 +69,10 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let local_addr = listener.local_addr().map_err(Error::io("the listening socket"))?;
     let announced = Arc::new(Announced::new(&config, local_addr));
     let begun = Instant::now();
-    let work_dir = WorkDir::open(&config.work_dir)?;
+    let work_dir = Arc::new(WorkDir::open(&config.work_dir)?);
     let info = agent_info(&config, &announced, &work_dir.path)?;
-    let shuffle_dirs = Arc::new(ShuffleDirs::open(&config.shuffle_dirs)?);
+    let shuffle_dirs = ShuffleDirs::open(&config.shuffle_dirs, work_dir.meta.join("disks.json"));
+    let shuffle_dirs = Arc::new(shuffle_dirs.await?);
     let checkpoint_path = work_dir.meta.join("checkpoint.redb");
     let vital = Vital::new();
     let (store, checkpoint) = Store::open(&checkpoint_path, vital.guard("the checkpoint's thread"))?;
@@ -78,7 +81,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let sandboxes = Sandboxes::new(&work_dir.path);
     let fetcher = fetcher(&config, &work_dir)?;
     if config.switch_user {
-        warn_of_blocked(shuffle_dirs.roots().chain([work_dir.path.join(SANDBOXES).as_path()]));
+        let (roots, sandboxes) = (shuffle_dirs.roots(), work_dir.path.join(SANDBOXES));
+        warn_of_blocked(roots.iter().map(PathBuf::as_path).chain([sandboxes.as_path()]));
     }
 
     let clock = Clock::start();
@@ -111,6 +115,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         switch_from: config.switch_user.then(Owner::own_name),
     });
     let watched = client.clone();
+    let has_checkpoint = Arc::new(store.watch(&checkpoint_path));
+    let (disks, stopping) = (Arc::clone(&shuffle_dirs), CancellationToken::new());
     let mut effects = Effects {
         store,
         checkpoint_path,
@@ -124,7 +130,6 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     narrate(&state, &actions);
     effects.perform(&state, actions)?;
 
-    let stopping = CancellationToken::new();
     let mut helpers = JoinSet::new();
     let guard = vital.guard("the connection to the master");
     let linked = link::run(config.master.clone(), driver.clone());
@@ -148,6 +153,20 @@ pub async fn start(config: Config) -> Result<Running, Error> {
             rotating.await;
         });
     }
+    let disk_watch = DiskWatch {
+        work_dir: Arc::clone(&work_dir),
+        shuffle_dirs: disks,
+        containerizer: containerizer.clone(),
+        has_checkpoint,
+        interval: config.disk_check_interval,
+        driver: driver.clone(),
+        stopping: stopping.clone(),
+    };
+    let guard = vital.guard("the watch over the disks");
+    let disk_watch = tokio::spawn(async move {
+        let _guard = guard;
+        disk_watch.run().await;
+    });
     let guard = vital.guard("the collection of sandboxes");
     let collector = Collector::new(&config, sandboxes, work_dir.path.clone(), driver.clone(), collected);
     helpers.spawn(async move {
@@ -155,7 +174,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         collector.run().await;
     });
     let announcing = Arc::clone(&announced);
-    let router = http::router(&config, announcing, &work_dir.path, driver.clone(), containerizer, sources)?;
+    let router = http::router(&config, announcing, &work_dir.path, driver.clone(), containerizer, sources);
     let own = config.hostname.as_deref();
     let router = Hosts::new(own, config.allow_hosts.iter().map(String::as_str)).guard(router);
     let server =
@@ -169,7 +188,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         drop(work_dir);
         outcome
     });
-    Ok(Running { local_addr, agent_id, driver, main, vital, stopping, server, helpers })
+    Ok(Running { local_addr, agent_id, driver, main, vital, stopping, server, helpers, disk_watch })
 }
 
 /// Asks the shuffle service every second whether it is there, and when the kernel wants to know. Tells it what has
@@ -236,6 +255,8 @@ impl Running {
     pub async fn stop(mut self) {
         self.helpers.shutdown().await;
         self.stopping.cancel();
+        // A disk that hangs is not waited for.
+        let _ = timeout(STOP_GRACE, self.disk_watch).await;
         self.server.stop(STOP_GRACE).await;
         if !self.main.is_finished() && (&mut self.main).await.is_err() {
             tracing::error!("the agent panicked");
@@ -336,6 +357,14 @@ async fn recovered(
     work_dir: &WorkDir,
 ) -> Result<BTreeMap<ContainerId, RecoveredContainer>, Error> {
     let found = containerizer.recover().await.map_err(Error::io(work_dir.meta.join("containers")))?;
+    for Stray { shim, processes, gone } in
+        containerizer.end_strays().await.map_err(Error::io(work_dir.meta.join("containers")))?
+    {
+        match gone {
+            true => tracing::warn!(shim, ?processes, "a task that nobody remembered was ended"),
+            false => tracing::error!(shim, ?processes, "a task that nobody remembers cannot be ended"),
+        }
+    }
     let state = |state: RecoveredState| match state {
         RecoveredState::Running { pid } => RecoveredContainer::Running { pid },
         RecoveredState::Ended(exit) if exit.status == ExitStatus::NotStarted => {

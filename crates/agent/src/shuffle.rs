@@ -3,305 +3,210 @@
 //! A root may hold anything else, and others may write to it: only what was made here is ever given away or deleted. The
 //! ledger in `<root>/.bellows` says what that is. It lies beside the directories and not in the checkpoint, so that it
 //! outlives a lost work directory.
+//!
+//! A disk that fails is left out until it is well again. Nothing of it stays open, so that it can be unmounted.
+mod known;
 mod ledger;
+mod root;
 
-use crate::{Error, work_dir::lock};
-use bellows_containment::{OPEN_DIR, Owner, PRIVATE_DIR, make_dirs, own_dir, remove_tree_at};
+use crate::Error;
+use bellows_containment::Owner;
 use bellows_model::FrameworkId;
-use bellows_shuffle::{KEEPER_DIR, LEDGER_DIR};
-use ledger::{Entry, Ledger, Made, PREFIX, birth};
-use rustix::{
-    fs::{
-        AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fchmod, fchown, fstat, mkdirat, openat, stat,
-        statat, unlinkat,
-    },
-    io::Errno,
-    process::{Gid, Uid, geteuid},
-};
+use futures::future::join_all;
+use known::KnownDisks;
+use root::Root;
 use std::{
-    ffi::{CStr, CString},
-    fs::File,
-    io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::timeout,
 };
 
-/// Length of the framework's id within a directory's name.
-const ID_CHARS: usize = 64;
-/// Names that are tried for one directory, should others be taken.
-const NAMES_LIMIT: usize = 8;
-/// Prefixes of the directories that Spark makes in its local directories (`DiskBlockManager`, `Utils.createTempDir`);
-/// a UUID follows.
-const MADE_BY_SPARK: [&str; 2] = ["blockmgr-", "spark-"];
-/// Length of a UUID as Java writes it, with hyphens.
-const UUID_CHARS: usize = 36;
-const DIR_FLAGS: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// A disk that takes longer for a look is left out.
+const LOOK_WITHIN: Duration = Duration::from_secs(20);
+/// The same for a directory, which is synced: a disk may be slow.
+const MAKE_WITHIN: Duration = Duration::from_secs(60);
+const SILENT: &str = "it does not answer";
 
 pub(crate) struct ShuffleDirs {
-    roots: Vec<Root>,
+    disks: Vec<Arc<Disk>>,
+    known: Arc<KnownDisks>,
+    /// Told when a disk is left out between two looks.
+    pub(crate) left_out: Notify,
 }
 
-struct Root {
+struct Disk {
+    /// As the operator names it.
     path: PathBuf,
-    /// Stays the same directory, whatever becomes of the path.
-    dir: OwnedFd,
-    /// Held while a directory is made, not while one is deleted: that can take long.
-    ledger: Mutex<Ledger>,
-    _lock: File,
+    /// Why it is left out, if it is. Nobody holds this while it waits for the disk.
+    root: Mutex<Result<Arc<Root>, String>>,
+    /// Held by who looks at it, for as long as the disk takes: one that hangs holds one thread.
+    looking: Arc<Semaphore>,
 }
 
 impl ShuffleDirs {
-    pub(crate) fn open(roots: &[PathBuf]) -> Result<Self, Error> {
-        Ok(Self { roots: roots.iter().map(|root| Root::open(root)).collect::<Result<_, _>>()? })
+    /// Opens what can be opened; only a directory that another agent uses is an error. `known` is the file in which the
+    /// disks are remembered.
+    pub(crate) async fn open(roots: &[PathBuf], known: PathBuf) -> Result<Self, Error> {
+        let known = Arc::new(KnownDisks::read(known));
+        let disks = roots.iter().map(|path| {
+            let (path, root) = (path.clone(), Mutex::new(Err("it was not looked at yet".to_owned())));
+            Arc::new(Disk { path, root, looking: Arc::new(Semaphore::new(1)) })
+        });
+        let dirs = Self { disks: disks.collect(), known, left_out: Notify::new() };
+        let opened = join_all(dirs.disks.iter().map(|disk| disk.take_in(&dirs.known))).await;
+        opened.into_iter().find(|opened| matches!(opened, Err(Error::Locked { .. }))).transpose()?;
+        Ok(dirs)
     }
 
-    pub(crate) fn roots(&self) -> impl Iterator<Item = &Path> {
-        self.roots.iter().map(|root| root.path.as_path())
+    /// The directories of the disks that are in use.
+    pub(crate) fn roots(&self) -> Vec<PathBuf> {
+        self.in_use().map(|(_, root)| root.path.clone()).collect()
+    }
+
+    fn in_use(&self) -> impl Iterator<Item = (&Arc<Disk>, Arc<Root>)> {
+        self.disks.iter().filter_map(|disk| Some((disk, disk.root().as_ref().ok()?.clone())))
     }
 
     /// The directories that were made for a framework's tasks of one user, joined for `SPARK_EXECUTOR_DIRS`; `None` when
-    /// there are none. Blocks while one is being made.
+    /// there are none.
     pub(crate) fn joined(&self, framework_id: &FrameworkId, owner: Option<&Owner>) -> Option<String> {
-        let paths = self.roots.iter().filter_map(|root| root.of(framework_id, owner));
+        let paths = self.in_use().filter_map(|(_, root)| root.of(framework_id, owner));
         let paths: Vec<String> = paths.map(|path| path.display().to_string()).collect();
         Some(paths.join(":")).filter(|joined| !joined.is_empty())
     }
 
-    pub(crate) fn create(&self, framework_id: &FrameworkId, owner: Option<&Owner>) -> Result<(), Error> {
-        self.roots.iter().try_for_each(|root| root.create(framework_id, owner).map_err(Error::io(&root.path)))
+    /// Makes a framework's directory on every disk that lets it, of which there must be one, unless there are to be none.
+    pub(crate) async fn create(
+        &self,
+        framework_id: &FrameworkId,
+        owner: Option<&Owner>,
+    ) -> Result<(), Error> {
+        let made = join_all(self.in_use().map(async |(disk, root)| {
+            let (of, framework_id, owner) = (root.clone(), framework_id.clone(), owner.cloned());
+            let made = answer(MAKE_WITHIN, move || of.create(&framework_id, owner.as_ref())).await;
+            match made {
+                Ok(Ok(())) => return true,
+                Ok(Err(error)) => disk.leave_out(&root, error.to_string()),
+                Err(silent) => disk.leave_out(&root, silent),
+            }
+            self.left_out.notify_one();
+            false
+        }))
+        .await;
+        match self.disks.is_empty() || made.contains(&true) {
+            true => Ok(()),
+            false => Err(Error::NoDisk(self.complaints())),
+        }
+    }
+
+    fn complaints(&self) -> String {
+        let out = self.disks.iter().filter_map(|disk| Some((disk, disk.root().as_ref().err()?.clone())));
+        out.map(|(disk, why)| format!("{}: {why}", disk.path.display())).collect::<Vec<_>>().join("; ")
     }
 
     /// Frameworks that have directories here.
     pub(crate) fn found(&self) -> Vec<FrameworkId> {
-        let mut found: Vec<FrameworkId> = Vec::new();
-        for root in &self.roots {
-            found.extend(root.ledger().entries().iter().map(Entry::framework));
-        }
+        let mut found: Vec<FrameworkId> = self.in_use().flat_map(|(_, root)| root.frameworks()).collect();
         found.sort();
         found.dedup();
         found
     }
 
-    /// Removes what it can on every disk; then the first failure counts.
+    /// Removes what it can on every disk; then the first failure counts. What lies on a disk that is left out is found
+    /// when that is back.
     pub(crate) fn remove(&self, framework_id: &FrameworkId) -> Result<(), Error> {
-        let removed = self.roots.iter().map(|root| root.remove(framework_id).map_err(Error::io(&root.path)));
+        let removed = self.in_use().map(|(_, root)| root.remove(framework_id).map_err(Error::io(&root.path)));
         removed.fold(Ok(()), Result::and)
     }
+
+    /// Looks at every disk; returns whether one is back.
+    pub(crate) async fn look(&self) -> bool {
+        let looks = join_all(self.disks.iter().map(|disk| disk.look(&self.known))).await;
+        let known = Arc::clone(&self.known);
+        let _ = tokio::task::spawn_blocking(move || known.keep()).await;
+        looks.contains(&true)
+    }
+
+    /// Why a disk is left out, by its name.
+    pub(crate) fn conditions(&self) -> BTreeMap<String, Option<String>> {
+        let of = |disk: &Arc<Disk>| (disk.path.display().to_string(), disk.root().as_ref().err().cloned());
+        self.disks.iter().map(of).collect()
+    }
 }
 
-impl Root {
-    fn open(path: &Path) -> Result<Self, Error> {
-        make_dirs(path, OPEN_DIR).map_err(Error::io(path))?;
-        let path = path.canonicalize().map_err(Error::io(path))?;
-        let dir = openat(CWD, &path, OFlags::RDONLY | DIR_FLAGS, Mode::empty());
-        let dir = dir.map_err(|why| Error::io(&path)(why.into()))?;
-        let own = path.join(KEEPER_DIR);
-        own_dir(&own, PRIVATE_DIR).map_err(Error::io(&own))?;
-        let frameworks = own.join(LEDGER_DIR);
-        let ledger = own_dir(&frameworks, PRIVATE_DIR).map_err(Error::io(&frameworks))?;
-        let lock = lock(&own.join("lock"), &path)?;
-        let ledger = Ledger::read(ledger).map_err(Error::io(&frameworks))?;
-        Ok(Self { path, dir, ledger: Mutex::new(ledger), _lock: lock })
+impl Disk {
+    fn root(&self) -> MutexGuard<'_, Result<Arc<Root>, String>> {
+        self.root.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn of(&self, framework_id: &FrameworkId, owner: Option<&Owner>) -> Option<PathBuf> {
-        self.ledger().find(framework_id, uid_of(owner)).map(|entry| self.path.join(&entry.directory))
-    }
-
-    fn create(&self, framework_id: &FrameworkId, owner: Option<&Owner>) -> io::Result<()> {
-        let mut ledger = self.ledger();
-        self.is_in_place()?;
-        let uid = uid_of(owner);
-        if let Some(entry) = ledger.find(framework_id, uid).cloned() {
-            if self.is_there(&entry)? {
-                return Ok(());
-            }
-            // Deleted by somebody, never made, or replaced by what is not ours.
-            self.remove_unmade(&entry)?;
-            ledger.forget(&entry.directory)?;
+    fn leave_out(&self, failed: &Arc<Root>, why: String) {
+        let mut root = self.root();
+        // Somebody may have left it out already, and taken it in again.
+        if root.as_ref().is_ok_and(|now| Arc::ptr_eq(now, failed)) {
+            *root = Err(why);
         }
-        for attempt in 0..NAMES_LIMIT {
-            let name = directory_name(framework_id, attempt);
-            if ledger.knows(&name) {
-                continue;
+    }
+
+    async fn take_in(self: &Arc<Self>, known: &Arc<KnownDisks>) -> Result<(), Error> {
+        let (path, known) = (self.path.clone(), Arc::clone(known));
+        let Ok(looking) = self.looking.clone().try_acquire_owned() else {
+            return Err(Error::io(&self.path)(std::io::Error::other(SILENT)));
+        };
+        let opened = answer(LOOK_WITHIN, move || {
+            let _looking = looking;
+            Root::open(&path, &known)
+        });
+        let opened = opened.await;
+        let opened =
+            opened.unwrap_or_else(|silent| Err(Error::io(&self.path)(std::io::Error::other(silent))));
+        let (now, outcome) = match opened {
+            Ok(root) => (Ok(Arc::new(root)), Ok(())),
+            Err(error) => {
+                let (why, at) = (error.to_string(), format!("{}: ", self.path.display()));
+                (Err(why.strip_prefix(&at).unwrap_or(&why).to_owned()), Err(error))
             }
-            let entry = Entry::new(framework_id, uid, name);
-            // The other way round a crash in between would leave a directory that nobody deletes.
-            ledger.write(entry.clone())?;
-            match mkdirat(&self.dir, &entry.directory, Mode::RWXU) {
-                Ok(()) => {}
-                Err(Errno::EXIST) => {
-                    ledger.forget(&entry.directory)?;
-                    continue;
+        };
+        *self.root() = now;
+        outcome
+    }
+
+    /// Returns whether it is back.
+    async fn look(self: &Arc<Self>, known: &Arc<KnownDisks>) -> bool {
+        let now = self.root().as_ref().ok().cloned();
+        if let Some(root) = now {
+            let Ok(looking) = self.looking.clone().try_acquire_owned() else { return false };
+            let looked = root.clone();
+            let looked = answer(LOOK_WITHIN, move || {
+                let _looking = looking;
+                looked.look()
+            });
+            match looked.await {
+                Ok(Ok(())) => return false,
+                Ok(Err(error)) => self.leave_out(&root, error.to_string()),
+                Err(silent) => {
+                    self.leave_out(&root, silent);
+                    return false;
                 }
-                Err(why) => return Err(why.into()),
-            }
-            let inode = self.give(&entry.directory, owner)?;
-            return ledger.write(entry.made_as(inode));
-        }
-        Err(io::Error::new(io::ErrorKind::AlreadyExists, "all names for a framework's directory are taken"))
-    }
-
-    /// Gives the directory that was just made to the tasks' user; returns its inode.
-    fn give(&self, name: &str, owner: Option<&Owner>) -> io::Result<u64> {
-        let made = openat(&self.dir, name, OFlags::RDONLY | DIR_FLAGS, Mode::empty())?;
-        let found = fstat(&made)?;
-        let ours = found.st_uid == geteuid().as_raw() && found.st_dev == fstat(&self.dir)?.st_dev;
-        if !ours || !is_empty(&made)? {
-            return Err(io::Error::other(format!("{name} was replaced as soon as it had been made")));
-        }
-        fchmod(&made, Mode::RWXU)?;
-        if let Some(owner) = owner {
-            fchown(&made, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))?;
-        }
-        Ok(found.st_ino)
-    }
-
-    /// Tasks find their directories by path.
-    fn is_in_place(&self) -> io::Result<()> {
-        let (opened, there) = (fstat(&self.dir)?, stat(&self.path)?);
-        match (opened.st_dev, opened.st_ino) == (there.st_dev, there.st_ino) {
-            true => Ok(()),
-            false => Err(io::Error::other(
-                "another directory lies there since the agent was started: put the old one back, or restart the agent",
-            )),
-        }
-    }
-
-    fn is_there(&self, entry: &Entry) -> io::Result<bool> {
-        match statat(&self.dir, &entry.directory, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(found) => Ok(self.is_ours(entry, &found)?),
-            Err(Errno::NOENT) => Ok(false),
-            Err(why) => Err(why.into()),
-        }
-    }
-
-    fn is_ours(&self, entry: &Entry, found: &Stat) -> io::Result<bool> {
-        Ok(FileType::from_raw_mode(found.st_mode) == FileType::Directory
-            && entry.made == Made::Inode(found.st_ino)
-            && entry.uid == found.st_uid
-            && found.st_dev == fstat(&self.dir)?.st_dev)
-    }
-
-    fn remove(&self, framework_id: &FrameworkId) -> io::Result<()> {
-        let entries: Vec<Entry> =
-            self.ledger().entries().iter().filter(|entry| entry.is_of(framework_id)).cloned().collect();
-        entries.iter().map(|entry| self.remove_entry(entry)).fold(Ok(()), Result::and)
-    }
-
-    fn remove_entry(&self, entry: &Entry) -> io::Result<()> {
-        match &entry.made {
-            Made::NotYet => self.remove_unmade(entry)?,
-            Made::Inode(_) => {
-                let name = CString::new(entry.directory.as_str())?;
-                let ours = |found: &Stat| self.is_ours(entry, found).unwrap_or(false);
-                remove_tree_at(self.dir.as_fd(), &name, ours)?;
-            }
-            Made::Earlier(recorded) => self.remove_earlier(&entry.directory, *recorded)?,
-        }
-        if self.exists(&entry.directory)? {
-            let path = self.path.join(&entry.directory);
-            tracing::warn!(path = %path.display(), "what lies there was not made by this agent: it is left alone");
-        }
-        self.ledger().forget(&entry.directory)
-    }
-
-    fn exists(&self, name: &str) -> io::Result<bool> {
-        match statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
-            Err(why) => Err(why.into()),
-        }
-    }
-
-    /// A directory that was being made when the agent died: no task has ever had it.
-    fn remove_unmade(&self, entry: &Entry) -> io::Result<()> {
-        if entry.made != Made::NotYet {
-            return Ok(());
-        }
-        let found = match statat(&self.dir, &entry.directory, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => return Ok(()),
-            found => found?,
-        };
-        if [geteuid().as_raw(), entry.uid].contains(&found.st_uid) {
-            remove_if_empty(self.dir.as_fd(), &entry.directory)?;
-        }
-        Ok(())
-    }
-
-    /// A directory of an earlier release goes whole if it is certain that it was made for the framework; otherwise only
-    /// what the framework's executors have put there. Both are younger than the entry: where the file system does not
-    /// know how old they are, nothing goes.
-    fn remove_earlier(&self, name: &str, recorded: Option<(i64, u32)>) -> io::Result<()> {
-        let Some(recorded) = recorded else { return Ok(()) };
-        let c_name = CString::new(name)?;
-        let here = fstat(&self.dir)?.st_dev;
-        let made_since = |parent: BorrowedFd<'_>, name: &CStr| match birth(parent, name, AtFlags::empty()) {
-            Err(Errno::NOENT) => Ok(false),
-            born => born.map(|born| born.is_some_and(|born| born >= recorded)),
-        };
-        let young = made_since(self.dir.as_fd(), &c_name)?;
-        let whole = |found: &Stat| young && found.st_mode & 0o777 == 0o700 && found.st_dev == here;
-        if remove_tree_at(self.dir.as_fd(), &c_name, whole)? {
-            return Ok(());
-        }
-        let dir = match openat(&self.dir, &c_name, OFlags::RDONLY | DIR_FLAGS, Mode::empty()) {
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
-            dir => dir?,
-        };
-        // The release gave the directory to the tasks' user, whether it had made it or not.
-        let user = fstat(&dir)?.st_uid;
-        for child in Dir::read_from(&dir)? {
-            let child = child?;
-            let name = child.file_name();
-            if is_sparks(name) && made_since(dir.as_fd(), name)? {
-                remove_tree_at(dir.as_fd(), name, |found| found.st_dev == here && found.st_uid == user)?;
             }
         }
-        remove_if_empty(self.dir.as_fd(), name)
+        // Also at once: it may only have been emptied.
+        self.take_in(known).await.is_ok()
     }
 }
 
-/// Whether Spark gives such names to directories: `blockmgr-UUID`, `spark-UUID`.
-fn is_sparks(name: &CStr) -> bool {
-    let Ok(name) = name.to_str() else { return false };
-    let ids = MADE_BY_SPARK.iter().filter_map(|prefix| name.strip_prefix(prefix));
-    ids.filter(|id| id.len() == UUID_CHARS).any(|id| uuid::Uuid::try_parse(id).is_ok())
-}
-
-fn uid_of(owner: Option<&Owner>) -> u32 {
-    owner.map_or_else(|| geteuid().as_raw(), |owner| owner.uid)
-}
-
-/// The framework's id for people, within the length that a name may have; and from the second attempt on something that
-/// nobody else has thought of.
-fn directory_name(framework_id: &FrameworkId, attempt: usize) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
-    let id: String = framework_id.as_str().chars().take(ID_CHARS).map(plain).collect();
-    match attempt {
-        0 => format!("{PREFIX}{id}"),
-        _ => format!("{PREFIX}{id}-{:08x}", uuid::Uuid::new_v4().as_fields().0),
-    }
-}
-
-fn is_empty(dir: &OwnedFd) -> io::Result<bool> {
-    for entry in Dir::read_from(dir)? {
-        if ![c".", c".."].contains(&entry?.file_name()) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn remove_if_empty(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    match unlinkat(parent, name, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => Ok(()),
-        Err(why) => Err(why.into()),
+/// Does what may wait for a disk, and does not wait for ever.
+async fn answer<T: Send + 'static>(
+    within: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    match timeout(within, tokio::task::spawn_blocking(work)).await {
+        Ok(done) => done.map_err(|panic| panic.to_string()),
+        Err(_) => Err(SILENT.into()),
     }
 }
 

@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use std::{
     collections::VecDeque,
     fs::{File, Permissions},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
@@ -54,6 +54,10 @@ struct Queue {
     urgent: bool,
     outcomes: VecDeque<Outcome>,
     failure: Option<String>,
+    /// All that a new checkpoint is to hold, for the old one is gone.
+    anew: Option<Vec<Record>>,
+    /// The device and inode of the checkpoint's file.
+    file: (u64, u64),
     closed: bool,
     /// The thread is to panic at its next turn.
     #[cfg(test)]
@@ -69,20 +73,21 @@ impl Store {
     pub(crate) fn open(path: &Path, guard: Guard) -> Result<(Self, Checkpoint), Error> {
         let failed = |source: redb::Error| Error::Checkpoint { path: path.to_owned(), source: source.into() };
         let judged = |source| Error::Checkpoint { path: path.to_owned(), source };
-        let mut database = open(path).map_err(failed)?;
+        let (mut database, mut file) = open(path, true).map_err(failed)?;
         let mut checkpoint = tables::read(&database).map_err(judged)?;
         if forget_secrets(&mut checkpoint) {
             drop(database);
-            if let Err(error) = replace(path, &checkpoint) {
+            if let Err(error) = replace(path, &tables::records(&checkpoint)) {
                 tracing::warn!(
                     path = %path.display(), %error,
                     "an earlier release has written tasks' secrets to the checkpoint, which cannot be written anew \
                      without them: free some space on this disk; it is tried again at the next start"
                 );
             }
-            database = open(path).map_err(failed)?;
+            (database, file) = open(path, true).map_err(failed)?;
         }
         let shared = Arc::new(Shared::default());
+        shared.lock().file = file;
         let writer = Writer { path: path.to_owned(), database: Some(database), shared: Arc::clone(&shared) };
         let thread = std::thread::Builder::new()
             .name("checkpoint".into())
@@ -106,6 +111,22 @@ impl Store {
             self.shared.filled.notify_one();
         }
         Ok(())
+    }
+
+    /// Puts a new checkpoint in the place of the one that somebody has deleted.
+    pub(crate) fn replace(&self, checkpoint: &Checkpoint) {
+        self.shared.lock().anew = Some(tables::records(checkpoint));
+        self.shared.filled.notify_one();
+    }
+
+    /// Looks whether the checkpoint is still where it was, which blocks.
+    pub(crate) fn watch(&self, path: &Path) -> impl Fn() -> bool + Send + Sync + use<> {
+        let (shared, path) = (Arc::clone(&self.shared), path.to_owned());
+        move || {
+            let there = path.symlink_metadata().ok().map(|there| (there.dev(), there.ino()));
+            let queue = shared.lock();
+            there == Some(queue.file) || queue.anew.is_some()
+        }
     }
 
     /// Returns when there may be outcomes.
@@ -152,18 +173,22 @@ fn is_urgent(record: &Record) -> bool {
     )
 }
 
-/// Nobody but this user has access, whatever the umask is and however an earlier release made the file.
-fn open(path: &Path) -> Result<Database, redb::Error> {
+/// Nobody but this user has access, whatever the umask is and however an earlier release made the file. Also returns its
+/// device and inode.
+fn open(path: &Path, create: bool) -> Result<(Database, (u64, u64)), redb::Error> {
     let file = File::options()
         .read(true)
         .write(true)
-        .create(true)
+        .create(create)
         .truncate(false)
         .mode(0o600)
         .custom_flags(OFlags::NOFOLLOW.bits() as i32)
         .open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
-    Ok(Database::builder().set_cache_size(4 << 20).create_with_backend(FileBackend::new(file)?)?)
+    let metadata = file.metadata()?;
+    let database =
+        Database::builder().set_cache_size(4 << 20).create_with_backend(FileBackend::new(file)?)?;
+    Ok((database, (metadata.dev(), metadata.ino())))
 }
 
 /// Earlier releases kept tasks whole. Returns whether there was anything to forget.
@@ -179,7 +204,7 @@ fn forget_secrets(checkpoint: &mut Checkpoint) -> bool {
 
 /// Puts a new file in the place of the checkpoint: in the old one, what was overwritten would still be there.
 /// When it fails the old one is still there, and nothing beside it.
-fn replace(path: &Path, checkpoint: &Checkpoint) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+fn replace(path: &Path, records: &[Record]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let new = PathBuf::from(new);
@@ -188,7 +213,7 @@ fn replace(path: &Path, checkpoint: &Checkpoint) -> Result<(), Box<dyn std::erro
         _ => {}
     }
     let written = (|| {
-        tables::write(&open(&new)?, tables::records(checkpoint).iter())?;
+        tables::write(&open(&new, true)?.0, records.iter())?;
         std::fs::rename(&new, path)?;
         Ok(())
     })();
@@ -215,6 +240,7 @@ impl Writer {
         let mut batch: Vec<(WriteId, Record)> = Vec::new();
         let mut told = WriteId(0);
         while let Some(stopping) = self.fill(&mut batch) {
+            self.renew();
             let Some((upto, _)) = batch.last() else { continue };
             let (upto, begin) = (*upto, Instant::now());
             match self.write(&batch) {
@@ -242,10 +268,10 @@ impl Writer {
     /// Waits for something to write. `None`: nothing will come; `Some(true)`: this is the last.
     fn fill(&self, batch: &mut Vec<(WriteId, Record)>) -> Option<bool> {
         let mut queue = self.shared.lock();
-        let idle = |queue: &mut Queue| queue.pending.is_empty() && !queue.closed;
+        let idle = |queue: &mut Queue| queue.pending.is_empty() && queue.anew.is_none() && !queue.closed;
         if batch.is_empty() {
             queue = self.shared.filled.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner);
-            let patient = |queue: &mut Queue| !queue.urgent && !queue.closed;
+            let patient = |queue: &mut Queue| !queue.urgent && queue.anew.is_none() && !queue.closed;
             let waited = self.shared.filled.wait_timeout_while(queue, PATIENCE, patient);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         } else {
@@ -259,20 +285,45 @@ impl Writer {
         let taken = queue.pending.len().min(room);
         batch.extend(queue.pending.drain(..taken));
         queue.urgent = false;
-        if batch.is_empty() { None } else { Some(queue.closed) }
+        if batch.is_empty() && queue.anew.is_none() { None } else { Some(queue.closed) }
     }
 
     fn write(&mut self, batch: &[(WriteId, Record)]) -> Result<(), String> {
         let attempt = |writer: &mut Self| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             let database = match writer.database.take() {
                 Some(database) => database,
-                None => open(&writer.path)?,
+                None => writer.reopen()?,
             };
             tables::write(&database, batch.iter().map(|(_, record)| record))?;
             writer.database = Some(database);
             Ok(())
         };
         attempt(self).map_err(|error| error.to_string())
+    }
+
+    /// A file that somebody has put in the place of the checkpoint holds nothing of what is known.
+    fn reopen(&self) -> Result<Database, Box<dyn std::error::Error + Send + Sync>> {
+        let (database, file) = open(&self.path, false)?;
+        match self.shared.lock().file == file {
+            true => Ok(database),
+            false => Err("another file lies there".into()),
+        }
+    }
+
+    /// Writes a new checkpoint where that was asked for. When it fails it is asked for again.
+    fn renew(&mut self) {
+        let Some(records) = self.shared.lock().anew.take() else { return };
+        let renewed = replace(&self.path, &records).and_then(|()| Ok(open(&self.path, false)?));
+        match renewed {
+            Ok((database, file)) => {
+                self.database = Some(database);
+                self.shared.lock().file = file;
+                tracing::info!(path = %self.path.display(), "the checkpoint was written anew");
+            }
+            Err(error) => {
+                tracing::error!(path = %self.path.display(), %error, "cannot write the checkpoint anew")
+            }
+        }
     }
 
     fn tell(&self, upto: WriteId, failure: Option<String>) {

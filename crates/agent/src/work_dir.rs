@@ -1,15 +1,21 @@
 //! The directory that an agent keeps itself in. One agent each: a second one is turned away.
 use crate::Error;
 use bellows_containment::{OPEN_DIR, PASSAGE_DIR, PRIVATE_DIR, make_dirs, own_dir};
+use bellows_shuffle::mount_point;
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, openat, statat, unlinkat},
+    fs::{
+        Access, AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, access, flock, fstat, openat,
+        statat, statvfs, unlinkat,
+    },
     process::geteuid,
 };
 use std::{
     ffi::CStr,
     fs::{self, File, OpenOptions},
-    os::unix::fs::OpenOptionsExt,
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 /// Holds the sandboxes, as Mesos names it.
@@ -18,7 +24,9 @@ pub(crate) const SANDBOXES: &str = "slaves";
 pub(crate) struct WorkDir {
     pub(crate) path: PathBuf,
     pub(crate) meta: PathBuf,
-    _lock: File,
+    /// Where its disk is mounted.
+    mount: PathBuf,
+    lock: Mutex<Lock>,
 }
 
 impl WorkDir {
@@ -27,11 +35,42 @@ impl WorkDir {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         make_dirs(path, PASSAGE_DIR).map_err(Error::io(path))?;
         let path = path.canonicalize().map_err(Error::io(path))?;
-        let (meta, sandboxes) = (path.join("meta"), path.join(SANDBOXES));
-        own_dir(&meta, PRIVATE_DIR).map_err(Error::io(&meta))?;
-        own_dir(&sandboxes, OPEN_DIR).map_err(Error::io(&sandboxes))?;
-        let lock = lock(&meta.join("lock"), &path)?;
-        Ok(Self { path, meta, _lock: lock })
+        let meta = path.join("meta");
+        make_own(&path, &meta)?;
+        let lock = Mutex::new(lock(&meta.join("lock"), &path)?);
+        Ok(Self { mount: mount_point(&path), path, meta, lock })
+    }
+
+    /// Looks whether the directory can still be used, and makes again what of it somebody has deleted. `was_out`: it could
+    /// not when it was last looked at. Blocks.
+    pub(crate) fn look(&self, was_out: bool) -> Result<(), String> {
+        let mount = mount_point(&self.path);
+        if mount != self.mount {
+            return Err(match self.mount.starts_with(&mount) {
+                true => format!("nothing is mounted at {} any more", self.mount.display()),
+                false => format!(
+                    "another disk is mounted at {} since the agent was started: restart the agent",
+                    mount.display()
+                ),
+            });
+        }
+        self.restore().map_err(|error| error.to_string())?;
+        let looked = if was_out { probe(&self.meta) } else { look(&self.meta) };
+        looked.map_err(|error| format!("{}: {error}", self.meta.display()))
+    }
+
+    fn restore(&self) -> Result<(), Error> {
+        make_dirs(&self.path, PASSAGE_DIR).map_err(Error::io(&self.path))?;
+        make_own(&self.path, &self.meta)?;
+        let path = self.meta.join("lock");
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = held.0.metadata().map_err(Error::io(&path))?;
+        if path.symlink_metadata().is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())) {
+            return Ok(());
+        }
+        tracing::warn!(path = %self.path.display(), "the work directory was emptied: what can be is made again");
+        *held = lock(&path, &self.path)?;
+        Ok(())
     }
 
     /// Where the fetcher keeps its cache: nobody else has access.
@@ -67,18 +106,55 @@ impl WorkDir {
     }
 }
 
-/// Held until the file is closed, also by the death of this process; processes started from here do not inherit it.
-pub(crate) fn lock(path: &Path, whole: &Path) -> Result<File, Error> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
-        .open(path)
-        .map_err(Error::io(path))?;
+fn make_own(path: &Path, meta: &Path) -> Result<(), Error> {
+    own_dir(meta, PRIVATE_DIR).map_err(Error::io(meta))?;
+    let sandboxes = path.join(SANDBOXES);
+    own_dir(&sandboxes, OPEN_DIR).map(drop).map_err(Error::io(&sandboxes))
+}
+
+/// Fails if the disk says that nothing can be written in a directory. Writes nothing itself: an idle disk may sleep.
+pub(crate) fn look(dir: &Path) -> io::Result<()> {
+    access(dir, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)?;
+    fs::read_dir(dir)?.next().transpose()?;
+    let disk = statvfs(dir)?;
+    let free = if geteuid().is_root() { disk.f_bfree } else { disk.f_bavail };
+    // Some file systems do not tell their size.
+    if disk.f_blocks > 0 && free == 0 {
+        return Err(rustix::io::Errno::NOSPC.into());
+    }
+    Ok(())
+}
+
+/// Fails if nothing can be written in a directory, where that is doubtful.
+pub(crate) fn probe(dir: &Path) -> io::Result<()> {
+    let path = dir.join("probe");
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    let mut options = OpenOptions::new();
+    let mut file =
+        options.create(true).truncate(true).write(true).mode(0o600).custom_flags(flags).open(&path)?;
+    file.write_all(&[0; 4096])?;
+    fs::remove_file(&path)
+}
+
+/// A lock on a file, held until this is dropped, or the process dies.
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file is not enough while another thread starts a process, which has it open for a moment.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+/// Makes the file if it is missing. Only one agent has the lock on it; `whole` names what it stands for.
+pub(crate) fn lock(path: &Path, whole: &Path) -> Result<Lock, Error> {
+    // Not for writing: a disk on which nobody writes can be remounted read-only.
+    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file =
+        openat(CWD, path, flags, Mode::RUSR | Mode::WUSR).map_err(|why| Error::io(path)(why.into()))?;
+    let file = File::from(file);
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => {
             Err(Error::Locked { path: whole.to_owned(), holder: bellows_runtime::lock_holder(path) })
         }

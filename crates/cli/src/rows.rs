@@ -36,6 +36,10 @@ pub struct Agent {
     pub active: bool,
     /// Applications that use the shuffle service are offered nothing of it meanwhile
     pub shuffle_service_down: bool,
+    /// Nothing of it is offered to anybody, since tasks would only fail there
+    pub paused: bool,
+    /// What is wrong with its machine
+    pub troubles: Vec<String>,
     pub tasks: usize,
     pub cpus: f64,
     pub cpus_used: f64,
@@ -123,6 +127,8 @@ pub fn agents(state: &GetState) -> Vec<Agent> {
                 address: agent_address(agent),
                 active: agent.active,
                 shuffle_service_down: agent.shuffle_service_down(),
+                paused: agent.paused(),
+                troubles: agent.troubles.clone(),
                 tasks: tasks.get(id.as_str()).copied().unwrap_or(0),
                 cpus: scalar(&agent.total_resources, "cpus"),
                 cpus_used: scalar(&agent.allocated_resources, "cpus"),
@@ -219,12 +225,7 @@ pub fn agent_table(rows: &[Agent], now: f64) -> String {
         table.row([
             a.id.clone(),
             a.address.clone(),
-            match (a.active, a.shuffle_service_down) {
-                (true, false) => "active",
-                (true, true) => "no shuffle service",
-                (false, _) => "inactive",
-            }
-            .to_owned(),
+            a.state().to_owned(),
             a.tasks.to_string(),
             figure(a.cpus_used),
             figure(a.cpus),
@@ -233,7 +234,20 @@ pub fn agent_table(rows: &[Agent], now: f64) -> String {
             ago(now, a.registered),
         ]);
     }
-    table.render("no agents")
+    let troubles = rows.iter().flat_map(|a| a.troubles.iter().map(|what| format!("\n{}: {what}", a.id)));
+    table.render("no agents") + &troubles.collect::<String>()
+}
+
+impl Agent {
+    fn state(&self) -> &'static str {
+        match self {
+            Agent { active: false, .. } => "inactive",
+            Agent { paused: true, .. } => "paused",
+            Agent { shuffle_service_down: true, .. } => "no shuffle service",
+            Agent { troubles, .. } if !troubles.is_empty() => "in trouble",
+            _ => "active",
+        }
+    }
 }
 
 pub fn task_table(rows: &[TaskRow], now: f64) -> String {
@@ -318,7 +332,7 @@ mod tests {
         let json = format!(
             r#"{{"type":"GET_STATE","get_state":{{"get_tasks":{{"tasks":[{},{}],"completed_tasks":[{}]}},
             "get_frameworks":{{"frameworks":[{}],"completed_frameworks":[{}]}},
-            "get_agents":{{"agents":[{},{}]}}}}}}"#,
+            "get_agents":{{"agents":[{},{},{},{}]}}}}}}"#,
             task(1, "TASK_RUNNING", ""),
             task(2, "TASK_STAGING", ""),
             task(0, "TASK_FAILED", "Command exited with status 1"),
@@ -326,6 +340,12 @@ mod tests {
             framework("m-0000", "flights", "[]".to_owned()),
             agent(1, "", resources(1.0, 1408.0)),
             agent(2, r#""shuffle_service_down":true,"#, resources(1.0, 1408.0)),
+            agent(3, r#""troubles":["/data2 is left out: Read-only file system"],"#, "[]".to_owned()),
+            agent(
+                4,
+                r#""paused":true,"troubles":["/data1 is left out","/data2 is left out"],"#,
+                "[]".to_owned()
+            ),
         );
         let response: Response = bellows_wire::json::decode(json.as_bytes()).expect("valid JSON");
         response.get_state.expect("a state")

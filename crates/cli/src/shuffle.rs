@@ -169,6 +169,9 @@ fn status_text(status: &Status) -> String {
     for (disk, count) in &status.disk_errors {
         text += &format!("\n{count} errors of the disk at {disk}");
     }
+    for (disk, why) in &status.disks_left_out {
+        text += &format!("\nthe disk at {disk} is left out: {why}");
+    }
     text
 }
 

@@ -1,17 +1,22 @@
 //! The agent's side of a task's processes: starts shims, watches them, finds them again after a restart.
 //!
 //! It decides nothing: when to launch, kill or forget is the caller's affair.
+mod slots;
+
 use crate::{
     Isolator, Owner, Usage,
     dirs::{PRIVATE_DIR, make_dirs, own_dir},
     isolator::MARKER,
     process::{self, Handle, Identity},
-    shim::{self, Ended, Instruction, Record, Register, Report, Started, State, Zygote},
+    remove_tree,
+    shim::{self, Ended, Failure, Instruction, Record, Register, Report, Started, State, Zygote},
+    strays::{self, Stray},
 };
 use bellows_model::{ContainerId, EnvironmentVariable};
 use parking_lot::Mutex;
+use slots::{Containers, Place, Shim};
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     io::{self, Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
@@ -21,7 +26,6 @@ use std::{
 };
 use tokio::sync::{Semaphore, mpsc};
 
-const CONTAINERS_LIMIT: usize = 65_536;
 /// Each holds one thread of the runtime's, which has other uses for them.
 const LAUNCHES_LIMIT: usize = 16;
 const EXITS_CAPACITY: usize = 1024;
@@ -119,9 +123,12 @@ pub enum LaunchError {
     Exists(ContainerId),
     #[error("{what}: {source}")]
     Io { what: String, source: io::Error },
-    /// The shim could not start the command; its words.
+    /// The command cannot be executed; the shim's words.
     #[error("{0}")]
     Command(String),
+    /// The shim did not come as far as the command; its words.
+    #[error("{0}")]
+    Shim(String),
 }
 
 /// Cheap to clone; all clones are one.
@@ -132,46 +139,12 @@ struct Inner {
     config: Config,
     boot_id: String,
     register_path: PathBuf,
-    register: Register,
     containers: Mutex<Containers>,
     exits: mpsc::Sender<ExitEvent>,
     /// From the first launch on.
     zygote: Mutex<Option<Zygote>>,
     /// Forking is bound to the processor: more at once only makes each one slower.
     launches: Semaphore,
-}
-
-#[derive(Default)]
-struct Containers {
-    /// All that are not forgotten.
-    slots: HashMap<ContainerId, u32>,
-    /// Below `slots_end`.
-    free_slots: Vec<u32>,
-    slots_end: u32,
-    running: HashMap<ContainerId, Arc<Shim>>,
-}
-
-impl Containers {
-    fn take_slot(&mut self, id: &ContainerId) -> Result<u32, LaunchError> {
-        if self.slots.contains_key(id) {
-            return Err(LaunchError::Exists(id.clone()));
-        }
-        if self.slots.len() >= CONTAINERS_LIMIT {
-            return Err(LaunchError::Command(format!("there are {CONTAINERS_LIMIT} containers already")));
-        }
-        let slot = self.free_slots.pop().unwrap_or_else(|| {
-            self.slots_end += 1;
-            self.slots_end - 1
-        });
-        self.slots.insert(id.clone(), slot);
-        Ok(slot)
-    }
-}
-
-/// A shim that was seen alive.
-struct Shim {
-    handle: Handle,
-    task: Identity,
 }
 
 impl Containerizer {
@@ -187,17 +160,9 @@ impl Containerizer {
         let launches = std::thread::available_parallelism().map_or(2, usize::from) * 2;
         let launches = Semaphore::new(launches.min(LAUNCHES_LIMIT));
         let register_path = config.meta_root.join("containers");
-        let register = Register::open(&register_path)?;
-        let mut containers = Containers { slots_end: register.slots()?, ..Containers::default() };
-        for slot in 0..containers.slots_end {
-            match register.read(slot)? {
-                Some(record) => drop(containers.slots.insert(record.container_id.into(), slot)),
-                None => containers.free_slots.push(slot),
-            }
-        }
-        let containers = Mutex::new(containers);
+        let containers = Mutex::new(Containers::open(&register_path)?);
         let zygote = Mutex::new(None);
-        let inner = Inner { config, boot_id, register_path, register, containers, exits, zygote, launches };
+        let inner = Inner { config, boot_id, register_path, containers, exits, zygote, launches };
         Ok((Self(Arc::new(inner)), receiver))
     }
 
@@ -212,9 +177,9 @@ impl Containerizer {
         let permit = self.0.launches.acquire().await.expect("invariant: never closed");
         let id = spec.container_id.clone();
         id.validate().map_err(|why| LaunchError::Command(format!("container id: {why}")))?;
-        let slot = self.0.containers.lock().take_slot(&id)?;
+        let place = self.0.containers.lock().take_slot(&id)?;
         let inner = self.0.clone();
-        let started = blocking(move || inner.start(&spec, slot)).await;
+        let started = blocking(move || inner.start(&spec, &place)).await;
         drop(permit);
         let (handle, Started { task, .. }) = match started {
             Ok(started) => started,
@@ -239,9 +204,9 @@ impl Containerizer {
     pub async fn recover(&self) -> io::Result<Vec<Recovered>> {
         let known = self.0.containers.lock().slots.clone();
         let mut recovered = Vec::with_capacity(known.len());
-        for (container_id, slot) in known {
+        for (container_id, place) in known {
             let (inner, id) = (self.0.clone(), container_id.clone());
-            let state = match blocking(move || inner.find(&id, slot)).await? {
+            let state = match blocking(move || inner.find(&id, &place)).await? {
                 Found::Ended(exit) => RecoveredState::Ended(exit),
                 Found::Running { handle, task } => {
                     self.watch(container_id.clone(), handle, task);
@@ -256,7 +221,7 @@ impl Containerizer {
     /// Drops what is stored of an ended container, once the caller has made its exit durable elsewhere. An unknown one
     /// is no error.
     pub async fn forget(&self, container_id: &ContainerId) -> io::Result<()> {
-        let slot = {
+        let place = {
             let mut containers = self.0.containers.lock();
             if containers.running.contains_key(container_id) {
                 let why = format!("container {container_id} runs");
@@ -264,18 +229,43 @@ impl Containerizer {
             }
             // Taken out at once: a second call meanwhile must not clear the slot when it is another's already.
             match containers.slots.remove(container_id) {
-                Some(slot) => slot,
+                Some(place) => place,
                 None => return Ok(()),
             }
         };
-        let inner = self.0.clone();
-        let cleared = blocking(move || inner.register.clear(slot)).await;
+        let (clearing, inner) = (place.clone(), self.0.clone());
+        let cleared = blocking(move || inner.clear(&clearing)).await;
         let mut containers = self.0.containers.lock();
         match &cleared {
-            Ok(()) => containers.free_slots.push(slot),
-            Err(_) => drop(containers.slots.insert(container_id.clone(), slot)),
+            Ok(()) => containers.free_slots.push(place.slot),
+            Err(_) => drop(containers.slots.insert(container_id.clone(), place)),
         }
         cleared
+    }
+
+    /// Ends the shims of earlier agent processes of this register that it knows nothing of, with their tasks: it was
+    /// deleted under them. Call after [`Containerizer::recover`], before the first launch.
+    pub async fn end_strays(&self) -> io::Result<Vec<Stray>> {
+        let known: HashSet<Identity> =
+            self.0.containers.lock().running.values().map(|shim| shim.handle.identity()).collect();
+        let inner = self.0.clone();
+        let mut found = blocking(move || {
+            strays::shims(&inner.register_path, &inner.register().metadata()?)
+                .map(|found| found.collect::<Vec<_>>())
+        })
+        .await?;
+        found.retain(|shim| !known.contains(shim));
+        let mut ended = Vec::with_capacity(found.len());
+        for shim in found {
+            ended.push(strays::end(shim).await?);
+        }
+        Ok(ended)
+    }
+
+    /// Makes the register again if somebody deleted it; returns whether it did. What shims that run say of their end
+    /// goes to the deleted file, where it is found as long as this process lives. Blocks.
+    pub fn restore_register(&self) -> io::Result<bool> {
+        self.0.restore_register()
     }
 
     /// What a running container's processes use now; `None` when it does not run.
@@ -311,16 +301,17 @@ impl Containerizer {
 /// What blocks; runs on threads of its own.
 impl Inner {
     /// Returns once the command has been executed or could not be. The handle is the shim's.
-    fn start(&self, spec: &LaunchSpec, slot: u32) -> Result<(Handle, Started), LaunchError> {
+    fn start(&self, spec: &LaunchSpec, place: &Place) -> Result<(Handle, Started), LaunchError> {
         let record = Record { container_id: spec.container_id.to_string(), state: State::Starting };
-        self.register
-            .update(slot, |_| Some(record))
+        place
+            .register
+            .update(place.slot, |_| Some(record))
             .map_err(|source| LaunchError::Io { what: self.register_path.display().to_string(), source })?;
         let exe = &self.config.shim_exe;
         let (handle, conversation) = self
             .fork_shim()
             .map_err(|source| LaunchError::Io { what: format!("the shim {}", exe.display()), source })?;
-        match self.instruct(conversation, spec, slot) {
+        match self.instruct(conversation, spec, place.slot) {
             Ok(started) => Ok((handle, started)),
             Err(why) => {
                 handle.reap();
@@ -363,8 +354,9 @@ impl Inner {
             .map_err(at("cannot read the shim's report"))?;
         match serde_json::from_slice(&report) {
             Ok(Report::Started(started)) => Ok(started),
-            Ok(Report::Failed(why)) => Err(LaunchError::Command(why)),
-            Err(_) => Err(LaunchError::Command("the shim died before it started the command".into())),
+            Ok(Report::Failed(Failure { why, of_task: true })) => Err(LaunchError::Command(why)),
+            Ok(Report::Failed(Failure { why, .. })) => Err(LaunchError::Shim(why)),
+            Err(_) => Err(LaunchError::Shim("the shim died before it started the command".into())),
         }
     }
 
@@ -386,14 +378,14 @@ impl Inner {
         }
     }
 
-    fn find(&self, container_id: &ContainerId, slot: u32) -> io::Result<Found> {
+    fn find(&self, container_id: &ContainerId, Place { register, slot }: &Place) -> io::Result<Found> {
         // A shim that has not come to its task gives up when it sees this.
         let abandoned = Ended::failed("the agent ended before the command was started");
-        self.register.update(slot, |record| {
+        register.update(*slot, |record| {
             let starting = record.filter(|record| record.state == State::Starting)?;
             Some(Record { state: State::Ended(abandoned), ..starting })
         })?;
-        let state = self.register.read(slot)?.map(|record| record.state);
+        let state = register.read(*slot)?.map(|record| record.state);
         Ok(match state {
             Some(State::Running(started)) if started.boot_id != self.boot_id => {
                 Found::Ended(Exit::lost("the machine was restarted while it ran"))
@@ -409,14 +401,56 @@ impl Inner {
         })
     }
 
+    fn register(&self) -> Arc<Register> {
+        self.containers.lock().register.clone()
+    }
+
+    fn restore_register(&self) -> io::Result<bool> {
+        if self.register().is_at(&self.register_path)? {
+            return Ok(false);
+        }
+        if let Some(above) = self.config.meta_root.parent() {
+            make_dirs(above, PRIVATE_DIR)?;
+        }
+        own_dir(&self.config.meta_root, PRIVATE_DIR)?;
+        // What lies there is of no use: nothing of it is known here.
+        remove_tree(&self.register_path)?;
+        let anew = Arc::new(Register::open(&self.register_path)?);
+        let places: Vec<Place> = {
+            let mut containers = self.containers.lock();
+            containers.register = anew.clone();
+            containers.slots.values().cloned().collect()
+        };
+        for Place { register, slot } in
+            places.into_iter().filter(|place| !Arc::ptr_eq(&place.register, &anew))
+        {
+            if let Some(record) = register.read(slot)? {
+                anew.update(slot, |newer| newer.is_none().then_some(record))?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// In the register that was deleted, and in its copy.
+    fn clear(&self, Place { register, slot }: &Place) -> io::Result<()> {
+        let current = self.register();
+        if !Arc::ptr_eq(register, &current) {
+            current.clear(*slot)?;
+        }
+        register.clear(*slot)
+    }
+
     /// What the shim said before it ended. It has just been written: reading it waits for no disk, and its lock for
     /// nobody.
     fn said_exit(&self, container_id: &ContainerId) -> Option<Exit> {
-        let slot = self.containers.lock().slots.get(container_id).copied()?;
-        match self.register.read(slot).ok()??.state {
-            State::Ended(ended) => Some(ended.into()),
+        let Place { register, slot } = self.containers.lock().slots.get(container_id).cloned()?;
+        // One that opened the register when it had been made again has written there.
+        [register, self.register()].iter().find_map(|register| match register.read(slot).ok()?? {
+            Record { container_id: id, state: State::Ended(ended) } if id == container_id.as_str() => {
+                Some(ended.into())
+            }
             _ => None,
-        }
+        })
     }
 
     /// The shim was killed, and may have left processes behind.

@@ -13,6 +13,7 @@ mod process;
 mod rotation;
 mod sandbox;
 pub mod shim;
+mod strays;
 mod tree;
 
 pub use access::Blocked;
@@ -27,4 +28,5 @@ pub use isolator::{Isolator, Posix, Usage};
 pub use owner::{Owner, OwnerError};
 pub use rotation::Rotation;
 pub use sandbox::{Run, SandboxError, Sandboxes};
+pub use strays::Stray;
 pub use tree::{remove_tree, remove_tree_at};

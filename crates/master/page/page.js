@@ -125,14 +125,21 @@ function showFrameworks({ slaves, frameworks }) {
   ]);
 }
 
+function agentState({ active, paused, shuffle_service_down, troubles }) {
+  if (!active) return state("disconnected", "warn");
+  if (paused) return state("paused", "warn");
+  if (shuffle_service_down) return state("no shuffle service", "warn");
+  return troubles ? state("in trouble", "warn") : state("active", "good");
+}
+
 function showAgents({ slaves }) {
   const held = (name, write) => column("", (slave) => [slave.used_resources[name], slave.offered_resources[name], slave.resources[name]],
     (slave) => gauge(slave.used_resources[name], slave.offered_resources[name], slave.resources[name], write));
   show("agents", slaves, (slave) => slave.id, [
     column("", ({ hostname, port, id }) => [hostname, port, id],
       (slave) => named(link(`${slave.hostname}:${slave.port}`, address(slave, "/state"), "The agent's state"), slave.id)),
-    column("", ({ active, shuffle_service_down }) => [active, shuffle_service_down], ({ active, shuffle_service_down }) =>
-      !active ? state("disconnected", "warn") : shuffle_service_down ? state("no shuffle service", "warn") : state("active", "good")),
+    column("", ({ active, paused, shuffle_service_down, troubles }) => [active, paused, shuffle_service_down, troubles],
+      (slave) => named(agentState(slave), (slave.troubles ?? []).join("\n"))),
     held("cpus", number),
     held("mem", memory),
     column("n", (slave) => slave.TASK_RUNNING),

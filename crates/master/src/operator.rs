@@ -80,6 +80,8 @@ fn agent_to_operator(
         registered_time: Some(time(agent.registered)),
         reregistered_time: agent.reregistered.map(time),
         shuffle_service_down: agent.shuffle_service_down.then_some(true),
+        paused: agent.condition.paused.then_some(true),
+        troubles: agent.condition.troubles.clone(),
         total_resources: resources_to_wire(&agent.info.resources, None, FORMAT),
         allocated_resources: used,
         offered_resources: offered,

@@ -23,6 +23,9 @@ pub const LABELS_BYTES: usize = 64 << 10;
 /// Attributes of an agent, and their bytes together.
 pub const ATTRIBUTES: usize = 1_000;
 pub const ATTRIBUTES_BYTES: usize = 64 << 10;
+/// Troubles that an agent names, and bytes of each.
+pub const TROUBLES: usize = 64;
+pub const TROUBLE: usize = 1 << 10;
 /// Entries of `capabilities`; unknown ones count.
 pub const CAPABILITIES: usize = 64;
 /// Bytes of the message in a status update.

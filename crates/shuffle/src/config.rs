@@ -46,6 +46,8 @@ pub struct Config {
     pub auth: Option<Auth>,
     /// When set, every connection is TLS (`spark.ssl.rpc.enabled`, Spark 4).
     pub tls: Option<Tls>,
+    /// How often it is looked at whether the disks are well.
+    pub disk_check_interval: Duration,
     pub limits: Limits,
 }
 
@@ -79,6 +81,7 @@ impl Config {
             orphan_age: None,
             auth: None,
             tls: None,
+            disk_check_interval: Duration::from_secs(5),
             limits: Limits::default(),
         }
     }

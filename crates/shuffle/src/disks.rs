@@ -53,10 +53,16 @@ pub(crate) enum WaitError {
 struct Gate {
     /// Nothing for all that lies below no root.
     root: Option<PathBuf>,
+    /// Where the root's disk is mounted, since it was first seen.
+    mount: Mutex<Option<PathBuf>>,
+    /// Why it is left out.
+    out: Mutex<Option<String>>,
     reading: Arc<Semaphore>,
     tending: Arc<Semaphore>,
 }
 
+/// A disk that takes longer is left out.
+const LOOK_WITHIN: Duration = Duration::from_secs(10);
 /// A start waits no longer for a disk: others have what is asked for.
 const START_WITHIN: Duration = Duration::from_secs(5);
 
@@ -123,13 +129,31 @@ pub(crate) fn is_refusal(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub(crate) struct Disks {
     /// Of the allowed roots and the work directory, without symbolic links; the last is for what lies elsewhere.
-    gates: Vec<Gate>,
+    gates: Vec<Arc<Gate>>,
     /// How long a client's turn and what it asked for may take together.
     patience: Duration,
     errors: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Gate {
+    /// Waits for the disk.
+    fn look(&self) -> io::Result<()> {
+        let Some(root) = &self.root else { return Ok(()) };
+        let mount = self.mount.lock().clone();
+        if let Some(mount) = mount.as_ref().filter(|mount| mount_point(mount) != **mount) {
+            return Err(io::Error::other(format!("nothing is mounted at {}", mount.display())));
+        }
+        match std::fs::read_dir(root).and_then(|mut entries| entries.next().transpose()) {
+            // Where its disk is there, it is gone or was never made; and to pass through it is enough.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_refusal(&error) => Ok(()),
+            read => {
+                read?;
+                self.mount.lock().get_or_insert_with(|| mount_point(root));
+                Ok(())
+            }
+        }
+    }
+
     fn name(&self) -> String {
         self.root.as_ref().map_or_else(|| "other".to_owned(), |root| root.display().to_string())
     }
@@ -137,10 +161,14 @@ impl Gate {
 
 impl Disks {
     pub(crate) fn new(roots: Vec<PathBuf>, patience: Duration) -> Disks {
-        let gate = |root| Gate {
-            root,
-            reading: Arc::new(Semaphore::new(READING)),
-            tending: Arc::new(Semaphore::new(TENDING)),
+        let gate = |root| {
+            Arc::new(Gate {
+                root,
+                mount: Mutex::default(),
+                out: Mutex::default(),
+                reading: Arc::new(Semaphore::new(READING)),
+                tending: Arc::new(Semaphore::new(TENDING)),
+            })
         };
         let gates = roots.into_iter().map(Some).chain([None]).map(gate).collect();
         Disks { gates, patience, errors: Mutex::default() }
@@ -150,8 +178,45 @@ impl Disks {
         (0..self.gates.len()).map(Disk)
     }
 
+    /// Looks whether a root can be used; returns whether it is back.
+    pub(crate) async fn look(&self, disk: Disk) -> bool {
+        let gate = &self.gates[disk.0];
+        let looked = timeout(LOOK_WITHIN, self.tend(disk, self.looks(disk))).await;
+        let why = match looked {
+            Ok(Ok(looked)) => looked.err().map(|why| why.to_string()),
+            Ok(Err(panic)) => Some(panic.to_string()),
+            Err(_) => Some("it does not answer".to_owned()),
+        };
+        let root = gate.name();
+        match (std::mem::replace(&mut *gate.out.lock(), why.clone()), why) {
+            (None, Some(why)) => tracing::error!(root, why, "the disk is left out"),
+            (Some(_), None) => {
+                tracing::info!(root, "the disk is well again");
+                return true;
+            }
+            _ => {}
+        }
+        false
+    }
+
+    /// Fails where what lies below the root is out of reach, although it may look as if it were gone.
+    pub(crate) fn looks(&self, disk: Disk) -> impl FnOnce() -> io::Result<()> + Send + use<> {
+        let gate = Arc::clone(&self.gates[disk.0]);
+        move || gate.look()
+    }
+
+    /// The roots that are left out, and why.
+    pub(crate) fn left_out(&self) -> BTreeMap<String, String> {
+        let out = |gate: &Arc<Gate>| Some((gate.name(), gate.out.lock().clone()?));
+        self.gates.iter().filter_map(out).collect()
+    }
+
+    pub(crate) fn is_left_out(&self, path: &Path) -> bool {
+        self.gates[self.of(path).0].out.lock().is_some()
+    }
+
     pub(crate) fn of(&self, path: &Path) -> Disk {
-        let below = |gate: &Gate| gate.root.as_ref().is_some_and(|root| path.starts_with(root));
+        let below = |gate: &Arc<Gate>| gate.root.as_ref().is_some_and(|root| path.starts_with(root));
         Disk(self.gates.iter().position(below).unwrap_or(self.gates.len() - 1))
     }
 
@@ -223,10 +288,10 @@ impl Disks {
 
     /// How many threads wait for each disk now, where any does.
     pub(crate) fn waiting(&self) -> BTreeMap<String, u64> {
-        let waiting = |gate: &Gate| {
+        let waiting = |gate: &Arc<Gate>| {
             READING - gate.reading.available_permits() + TENDING - gate.tending.available_permits()
         };
-        let of = |gate: &Gate| (gate.name(), waiting(gate) as u64);
+        let of = |gate: &Arc<Gate>| (gate.name(), waiting(gate) as u64);
         self.gates.iter().map(of).filter(|(_, waiting)| *waiting > 0).collect()
     }
 
@@ -248,10 +313,15 @@ impl Disks {
         if let Some(root) = &self.gates[self.of(path).0].root {
             return root.clone();
         }
-        let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-        let above = mount_points(&mounts).filter(|point| path.starts_with(point));
-        above.max_by_key(|point| point.as_os_str().len()).unwrap_or_else(|| PathBuf::from("/"))
+        mount_point(path)
     }
+}
+
+/// The mount point that a path, which has no symbolic links in it, lies below.
+pub fn mount_point(path: &Path) -> PathBuf {
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let above = mount_points(&mounts).filter(|point| path.starts_with(point));
+    above.max_by_key(|point| point.as_os_str().len()).unwrap_or_else(|| PathBuf::from("/"))
 }
 
 /// The fifth field of each line; blanks and the like are written in octal (proc_pid_mountinfo(5)).

@@ -22,6 +22,7 @@ mod upkeep;
 
 pub use bellows_transport::auth::AuthPolicy;
 pub use config::{Auth, Config, DEFAULT_PORT, KEEPER_DIR, LEDGER_DIR, LEDGER_ENTRY_LIMIT_BYTES, Limits, Tls};
+pub use disks::mount_point;
 pub use error::Error;
 pub use status::{AppStatus, ExecutorRemoval, LatencyStatus, Removal, Status};
 
@@ -34,11 +35,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bellows_runtime::{Ended, Hosts, Vital};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use admin::server::SocketFile;
 use registry::{Bounds, Registry};
 use service::Service;
 use store::Store;
@@ -59,7 +59,6 @@ const METRICS_LIMITS: bellows_runtime::Limits = bellows_runtime::Limits {
 pub struct Running {
     local_addr: SocketAddr,
     service: Arc<Service>,
-    admin_socket: Option<SocketFile>,
     metrics: Option<bellows_runtime::Server>,
     vital: Vital,
     stop: CancellationToken,
@@ -90,7 +89,6 @@ pub async fn start(mut config: Config) -> Result<Running, Error> {
     let (store, recovered, store_thread) = open_store(&config, registry.clone()).await?;
     // After the store: its directory is there now, and another service that uses it was noticed.
     let admin = config.admin_socket.as_deref().map(admin::server::bind).transpose()?;
-    let (admin_listener, admin_socket) = admin.unzip();
     tracing::info!(%local_addr, executors = registry.executor_count(), "shuffle service starts");
     disks::check_keepers(&config.allowed_roots).await;
     let service = Arc::new(Service::new(config, security, registry, (store, recovered)));
@@ -101,8 +99,8 @@ pub async fn start(mut config: Config) -> Result<Running, Error> {
     tasks.spawn(guarded(&vital, "accepting connections", accepting));
     tasks.spawn(guarded(&vital, "upkeep", upkeep::run(service.clone(), stop.clone())));
     tasks.spawn(guarded(&vital, "the store of registrations", store_ended(service.clone(), stop.clone())));
-    if let Some(listener) = admin_listener {
-        let serving = serve_admin(listener, service.clone(), stop.clone());
+    if let Some(admin) = admin {
+        let serving = admin::server::serve(admin, service.clone(), stop.clone());
         tasks.spawn(guarded(&vital, "the admin socket", serving));
     }
     let metrics = metrics_listener
@@ -113,7 +111,7 @@ pub async fn start(mut config: Config) -> Result<Running, Error> {
         })
         .transpose()
         .map_err(|source| Error::Io { what: "metrics listener".into(), source })?;
-    Ok(Running { local_addr, service, admin_socket, metrics, vital, stop, tasks, store_thread })
+    Ok(Running { local_addr, service, metrics, vital, stop, tasks, store_thread })
 }
 
 impl Running {
@@ -152,9 +150,6 @@ impl Running {
             metrics.stop(STOP_GRACE).await;
         }
         let ended = tokio::time::timeout(STOP_GRACE, self.tasks.wait()).await.is_ok();
-        if let Some(socket) = self.admin_socket {
-            socket.remove();
-        }
         drop(self.service);
         if ended {
             drop(tokio::task::spawn_blocking(|| self.store_thread.join()).await);
@@ -201,13 +196,6 @@ async fn store_ended(service: Arc<Service>, stop: CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = service.store_ended() => {}
-    }
-}
-
-async fn serve_admin(listener: UnixListener, service: Arc<Service>, stop: CancellationToken) {
-    let served = axum::serve(listener, admin::server::admin_routes(service));
-    if let Err(error) = served.with_graceful_shutdown(stop.cancelled_owned()).await {
-        tracing::error!(%error, "admin socket failed");
     }
 }
 

@@ -525,6 +525,7 @@ impl Service {
                 .collect(),
             disk_errors: self.disks.errors(),
             disk_waiting: self.disks.waiting(),
+            disks_left_out: self.disks.left_out(),
             latency: self.metrics.latency.status(),
         }
     }

@@ -20,6 +20,8 @@ pub struct Status {
     pub disk_errors: BTreeMap<String, u64>,
     /// Threads that wait for each disk now, where any does.
     pub disk_waiting: BTreeMap<String, u64>,
+    /// The roots that cannot be used now, and why.
+    pub disks_left_out: BTreeMap<String, String>,
     pub latency: LatencyStatus,
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use futures::future::{join_all, join3};
+use futures::future::{join, join_all, join3};
 use futures::stream::FuturesUnordered;
 use tokio::time::{Interval, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
@@ -29,7 +29,8 @@ const COUNT_DISK_USE: Duration = Duration::from_secs(60);
 const COUNTING_SHARE: u32 = 20;
 
 pub(crate) async fn run(service: Arc<Service>, stop: CancellationToken) {
-    let disks = join_all(service.disks.all().map(|disk| tend(&service, disk)));
+    let disks =
+        join_all(service.disks.all().map(|disk| join(tend(&service, disk), watch_disk(&service, disk))));
     let applications = join3(watch_drivers(&service), watch_executors(&service), remove_abandoned(&service));
     tokio::select! {
         () = stop.cancelled() => {}
@@ -41,6 +42,17 @@ fn every(period: Duration) -> Interval {
     let mut interval = tokio::time::interval(period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
+}
+
+/// Says when a disk goes and comes back, and then does what was left for it.
+async fn watch_disk(service: &Service, disk: Disk) {
+    let mut look = every(service.config.disk_check_interval);
+    loop {
+        look.tick().await;
+        if service.disks.look(disk).await {
+            service.finish_removals(disk).await;
+        }
+    }
 }
 
 /// One disk.

@@ -149,3 +149,50 @@ async fn a_directory_that_cannot_be_deleted_is_named_and_the_duty_stays() {
         .await;
     service.stop().await;
 }
+
+fn mount_kept(kept: &Path, at: &Path) {
+    let mounted = Command::new("mount").arg("--bind").args([kept, at]).output();
+    assert!(mounted.as_ref().is_ok_and(|outcome| outcome.status.success()), "{mounted:?}");
+}
+
+#[tokio::test]
+async fn a_disk_that_is_unmounted_is_told_and_what_lies_there_is_not_taken_for_gone() {
+    if !root::may_mount("a_disk_that_is_unmounted_is_told_and_what_lies_there_is_not_taken_for_gone") {
+        return;
+    }
+    let mut bench = Bench::new();
+    bench.config.metrics_listen = Some(([127, 0, 0, 1], 0).into());
+    bench.config.disk_check_interval = std::time::Duration::from_millis(20);
+    let kept = bench.dir.path().canonicalize().expect("exists").join("kept");
+    let _kept = SmallDisk::mount(&kept);
+    let root = bench.dir.path().canonicalize().expect("exists").join("disk1");
+    std::fs::create_dir(&root).expect("directory");
+    mount_kept(&kept, &root);
+    let mounted = SmallDisk(&root);
+    let (away, good) = (bench.executor_on("disk1", "app", "1"), bench.executor_on("disk2", "app", "2"));
+    let service = bench.start().await;
+    let mut client = Client::connect(&service).await;
+    client.register(&away).await;
+    client.register(&good).await;
+    away.map_output(0, 1, &LENGTHS);
+    let name = root.display().to_string();
+    let left_out = || service.status().disks_left_out.get(&name).cloned();
+    client.fetch(&away.fetch(0, &[(1, &[0])], false)).await.expect("a block");
+
+    drop(mounted);
+    let why = eventually("it is told", async || left_out()).await;
+    assert!(why.contains("nothing is mounted") && service.status().disks_left_out.len() == 1, "{why}");
+    let metrics = support::get(service.metrics_addr().expect("asked for"), "/metrics").await;
+    assert!(metrics.contains(&format!("bellows_shuffle_disk_left_out{{root=\"{name}\"}} 1")), "{metrics}");
+    let removal = bench.admin().remove_app("app").await.expect("answered");
+    assert!(removal.kept.iter().any(|kept| kept.contains("nothing is mounted")), "{removal:?}");
+    assert!(!support::exists(&good.dirs[0]), "the other one's went");
+    assert_eq!(std::fs::read_dir(&root).expect("there").count(), 0, "nothing is written beneath");
+
+    mount_kept(&kept, &root);
+    let _mounted = SmallDisk(&root);
+    assert!(support::exists(&away.dirs[0]));
+    eventually("it is taken back", async || left_out().is_none().then_some(())).await;
+    eventually("the rest goes", async || (!support::exists(&away.dirs[0])).then_some(())).await;
+    service.stop().await;
+}

@@ -429,3 +429,17 @@ async fn a_standalone_executor_that_ended_leaves_only_what_is_served() {
     assert!(private[2..].iter().flatten().all(|file| exists(file)));
     service.stop().await;
 }
+
+#[tokio::test]
+async fn an_admin_socket_that_is_deleted_is_made_again() {
+    let mut bench = Bench::new();
+    bench.config.disk_check_interval = Duration::from_millis(20);
+    let service = bench.start().await;
+    let socket = bench.config.admin_socket.clone().expect("set");
+    assert!(bench.admin().answers().await);
+    std::fs::remove_dir_all(socket.parent().expect("a directory")).expect("removed");
+    eventually("it answers again", async || bench.admin().answers().await.then_some(())).await;
+    bench.admin().status().await.expect("of the same service");
+    service.stop().await;
+    assert!(!socket.exists());
+}

@@ -75,6 +75,7 @@ impl World {
                         })
                         .collect(),
                     shuffle_service_down: registration.shuffle_service_down,
+                    condition: registration.condition,
                 };
                 self.send_to_master(link.0, ToMaster::Register(Box::new(registration)));
             }
@@ -91,7 +92,11 @@ impl World {
                 self.machines[number].shuffle.insert(job.framework_id);
                 let container_id = job.container_id;
                 let event = if self.random.percent(3) {
-                    Event::FetchFailed { container_id, message: "no such file".into() }
+                    Event::FetchFailed {
+                        container_id,
+                        fault: agent::Fault::Agent,
+                        message: "no such file".into(),
+                    }
                 } else {
                     Event::Fetched { container_id }
                 };
@@ -114,7 +119,9 @@ impl World {
             Action::CancelFetch { .. }
             | Action::Retire(_)
             | Action::ExecutorDeparted { .. }
-            | Action::AskShuffleService => {}
+            | Action::AskShuffleService
+            | Action::Trouble { .. } => {}
+            Action::StoreAnew(_) => unreachable!("no checkpoint vanishes here"),
             Action::Stop { reason } => panic!("an agent stops: {reason}"),
         }
     }
@@ -123,7 +130,12 @@ impl World {
         let container_id = job.container_id.clone();
         if self.random.percent(3) {
             let message = "no such program".into();
-            return self.tell_agent(number, 1, 200, agent::Event::LaunchFailed { container_id, message });
+            return self.tell_agent(
+                number,
+                1,
+                200,
+                agent::Event::LaunchFailed { container_id, fault: agent::Fault::Task, message },
+            );
         }
         let key = (job.framework_id.clone(), job.task.task_id.clone());
         let twice = self.machines.iter().any(|machine| machine.is_running(&key.0, &key.1));

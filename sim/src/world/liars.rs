@@ -4,7 +4,7 @@
 //! states that a task's own agent may report.
 use super::{Happening, World, number};
 use bellows_kernel::master::{
-    AgentMessage, AgentRegistration, AgentTask, Call, Event, LinkId, RequestId, State,
+    AgentCondition, AgentMessage, AgentRegistration, AgentTask, Call, Event, LinkId, RequestId, State,
 };
 use bellows_model::{
     AgentId, AgentInfo, CommandInfo, Filters, FrameworkId, FrameworkInfo, OfferId, Operation, Resources,
@@ -113,7 +113,8 @@ impl World {
         });
         let tasks = tasks.collect();
         let shuffle_service_down = self.random.percent(30);
-        let registration = AgentRegistration { info, frameworks, tasks, shuffle_service_down };
+        let condition = AgentCondition { paused: self.random.percent(10), troubles: Vec::new() };
+        let registration = AgentRegistration { info, frameworks, tasks, shuffle_service_down, condition };
         Event::AgentRegister { link, registration }
     }
 
@@ -157,11 +158,14 @@ impl World {
 
     fn any_message(&mut self) -> Option<AgentMessage> {
         let (framework_id, task) = self.pick_from(all_tasks)?;
-        Some(match self.random.below(6) {
+        Some(match self.random.below(7) {
             0 => AgentMessage::Pong { seq: self.random.below(3) as u64 },
             1 => AgentMessage::ExecutorTerminated { framework_id, executor_id: "x".into(), status: -1 },
             3 => AgentMessage::Unregister,
             2 => AgentMessage::ShuffleService { down: self.random.percent(50) },
+            4 => {
+                AgentMessage::Condition(AgentCondition { paused: self.random.percent(50), troubles: vec![] })
+            }
             _ => {
                 let (state, latest_state) = (self.any_state(), self.any_state());
                 let status = self.status(task.task_id, state);

@@ -1,8 +1,8 @@
 //! Sandboxes and processes: what becomes of one container from the fetch to the end.
 use super::Containment;
 use crate::{driver::Handle, environment::Place};
-use bellows_containment::{FileRoot, FilesError, LaunchSpec, Owner, Run};
-use bellows_kernel::agent::{Event, Exit, Job};
+use bellows_containment::{FileRoot, FilesError, LaunchError, LaunchSpec, Owner, Run, SandboxError};
+use bellows_kernel::agent::{Event, Exit, Fault, Job};
 use bellows_model::{ContainerId, ExecutorId};
 use bellows_wire::text::last_lines;
 use futures::FutureExt as _;
@@ -12,7 +12,7 @@ use std::{
     io,
     os::unix::fs::OpenOptionsExt,
     panic::AssertUnwindSafe,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -27,30 +27,44 @@ impl Containment {
         let container_id = job.container_id.clone();
         let event = match caught(self.prepare(job)).await {
             Ok(()) => Event::Fetched { container_id },
-            Err(message) => Event::FetchFailed { container_id, message },
+            Err(Failure { fault, message }) => Event::FetchFailed { container_id, fault, message },
         };
         let _ = driver.tell(event).await;
     }
 
-    async fn prepare(self: Arc<Self>, job: Job) -> Result<(), String> {
+    async fn prepare(self: Arc<Self>, job: Job) -> Result<(), Failure> {
         let uris = job.task.command.as_ref().map(|command| command.uris.clone()).unwrap_or_default();
-        let fetcher = self.fetcher.clone();
+        let framework_id = job.framework_id.clone();
+        let this = Arc::clone(&self);
         let (sandbox, owner) = blocking(move || {
-            let user = self.other_user(&job);
-            let owner = user.map(resolve).transpose()?.flatten();
-            let sandbox = self.sandboxes.create(&run_of(&job), owner.as_ref()).map_err(text)?;
-            self.shuffle_dirs.create(&job.framework_id, owner.as_ref()).map_err(text)?;
-            if let Some(owner) = &owner {
-                let mut needed = self.shuffle_dirs.roots().chain([sandbox.as_path()]);
-                needed.try_for_each(|dir| owner.may_reach(dir)).map_err(text)?;
-            }
+            let owner = this.other_user(&job).map(resolve).transpose()?.flatten();
+            let made = this.sandboxes.create(&run_of(&job), owner.as_ref());
+            let sandbox = made.map_err(|error| match error {
+                SandboxError::Id(_) => Failure::of_task(error),
+                SandboxError::Io { .. } => Failure::of_agent(error),
+            })?;
             Ok((sandbox, owner))
         })
         .await?;
+        self.shuffle_dirs.create(&framework_id, owner.as_ref()).await.map_err(Failure::of_agent)?;
+        if let Some(owner) = owner.clone() {
+            let (this, sandbox) = (Arc::clone(&self), sandbox.clone());
+            blocking(move || {
+                let roots = this.shuffle_dirs.roots();
+                let mut needed = roots.iter().map(PathBuf::as_path).chain([sandbox.as_path()]);
+                needed.try_for_each(|dir| owner.may_reach(dir)).map_err(Failure::of_task)
+            })
+            .await?;
+        }
         if uris.is_empty() {
             return Ok(());
         }
-        fetcher.fetch(&sandbox, &uris, owner.as_ref()).await.map_err(text)
+        self.fetcher.fetch(&sandbox, &uris, owner.as_ref()).await.map_err(|error| {
+            match error.is_of_this_disk() {
+                true => Failure::of_agent(error),
+                false => Failure::of_task(error),
+            }
+        })
     }
 
     pub(super) async fn launch(self: Arc<Self>, job: Job, driver: Handle) {
@@ -62,19 +76,22 @@ impl Containment {
                 let owner = self.other_user(&job).map(resolve).transpose()?.flatten();
                 self.spec(job, owner)
             });
-            containerizer.launch(spec.await?).await.map_err(text)
+            containerizer.launch(spec.await?).await.map_err(|error| match error {
+                LaunchError::Exists(_) | LaunchError::Command(_) => Failure::of_task(error),
+                LaunchError::Io { .. } | LaunchError::Shim(_) => Failure::of_agent(error),
+            })
         })
         .await;
         let event = match launched {
             Ok(launched) => Event::Launched { container_id, pid: launched.pid },
-            Err(message) => Event::LaunchFailed { container_id, message },
+            Err(Failure { fault, message }) => Event::LaunchFailed { container_id, fault, message },
         };
         let _ = driver.tell(event).await;
     }
 
     /// Blocks.
-    fn spec(&self, job: Job, owner: Option<Owner>) -> Result<LaunchSpec, String> {
-        let sandbox = self.sandboxes.path(&run_of(&job)).map_err(text)?;
+    fn spec(&self, job: Job, owner: Option<Owner>) -> Result<LaunchSpec, Failure> {
+        let sandbox = self.sandboxes.path(&run_of(&job)).map_err(Failure::of_task)?;
         let place = Place {
             agent_id: &job.task.agent_id,
             sandbox: &sandbox,
@@ -82,7 +99,7 @@ impl Containment {
             switched: owner.is_some(),
         };
         let environment = self.environment.of(&job, place);
-        let command = job.task.command.clone().ok_or("The task has no command")?;
+        let command = job.task.command.clone().ok_or_else(|| Failure::of_task("The task has no command"))?;
         Ok(LaunchSpec {
             container_id: job.container_id,
             sandbox,
@@ -106,13 +123,13 @@ impl Containment {
     pub(super) async fn failed(self: Arc<Self>, job: Job, exit: Exit, driver: Handle) {
         let container_id = job.container_id.clone();
         let read = blocking(move || {
-            let sandbox = self.sandboxes.path(&run_of(&job)).map_err(text)?;
-            end_of(&sandbox, "stderr").map_err(text)
+            let sandbox = self.sandboxes.path(&run_of(&job)).map_err(Failure::of_task)?;
+            end_of(&sandbox, "stderr").map_err(Failure::of_task)
         });
         let stderr = match tokio::time::timeout(STDERR_PATIENCE, read).await {
             Ok(Ok(stderr)) => stderr,
-            Ok(Err(error)) => {
-                tracing::debug!(container = %container_id, error, "a task's stderr cannot be read");
+            Ok(Err(Failure { message, .. })) => {
+                tracing::debug!(container = %container_id, error = message, "a task's stderr cannot be read");
                 String::new()
             }
             Err(_) => String::new(),
@@ -155,12 +172,12 @@ fn end_of(sandbox: &Path, name: &str) -> Result<String, FilesError> {
     Ok(last_lines(&bytes, begin > 0, MAX_STDERR_BYTES))
 }
 
-fn resolve(user: &str) -> Result<Option<Owner>, String> {
+fn resolve(user: &str) -> Result<Option<Owner>, Failure> {
     Owner::resolve(user).map_err(|error| {
-        format!(
+        Failure::of_task(format!(
             "{error}. The framework names this user (Spark: HADOOP_USER_NAME, else who runs the driver): add it to this \
              machine, or start the agent with --no-switch-user"
-        )
+        ))
     })
 }
 
@@ -181,17 +198,29 @@ fn open_dir(path: &Path) -> io::Result<File> {
 }
 
 /// A panic is the failure of one task, which its framework is told of.
-async fn caught<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    let panicked = |_| Err("The agent failed at this; its log says more".to_owned());
+async fn caught<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let panicked = |_| Err(Failure::of_agent("The agent failed at this; its log says more"));
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(panicked)
 }
 
-fn text(error: impl std::fmt::Display) -> String {
-    error.to_string()
+/// Why a task was not started, and whose doing that is.
+struct Failure {
+    fault: Fault,
+    message: String,
+}
+
+impl Failure {
+    fn of_task(error: impl std::fmt::Display) -> Self {
+        Self { fault: Fault::Task, message: error.to_string() }
+    }
+
+    fn of_agent(error: impl std::fmt::Display) -> Self {
+        Self { fault: Fault::Agent, message: error.to_string() }
+    }
 }
 
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()))
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Failure::of_agent(error)))
 }

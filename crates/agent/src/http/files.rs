@@ -1,6 +1,6 @@
 //! Sandboxes over HTTP: browse, read, download. Nothing outside of the agent's sandboxes is ever opened.
 use super::{Refused, streamed};
-use crate::{Error, work_dir::SANDBOXES};
+use crate::work_dir::SANDBOXES;
 use axum::{
     Json,
     response::{IntoResponse, Response},
@@ -11,7 +11,6 @@ use serde_json::json;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 /// Bytes that one read returns at most, as in Mesos: sixteen pages.
@@ -19,7 +18,6 @@ const READ_LIMIT: usize = 64 * 1024;
 
 /// Reads below the work directory's sandboxes; beside them lies the checkpoint, which is nobody's to read.
 pub(super) struct Files {
-    root: Arc<FileRoot>,
     work_dir: PathBuf,
 }
 
@@ -30,11 +28,8 @@ pub(super) struct Part {
 }
 
 impl Files {
-    pub(super) fn open(work_dir: &Path) -> Result<Self, Error> {
-        let path = work_dir.join(SANDBOXES);
-        let root = FileRoot::of_sandboxes(&path)
-            .map_err(|error| Error::Io { path, source: std::io::Error::other(error.to_string()) })?;
-        Ok(Self { root: Arc::new(root), work_dir: work_dir.to_owned() })
+    pub(super) fn new(work_dir: &Path) -> Self {
+        Self { work_dir: work_dir.to_owned() }
     }
 
     pub(super) async fn browse(&self, query: &HashMap<String, String>) -> Result<Response, Refused> {
@@ -113,8 +108,10 @@ impl Files {
         work: impl FnOnce(&FileRoot, String) -> Result<T, FilesError> + Send + 'static,
     ) -> Result<T, Refused> {
         let path = self.relative(path).ok_or_else(Refused::not_found)?;
-        let root = Arc::clone(&self.root);
-        let done = tokio::task::spawn_blocking(move || work(&root, path)).await;
+        let sandboxes = self.work_dir.join(SANDBOXES);
+        // Opened each time: somebody may have emptied the work directory, and the agent made it again.
+        let work = move || work(&FileRoot::of_sandboxes(&sandboxes)?, path);
+        let done = tokio::task::spawn_blocking(work).await;
         done.map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?.map_err(refused)
     }
 

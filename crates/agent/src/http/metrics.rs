@@ -29,6 +29,9 @@ struct Figures {
     registered: bool,
     frameworks: usize,
     removals: usize,
+    disks_left_out: usize,
+    work_dir_unusable: bool,
+    paused: bool,
     phases: [usize; 4],
     terminating: usize,
     started: Time,
@@ -75,6 +78,9 @@ fn figures(state: &State) -> Figures {
         registered: matches!(state.master, Master::Registered(_)),
         frameworks: state.frameworks.len(),
         removals: state.removals.len(),
+        disks_left_out: state.health.disks.left_out(),
+        work_dir_unusable: state.health.disks.work_dir.is_some(),
+        paused: state.health.condition.paused,
         phases,
         terminating,
         started: state.started,
@@ -131,6 +137,13 @@ fn agent(snapshot: &mut Snapshot, figures: &Figures) {
         "Frameworks whose files are to go",
         figures.removals as f64,
     );
+    for (name, help, value) in [
+        ("disks_left_out", "Shuffle directories whose disks cannot be used", figures.disks_left_out),
+        ("work_dir_unusable", "1 while no sandbox can be made", usize::from(figures.work_dir_unusable)),
+        ("paused", "1 while nothing is offered, since tasks would only fail", usize::from(figures.paused)),
+    ] {
+        snapshot.gauge(format!("slave/{name}"), help, value as f64);
+    }
     let age = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
     snapshot.gauge("slave/uptime_secs", "Since the start", (age - figures.started.as_secs_f64()).max(0.0));
     for (name, help, count) in [

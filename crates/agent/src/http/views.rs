@@ -54,6 +54,8 @@ fn whole(shared: &Shared, state: &State) -> Value {
         "resource_providers": [],
         "attributes": attributes,
         "master_hostname": master,
+        "paused": state.health.condition.paused,
+        "troubles": state.health.condition.troubles,
         "flags": shared.flags,
         "frameworks": live.collect::<Vec<_>>(),
         "completed_frameworks": completed.collect::<Vec<_>>(),

@@ -1,5 +1,5 @@
 //! Between the link's messages and the kernel's values.
-use bellows_kernel::agent::{AgentCommand, AgentMessage, RegisteredTask, Registration};
+use bellows_kernel::agent::{AgentCommand, AgentCondition, AgentMessage, RegisteredTask, Registration};
 use bellows_model::{DEFAULT_ROLE, TaskId};
 use bellows_wire::{
     convert::{ConvertError, agent_to_wire, task_to_wire, uuid_from_wire},
@@ -16,8 +16,13 @@ pub(crate) fn register(registration: &Registration) -> link::AgentMessage {
         tasks: registration.tasks.iter().map(running_task).collect(),
         frameworks: registration.frameworks.iter().map(|info| (&**info).into()).collect(),
         shuffle_service_down: Some(registration.shuffle_service_down),
+        condition: Some(condition(&registration.condition)),
     };
     link::AgentMessage { message: Some(agent_message::Message::Register(register)) }
+}
+
+fn condition(condition: &AgentCondition) -> link::Condition {
+    link::Condition { paused: condition.paused, troubles: condition.troubles.clone() }
 }
 
 fn running_task(task: &RegisteredTask) -> link::RunningTask {
@@ -54,6 +59,7 @@ pub(crate) fn to_master(message: AgentMessage) -> link::AgentMessage {
                 data: data.into(),
             })
         }
+        AgentMessage::Condition(now) => agent_message::Message::Condition(condition(&now)),
         AgentMessage::Unregister => agent_message::Message::Unregister(link::Unregister {}),
         AgentMessage::Pong { seq } => agent_message::Message::Pong(link::Pong { seq }),
     };

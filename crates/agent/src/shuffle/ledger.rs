@@ -16,6 +16,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::fd::{AsFd, OwnedFd},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 /// Prefix of every directory that is made here.
@@ -66,8 +67,13 @@ impl Entry {
 
 pub(super) struct Ledger {
     dir: OwnedFd,
-    entries: Vec<Entry>,
+    /// Nobody who holds this waits for the disk.
+    entries: Mutex<Vec<Entry>>,
+    writing: Mutex<()>,
 }
+
+/// Lets its holder change a ledger, one at a time.
+pub(super) struct Pen<'a>(&'a Ledger, #[expect(dead_code, reason = "held")] MutexGuard<'a, ()>);
 
 impl Ledger {
     /// Entries that cannot be read are left alone, with what they may name.
@@ -86,42 +92,55 @@ impl Ledger {
                 }
             }
         }
-        Ok(Self { dir, entries })
+        Ok(Self { dir, entries: Mutex::new(entries), writing: Mutex::new(()) })
     }
 
-    pub(super) fn entries(&self) -> &[Entry] {
-        &self.entries
+    fn known(&self) -> MutexGuard<'_, Vec<Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        self.known().clone()
+    }
+
+    /// Waits for whoever changes it now, and with that for the disk.
+    pub(super) fn pen(&self) -> Pen<'_> {
+        Pen(self, self.writing.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Finds the current entry; an earlier release's is not given to new tasks.
-    pub(super) fn find(&self, framework: &FrameworkId, uid: u32) -> Option<&Entry> {
+    pub(super) fn find(&self, framework: &FrameworkId, uid: u32) -> Option<Entry> {
         let current = |entry: &&Entry| !matches!(entry.made, Made::Earlier(_));
-        self.entries.iter().filter(current).find(|entry| entry.is_of(framework) && entry.uid == uid)
+        let known = self.known();
+        known.iter().filter(current).find(|entry| entry.is_of(framework) && entry.uid == uid).cloned()
     }
 
     pub(super) fn knows(&self, directory: &str) -> bool {
-        self.entries.iter().any(|entry| entry.directory == directory)
+        self.known().iter().any(|entry| entry.directory == directory)
     }
+}
 
+impl Pen<'_> {
     /// Durable when it returns. Replaces what is known of the same directory.
-    pub(super) fn write(&mut self, entry: Entry) -> io::Result<()> {
+    pub(super) fn write(&self, entry: Entry) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(openat(&self.dir, UNFINISHED, flags, Mode::RUSR | Mode::WUSR)?);
+        let mut file = File::from(openat(&self.0.dir, UNFINISHED, flags, Mode::RUSR | Mode::WUSR)?);
         file.write_all(&serde_json::to_vec(&entry)?)?;
         file.sync_all()?;
-        renameat(&self.dir, UNFINISHED, &self.dir, &entry.directory)?;
-        rustix::fs::fsync(&self.dir)?;
-        self.entries.retain(|known| known.directory != entry.directory);
-        self.entries.push(entry);
+        renameat(&self.0.dir, UNFINISHED, &self.0.dir, &entry.directory)?;
+        rustix::fs::fsync(&self.0.dir)?;
+        let mut entries = self.0.known();
+        entries.retain(|known| known.directory != entry.directory);
+        entries.push(entry);
         Ok(())
     }
 
-    pub(super) fn forget(&mut self, directory: &str) -> io::Result<()> {
-        match unlinkat(&self.dir, directory, AtFlags::empty()) {
+    pub(super) fn forget(&self, directory: &str) -> io::Result<()> {
+        match unlinkat(&self.0.dir, directory, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(why) => return Err(why.into()),
         }
-        self.entries.retain(|entry| entry.directory != directory);
+        self.0.known().retain(|entry| entry.directory != directory);
         Ok(())
     }
 }

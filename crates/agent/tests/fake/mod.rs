@@ -135,9 +135,35 @@ impl Link {
 
     /// The next status, not acknowledged.
     pub(crate) async fn status(&mut self) -> v1::TaskStatus {
-        match self.next().await {
-            agent_message::Message::StatusUpdate(update) => update.status,
-            other => panic!("{other:?}"),
+        loop {
+            match self.next().await {
+                agent_message::Message::StatusUpdate(update) => return update.status,
+                // It is what the test does to the agent, and no status.
+                agent_message::Message::Condition(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// The next that the agent says of its condition, whatever else it says.
+    pub(crate) async fn condition(&mut self) -> link::Condition {
+        loop {
+            if let agent_message::Message::Condition(condition) = self.next().await {
+                return condition;
+            }
+        }
+    }
+
+    /// Waits until the agent says that it is so.
+    pub(crate) async fn until_condition(
+        &mut self,
+        holds: impl Fn(&link::Condition) -> bool,
+    ) -> link::Condition {
+        loop {
+            let condition = self.condition().await;
+            if holds(&condition) {
+                return condition;
+            }
         }
     }
 
@@ -202,6 +228,7 @@ pub(crate) fn config(master: &Master, work_dir: &Path) -> Config {
     let mut config = Config::new(([127, 0, 0, 1], 0).into(), master.leader(), work_dir);
     config.shim_exe = Some(SHIM.into());
     config.resources = "cpus:100;mem:100000;disk:1000".into();
+    config.disk_check_interval = Duration::from_millis(20);
     config
 }
 

@@ -20,6 +20,7 @@ fn agent(args: &[String]) {
         let master = detect(&MasterAddress::parse(master).expect("host:port"));
         let mut config = Config::new(([127, 0, 0, 1], 0).into(), master, work_dir);
         config.resources = "cpus:100;mem:100000;disk:1000".into();
+        config.disk_check_interval = std::time::Duration::from_millis(20);
         let mut running = bellows_agent::start(config).await.expect("started");
         let error = running.ended().await;
         panic!("{error}");

@@ -63,6 +63,11 @@ impl Cache {
     {
         let cell = {
             let mut state = self.state.lock();
+            // Somebody may have deleted what was cached.
+            let is_gone = |slot: &Slot| slot.file.get().is_some_and(|cached| !cached.path.exists());
+            if state.slots.get(&key).is_some_and(is_gone) {
+                state.slots.remove(&key);
+            }
             state.now += 1;
             let now = state.now;
             let slot =
@@ -91,6 +96,7 @@ impl Cache {
         F: Future<Output = Result<(), FetchFailure>>,
     {
         let at = |why| FetchFailure::io(&self.dir, why);
+        make_dirs(&self.dir, PRIVATE_DIR).map_err(at)?;
         let (file, path) = NamedTempFile::new_in(&self.dir).map_err(at)?.into_parts();
         fill(file).await?;
         let size_bytes = fs::metadata(&path).map_err(at)?.len();

@@ -61,6 +61,15 @@ pub struct FetchError {
     pub failure: FetchFailure,
 }
 
+impl FetchError {
+    /// Whether this machine's disk is the reason, so that another task's files would fare no better.
+    pub fn is_of_this_disk(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let FetchFailure::Io { source, .. } = &self.failure else { return false };
+        [QuotaExceeded, ReadOnlyFilesystem, StorageFull].contains(&source.kind())
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum FetchFailure {
     #[error("{0}")]

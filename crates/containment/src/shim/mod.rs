@@ -8,7 +8,7 @@ mod supervise;
 mod task;
 mod zygote;
 
-pub(crate) use record::{Ended, Instruction, Record, Register, Report, Started, State};
+pub(crate) use record::{Ended, Failure, Instruction, Record, Register, Report, Started, State};
 pub(crate) use signal::send_kill;
 pub(crate) use zygote::Zygote;
 
@@ -20,6 +20,9 @@ use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
 };
+
+/// Every shim's name begins so.
+pub(crate) const NAME: &str = "shim-";
 
 /// Entry point of `bellows shim`, given the arguments after `shim`: none, or what asks for the fetcher's reader. Call it
 /// first in `main`: before Tokio, clap and tracing, while there is one thread. Returns the process's exit code, also in
@@ -43,7 +46,7 @@ pub fn main(args: &[String]) -> i32 {
 fn run(mut conversation: UnixStream) -> i32 {
     let (report, running) = match launch(&mut conversation) {
         Ok((started, task, slot)) => (Report::Started(started), Some((task, slot))),
-        Err(why) => (Report::Failed(why), None),
+        Err(failure) => (Report::Failed(failure), None),
     };
     // An agent that is gone finds the same in the register when it comes back.
     if let Ok(text) = serde_json::to_vec(&report) {
@@ -57,20 +60,21 @@ fn run(mut conversation: UnixStream) -> i32 {
     }
 }
 
-fn launch(conversation: &mut UnixStream) -> Result<(Started, Pid, Slot), String> {
-    let said = |what: &'static str| move |why: io::Error| format!("{what}: {why}");
+fn launch(conversation: &mut UnixStream) -> Result<(Started, Pid, Slot), Failure> {
+    let said = |what: &'static str| move |why: io::Error| Failure::of_shim(format!("{what}: {why}"));
     let _ = setsid();
     let _ = rustix::thread::set_name(c"bellows-shim");
     set_child_subreaper(Some(getpid())).map_err(|why| said("cannot become a subreaper")(why.into()))?;
     let instruction = read_instruction(conversation).map_err(said("cannot read the instruction"))?;
     let _ = rustix::thread::set_name(&thread_name(&instruction.container_id));
-    let slot = Slot::of(&instruction).map_err(|why| format!("{}: {why}", instruction.register.display()))?;
+    let slot = Slot::of(&instruction)
+        .map_err(|why| Failure::of_shim(format!("{}: {why}", instruction.register.display())))?;
     match task::start(&instruction, &slot).map_err(said("cannot start a process"))? {
         task::Outcome::Running(task, started) => Ok((started, task, slot)),
-        task::Outcome::Failed(why) => {
+        task::Outcome::Failed(failure) => {
             // For an agent that comes later; the one that waits now is told directly.
-            let _ = slot.end(Ended::failed(&why));
-            Err(why)
+            let _ = slot.end(Ended::failed(&failure.why));
+            Err(failure)
         }
     }
 }
@@ -79,7 +83,7 @@ fn launch(conversation: &mut UnixStream) -> Result<(Started, Pid, Slot), String>
 fn thread_name(container_id: &str) -> CString {
     let id = container_id.as_bytes();
     let end = &id[id.len().saturating_sub(10)..];
-    CString::new([b"shim-", end].concat()).unwrap_or_default()
+    CString::new([NAME.as_bytes(), end].concat()).unwrap_or_default()
 }
 
 fn read_instruction(conversation: &mut UnixStream) -> io::Result<Instruction> {

@@ -11,11 +11,11 @@
 use crate::{Owner, process::Identity};
 use serde::{Deserialize, Serialize};
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, Metadata, OpenOptions},
     io,
     os::{
         fd::AsRawFd,
-        unix::fs::{FileExt, OpenOptionsExt},
+        unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -39,7 +39,21 @@ pub(crate) struct Instruction {
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Report {
     Started(Started),
-    Failed(String),
+    Failed(Failure),
+}
+
+/// Why a command was not executed.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Failure {
+    pub(crate) why: String,
+    /// The command itself, its user or its files are the reason; another task's might be fine.
+    pub(crate) of_task: bool,
+}
+
+impl Failure {
+    pub(crate) fn of_shim(why: impl Into<String>) -> Self {
+        Self { why: why.into(), of_task: false }
+    }
 }
 
 /// One container, from before its shim is started until it is forgotten.
@@ -92,6 +106,20 @@ impl Register {
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW);
         Ok(Self(options.open(path)?))
+    }
+
+    /// Whether it is the file at `path`, which somebody may have deleted.
+    pub(crate) fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let own = self.0.metadata()?;
+        match path.symlink_metadata() {
+            Ok(there) => Ok((own.dev(), own.ino()) == (there.dev(), there.ino())),
+            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(why) => Err(why),
+        }
+    }
+
+    pub(crate) fn metadata(&self) -> io::Result<Metadata> {
+        self.0.metadata()
     }
 
     /// How many slots there are, empty ones among them.

@@ -1,6 +1,6 @@
 //! Forks the task's main process and takes it to its `execve`, or says why it did not get there.
 #![allow(unsafe_code, reason = "fork and _exit have no safe wrapper")]
-use super::{Instruction, Started, record::Slot, signal};
+use super::{Failure, Instruction, Started, record::Slot, signal};
 use crate::process::Identity;
 use bellows_syscall::close_on_exec_from;
 use rustix::process::{Pid, WaitOptions, getppid, setsid, waitpid};
@@ -14,7 +14,7 @@ use std::{
 pub(super) enum Outcome {
     /// The command was executed.
     Running(Pid, Started),
-    Failed(String),
+    Failed(Failure),
 }
 
 /// Returns when the outcome is certain. `Started` is published before the command can do anything.
@@ -34,39 +34,49 @@ pub(super) fn start(instruction: &Instruction, slot: &Slot) -> io::Result<Outcom
 }
 
 fn await_exec(pid: Pid, mut reader: PipeReader, slot: &Slot) -> io::Result<Outcome> {
-    let mut why = String::new();
-    reader.read_to_string(&mut why)?;
+    let mut told = Vec::new();
+    reader.read_to_end(&mut told)?;
     match slot.started() {
-        Some(started) if why.is_empty() => Ok(Outcome::Running(pid, started)),
+        Some(started) if told.is_empty() => Ok(Outcome::Running(pid, started)),
         _ => {
             let _ = waitpid(Some(pid), WaitOptions::empty());
-            let died = || "the process ended before it executed its command".to_owned();
-            Ok(Outcome::Failed(if why.is_empty() { died() } else { why }))
+            let died = |_| Failure::of_shim("the process ended before it executed its command");
+            Ok(Outcome::Failed(serde_json::from_slice(&told).unwrap_or_else(died)))
         }
     }
 }
 
 fn run_child(instruction: &Instruction, slot: &Slot, mut writer: PipeWriter) -> ! {
-    let Err(why) = execute(instruction, slot);
-    let _ = writer.write_all(why.as_bytes());
+    let Err(failure) = execute(instruction, slot);
+    let _ = serde_json::to_vec(&failure).map(|told| writer.write_all(&told));
     // SAFETY: ends the process without running what the shim may have registered for its own exit.
     unsafe { libc::_exit(127) }
 }
 
-fn execute(instruction: &Instruction, slot: &Slot) -> Result<std::convert::Infallible, String> {
+fn execute(instruction: &Instruction, slot: &Slot) -> Result<std::convert::Infallible, Failure> {
     let sandbox = instruction.sandbox.display();
     let _ = setsid();
-    publish(instruction, slot).map_err(|why| format!("cannot record the start: {why}"))?;
+    publish(instruction, slot).map_err(|why| Failure::of_shim(format!("cannot record the start: {why}")))?;
     if let Some(user) = &instruction.user {
         // One thread: what holds for the thread holds for the process.
-        user.assume_on_this_thread().map_err(|why| format!("cannot become user {}: {why}", user.uid))?;
+        user.assume_on_this_thread().map_err(|why| Failure {
+            why: format!("cannot become user {}: {why}", user.uid),
+            of_task: true,
+        })?;
     }
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
-    rustix::process::chdir(&instruction.sandbox).map_err(|why| format!("{sandbox}: {why}"))?;
-    let stdout = open_output("stdout").map_err(|why| format!("{sandbox}/stdout: {why}"))?;
-    let stderr = open_output("stderr").map_err(|why| format!("{sandbox}/stderr: {why}"))?;
-    signal::unblock_all().map_err(|why| format!("cannot unblock signals: {why}"))?;
-    close_on_exec_from(3).map_err(|why| format!("cannot close files: {why}"))?;
+    rustix::process::chdir(&instruction.sandbox)
+        .map_err(|why| Failure::of_shim(format!("{sandbox}: {why}")))?;
+    let output = |name: &str| {
+        // A file of this name may have been fetched into the sandbox.
+        let failed =
+            |why: io::Error| Failure { why: format!("{sandbox}/{name}: {why}"), of_task: !is_of_disk(&why) };
+        open_output(name).map_err(failed)
+    };
+    let stdout = output("stdout")?;
+    let stderr = output("stderr")?;
+    signal::unblock_all().map_err(|why| Failure::of_shim(format!("cannot unblock signals: {why}")))?;
+    close_on_exec_from(3).map_err(|why| Failure::of_shim(format!("cannot close files: {why}")))?;
 
     let mut command = if instruction.shell {
         let mut command = Command::new("/bin/sh");
@@ -82,7 +92,13 @@ fn execute(instruction: &Instruction, slot: &Slot) -> Result<std::convert::Infal
     command.env_clear().envs(instruction.environment.iter().map(|(name, value)| (name, value)));
     let why = command.stdin(std::process::Stdio::null()).stdout(stdout).stderr(stderr).exec();
     let program = if instruction.shell { "/bin/sh" } else { &instruction.value };
-    Err(format!("cannot execute '{program}': {why}"))
+    Err(Failure { why: format!("cannot execute '{program}': {why}"), of_task: true })
+}
+
+fn is_of_disk(why: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    [QuotaExceeded, ReadOnlyFilesystem, StorageFull].contains(&why.kind())
+        || why.raw_os_error() == Some(libc::EIO)
 }
 
 fn publish(instruction: &Instruction, slot: &Slot) -> io::Result<()> {

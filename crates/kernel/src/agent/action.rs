@@ -1,5 +1,5 @@
 //! Everything that an agent wants done.
-use super::{AgentMessage, LinkId, WriteId};
+use super::{AgentCondition, AgentMessage, Checkpoint, LinkId, WriteId};
 use bellows_model::{
     AgentId, AgentInfo, ContainerId, ExecutorId, FrameworkId, FrameworkInfo, TaskId, TaskInfo, TaskState,
     TaskStatus,
@@ -14,6 +14,10 @@ pub enum Action {
     Send { link: LinkId, message: AgentMessage },
     /// Makes a record durable. Records become durable in the order of their ids.
     Store { write: WriteId, record: Record },
+    /// Puts a whole new checkpoint in the place of the one that is gone. What is stored before it is in it.
+    StoreAnew(Box<Checkpoint>),
+    /// The operator is to know that something is wrong here, or is well again.
+    Trouble { what: String, over: bool },
     /// Creates the sandbox and the framework's shuffle directories, then fetches the command's files.
     Fetch(Job),
     /// Nobody waits for the files of this container any more.
@@ -54,6 +58,7 @@ pub struct Registration {
     pub frameworks: Vec<Arc<FrameworkInfo>>,
     pub tasks: Vec<RegisteredTask>,
     pub shuffle_service_down: bool,
+    pub condition: AgentCondition,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -20,6 +20,7 @@ impl State {
         copy.frameworks = self.frameworks.iter().map(|(id, it)| (id.clone(), framework(it))).collect();
         copy.completed_frameworks = self.completed_frameworks.iter().map(completed).collect();
         copy.removals.clone_from(&self.removals);
+        copy.health.clone_from(&self.health);
         copy.counters.clone_from(&self.counters);
         copy
     }

@@ -1,5 +1,5 @@
 //! Everything that reaches an agent: what the master says, and how its own actions turned out.
-use super::{AgentCommand, LinkId, WriteId};
+use super::{AgentCommand, Disks, LinkId, WriteId};
 use bellows_model::{ContainerId, FrameworkId};
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ pub enum Event {
     },
     FetchFailed {
         container_id: ContainerId,
+        fault: Fault,
         message: String,
     },
     /// The command's process has been started.
@@ -48,6 +49,7 @@ pub enum Event {
     },
     LaunchFailed {
         container_id: ContainerId,
+        fault: Fault,
         message: String,
     },
     /// The last process of a container is gone. May overtake [`Event::Launched`].
@@ -71,6 +73,12 @@ pub enum Event {
     ShuffleService {
         down: bool,
     },
+    /// The disks were looked at.
+    DisksFound(Disks),
+    /// A disk that had been left out is in use again.
+    DiskBack,
+    /// The checkpoint was deleted under the agent.
+    CheckpointGone,
     /// The operator wants every task ended, in so much time; `None`: in the task's own.
     KillAll {
         grace: Option<Duration>,
@@ -78,6 +86,15 @@ pub enum Event {
     /// The operator takes this agent out of service: the master forgets it, its tasks end. A second one does not wait
     /// for the master any longer.
     Retire,
+}
+
+/// Whose doing it is that a task did not start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Another task may well start here.
+    Task,
+    /// The next one is likely to fail, too: its disk, its sandboxes, its shims.
+    Agent,
 }
 
 /// How a container ended.

@@ -2,7 +2,7 @@
 //!
 //! stored -> fetched -> launched -> exited; a kill may come at every point of it.
 use super::{
-    Action, Exit, Framework, Phase, Record, Removal, Task,
+    Action, Exit, Fault, Framework, Phase, Record, Removal, Task,
     state::{Timer, Waiting},
     step::{Key, Step},
 };
@@ -90,7 +90,8 @@ impl Step<'_> {
         match failure {
             None => self.fetch(&key),
             Some(message) => {
-                self.fail_launch(&key, format!("The agent could not checkpoint the task: {message}"));
+                let message = format!("The agent could not checkpoint the task: {message}");
+                self.fail_launch(&key, Fault::Agent, message);
             }
         }
     }
@@ -121,13 +122,14 @@ impl Step<'_> {
         self.actions.extend(self.job(&key).map(Action::Launch));
     }
 
-    pub(super) fn fetch_failed(&mut self, container_id: &ContainerId, message: String) {
+    pub(super) fn fetch_failed(&mut self, container_id: &ContainerId, fault: Fault, message: String) {
         let Some((key, _)) = self.task_in(container_id, Phase::Fetching) else { return };
         self.state.counters.fetch_errors += 1;
-        self.fail_launch(&key, format!("Failed to launch container: {message}"));
+        self.fail_launch(&key, fault, format!("Failed to launch container: {message}"));
     }
 
     pub(super) fn launched(&mut self, container_id: &ContainerId, pid: u32) {
+        self.launch_succeeded();
         let Some((key, task)) = self.task_in(container_id, Phase::Launching) else { return };
         task.phase = Phase::Running { pid };
         let (kill, early_exit) = (task.kill, task.early_exit.take());
@@ -143,16 +145,19 @@ impl Step<'_> {
         }
     }
 
-    pub(super) fn launch_failed(&mut self, container_id: &ContainerId, message: String) {
+    pub(super) fn launch_failed(&mut self, container_id: &ContainerId, fault: Fault, message: String) {
         let Some((key, task)) = self.task_in(container_id, Phase::Launching) else { return };
         if task.kill.is_some() {
             return self.killed_early(&key);
         }
-        self.fail_launch(&key, format!("Failed to launch container: {message}"));
+        self.fail_launch(&key, fault, format!("Failed to launch container: {message}"));
     }
 
-    pub(super) fn fail_launch(&mut self, key: &Key, message: String) {
+    pub(super) fn fail_launch(&mut self, key: &Key, fault: Fault, message: String) {
         self.state.counters.launch_errors += 1;
+        if fault == Fault::Agent {
+            self.launch_failed_here(&message);
+        }
         let reason = Some(Reason::ContainerLaunchFailed);
         self.conclude(key, TaskState::Failed, Source::Agent, reason, Some(message));
     }
@@ -167,7 +172,8 @@ impl Step<'_> {
     pub(super) fn exited(&mut self, container_id: &ContainerId, exit: Exit, stderr: String) {
         let Some(key) = self.key_of(container_id) else {
             // Nobody's container, killed when it was found.
-            return self.actions.push(Action::Forget { container_id: container_id.clone() });
+            self.actions.push(Action::Forget { container_id: container_id.clone() });
+            return self.stray_ended(container_id);
         };
         let Some(task) = self.task(&key) else { return };
         match task.phase {

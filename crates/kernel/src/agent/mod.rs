@@ -4,6 +4,7 @@ mod action;
 mod copy;
 mod event;
 mod frameworks;
+mod health;
 mod launch;
 mod recover;
 mod shuffle_service;
@@ -14,9 +15,10 @@ mod updates;
 #[cfg(test)]
 mod tests;
 
-pub use crate::master::{AgentCommand, AgentMessage, LinkId};
+pub use crate::master::{AgentCommand, AgentCondition, AgentMessage, LinkId};
 pub use action::{Action, Job, Record, RegisteredTask, Registration};
-pub use event::{Event, Exit};
+pub use event::{Event, Exit, Fault};
+pub use health::{Disks, Health};
 pub use recover::{Checkpoint, RecoveredContainer, StoredTask, recover};
 pub use state::{
     CompletedFramework, Config, Counters, Framework, InFlight, Master, Phase, Removal, State, Task, WriteId,

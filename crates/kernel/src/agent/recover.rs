@@ -1,6 +1,7 @@
 //! What an agent does first after a restart: its checkpoint and the containers that are still there make its state.
 use super::{
     Action, Config, Exit, Framework, Phase, Record, Removal, State, Task,
+    state::Timer,
     step::{Key, Step},
 };
 use crate::Time;
@@ -45,6 +46,28 @@ pub enum RecoveredContainer {
     Ended(Exit),
     /// It will never run.
     NotStarted,
+}
+
+impl State {
+    /// What [`recover`] would need now: the sum of all records.
+    pub fn checkpoint(&self) -> Checkpoint {
+        let stored = |task: &Task| StoredTask {
+            framework_id: task.framework_id.clone(),
+            info: task.info.without_secrets(),
+            container_id: task.container_id.clone(),
+            killed: task.kill.is_some(),
+            statuses: task.statuses.clone(),
+            acknowledged: task.acknowledged,
+        };
+        // Files of a framework that has tasks again do not go.
+        let goes = |id: &&FrameworkId| self.frameworks.get(*id).is_none_or(|framework| framework.ending);
+        Checkpoint {
+            agent_id: self.agent_id.clone(),
+            frameworks: self.frameworks.values().map(|framework| (*framework.info).clone()).collect(),
+            tasks: self.tasks().map(stored).collect(),
+            removals: self.removals.keys().filter(goes).cloned().collect(),
+        }
+    }
 }
 
 pub fn recover(
@@ -163,9 +186,17 @@ impl Step<'_> {
     }
 
     fn stray_container(&mut self, container_id: ContainerId, container: RecoveredContainer) {
-        self.actions.push(match container {
-            RecoveredContainer::Running { .. } => Action::Kill { container_id, grace: Duration::ZERO },
+        let action = match container {
+            RecoveredContainer::Running { .. } => {
+                self.state.strays.insert(container_id.clone());
+                self.state.timers.insert((self.now + self.state.config.strays_wait, Timer::Strays));
+                let what =
+                    format!("container {container_id} runs, and nobody remembers its task: it is killed");
+                self.actions.push(Action::Trouble { what, over: false });
+                Action::Kill { container_id, grace: Duration::ZERO }
+            }
             RecoveredContainer::Ended(_) | RecoveredContainer::NotStarted => Action::Forget { container_id },
-        });
+        };
+        self.actions.push(action);
     }
 }

@@ -1,7 +1,7 @@
 //! Tasks of applications that use the shuffle service of their machine wait while it does not answer: Spark's driver
 //! connects to it at TASK_RUNNING, and fails where it cannot.
 use super::{
-    Action, AgentMessage, Phase, Task,
+    Action, AgentMessage, Fault, Phase, Task,
     state::Timer,
     step::{Key, Step},
 };
@@ -66,7 +66,7 @@ impl Step<'_> {
         let Some(task) = self.task(&key) else { return };
         if task.phase == Phase::Held && lacking {
             let message = self.service_is_missing();
-            self.fail_launch(&key, message);
+            self.fail_launch(&key, Fault::Task, message);
         } else if task.is_unannounced() {
             let grace = task.info.kill_grace.unwrap_or(default);
             task.kill = Some(grace);

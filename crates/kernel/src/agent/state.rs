@@ -1,5 +1,5 @@
 //! Everything that an agent knows. Read by the HTTP API; changed by `step` alone.
-use super::{Exit, Job, LinkId};
+use super::{Exit, Health, Job, LinkId};
 use crate::Time;
 use bellows_model::{
     AgentId, AgentInfo, ContainerId, FrameworkId, FrameworkInfo, Resources, TaskId, TaskInfo, TaskState,
@@ -31,6 +31,13 @@ pub struct Config {
     pub shuffle_service: bool,
     /// So long a task waits for it before it fails.
     pub shuffle_service_wait: Duration,
+    /// After so many launches in a row that failed for reasons of the agent's own, it stops offering.
+    pub failed_launches_limit: u32,
+    /// So long at first, longer each time that the next launch fails as well.
+    pub pause_min: Duration,
+    pub pause_max: Duration,
+    /// So long a registration waits for the end of tasks that nobody remembers: their CPUs would be sold twice.
+    pub strays_wait: Duration,
     pub max_completed_frameworks: usize,
     pub max_completed_tasks_per_framework: usize,
 }
@@ -46,6 +53,10 @@ impl Config {
             removal_retry: Duration::from_secs(5),
             shuffle_service: false,
             shuffle_service_wait: Duration::from_secs(60),
+            failed_launches_limit: 3,
+            pause_min: Duration::from_secs(10),
+            pause_max: Duration::from_secs(300),
+            strays_wait: Duration::from_secs(30),
             max_completed_frameworks: 50,
             max_completed_tasks_per_framework: 150,
         }
@@ -67,6 +78,7 @@ pub struct State {
     pub counters: Counters,
     /// Executors of frameworks that use it would only fail.
     pub shuffle_service_down: bool,
+    pub health: Health,
     pub(super) containers: BTreeMap<ContainerId, (FrameworkId, TaskId)>,
     pub(super) timers: BTreeSet<(Time, Timer)>,
     /// Records that somebody waits for, in the order of their ids.
@@ -77,6 +89,10 @@ pub struct State {
     pub(super) orphans_sought: bool,
     /// The master was told so, and has not answered yet.
     pub(super) retiring: bool,
+    /// Containers without a task that are being killed since the start.
+    pub(super) strays: BTreeSet<ContainerId>,
+    /// The connection that waits for the end of `strays`.
+    pub(super) waiting_link: Option<LinkId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,6 +206,10 @@ pub(super) enum Timer {
     Removal(FrameworkId),
     /// The task has waited for the shuffle service for long enough.
     ShuffleService(ContainerId),
+    /// Offers are made again.
+    Pause,
+    /// Strays that have not ended by now may never do.
+    Strays,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -224,6 +244,7 @@ impl State {
             completed_frameworks: VecDeque::new(),
             counters: Counters::default(),
             shuffle_service_down: false,
+            health: Health::default(),
             containers: BTreeMap::new(),
             timers: BTreeSet::new(),
             unstored: VecDeque::new(),
@@ -231,6 +252,8 @@ impl State {
             uuids: 0,
             orphans_sought: false,
             retiring: false,
+            strays: BTreeSet::new(),
+            waiting_link: None,
         }
     }
 
@@ -296,6 +319,7 @@ pub fn invariants(state: &State) -> Result<(), String> {
         state.unstored.iter().map(|(write, _)| *write).is_sorted_by(|a, b| a < b),
         "unordered writes".into(),
     )?;
+    state.health.invariants(|due| state.timers.contains(&(due, Timer::Pause)))?;
     for (framework_id, framework) in &state.frameworks {
         check(
             framework.info.id.as_ref() == Some(framework_id),

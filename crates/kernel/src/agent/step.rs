@@ -36,6 +36,7 @@ impl Step<'_> {
             }
             Event::LinkOpened { link } => self.link_opened(link),
             Event::LinkClosed { link } => {
+                self.state.waiting_link = self.state.waiting_link.filter(|waiting| *waiting != link);
                 if self.state.link() == Some(link) {
                     self.disconnected();
                     if self.state.retiring {
@@ -50,14 +51,28 @@ impl Step<'_> {
                 self.stored(upto, Some(&message));
             }
             Event::Fetched { container_id } => self.fetched(&container_id),
-            Event::FetchFailed { container_id, message } => self.fetch_failed(&container_id, message),
+            Event::FetchFailed { container_id, fault, message } => {
+                self.fetch_failed(&container_id, fault, message);
+            }
             Event::Launched { container_id, pid } => self.launched(&container_id, pid),
-            Event::LaunchFailed { container_id, message } => self.launch_failed(&container_id, message),
+            Event::LaunchFailed { container_id, fault, message } => {
+                self.launch_failed(&container_id, fault, message);
+            }
             Event::Exited { container_id, exit, stderr } => self.exited(&container_id, exit, stderr),
             Event::ShuffleFound { frameworks } => self.shuffle_found(frameworks),
             Event::ShuffleRemoved { framework_id } => self.shuffle_removed(&framework_id),
             Event::ShuffleRemovalFailed { framework_id } => self.shuffle_removal_failed(&framework_id),
             Event::ShuffleService { down } => self.shuffle_service(down),
+            Event::DisksFound(disks) => self.disks_found(disks),
+            Event::DiskBack => {
+                if self.state.orphans_sought {
+                    self.actions.push(Action::FindShuffle);
+                }
+            }
+            Event::CheckpointGone => {
+                let checkpoint = Box::new(self.state.checkpoint());
+                self.actions.push(Action::StoreAnew(checkpoint));
+            }
             Event::KillAll { grace } => {
                 let all: Vec<Key> = self.state.containers.values().cloned().collect();
                 all.iter().for_each(|(framework_id, task_id)| self.kill(framework_id, task_id, grace));
@@ -73,6 +88,8 @@ impl Step<'_> {
             match self.state.timers.pop_first() {
                 Some((_, Timer::Resend(container_id))) => self.resend(&container_id),
                 Some((_, Timer::ShuffleService(container_id))) => self.gave_up_shuffle_service(&container_id),
+                Some((_, Timer::Pause)) => self.end_pause(),
+                Some((_, Timer::Strays)) => self.strays_gone(),
                 Some((_, Timer::Removal(framework_id))) => self.retry_removal(&framework_id),
                 None => {}
             }
@@ -84,9 +101,28 @@ impl Step<'_> {
             return;
         }
         self.disconnected();
+        if !self.state.strays.is_empty() {
+            self.state.waiting_link = Some(link);
+            return;
+        }
         self.state.master = Master::Registering(link);
         let registration = self.registration();
         self.actions.push(Action::Register { link, registration });
+    }
+
+    pub(super) fn stray_ended(&mut self, container_id: &ContainerId) {
+        if self.state.strays.remove(container_id) && self.state.strays.is_empty() {
+            self.strays_gone();
+        }
+    }
+
+    /// All of them, or it makes no sense to wait any longer.
+    fn strays_gone(&mut self) {
+        self.state.strays.clear();
+        self.state.timers.retain(|(_, timer)| *timer != Timer::Strays);
+        if let Some(link) = self.state.waiting_link.take() {
+            self.link_opened(link);
+        }
     }
 
     fn registration(&self) -> Registration {
@@ -103,6 +139,7 @@ impl Step<'_> {
             frameworks: self.registered_frameworks(),
             tasks: tasks.collect(),
             shuffle_service_down: self.state.shuffle_service_down,
+            condition: self.state.health.condition.clone(),
         }
     }
 

@@ -91,6 +91,7 @@ struct Agent {
     dirty: bool,
     has_gpus: bool,
     shuffle_service_down: bool,
+    paused: bool,
     total: Resources,
     free: Resources,
     refusals: Vec<Refusal>,
@@ -131,8 +132,9 @@ pub struct ClientTraits {
 
 impl Agent {
     fn suits(&self, client: &Client) -> bool {
-        (client.traits.gpu_aware || !self.has_gpus)
-            && !(client.traits.uses_shuffle_service && self.shuffle_service_down)
+        let lacks_service = client.traits.uses_shuffle_service && self.shuffle_service_down;
+        let is_for_gpus = self.has_gpus && !client.traits.gpu_aware;
+        !(self.paused || lacks_service || is_for_gpus)
     }
 }
 
@@ -176,6 +178,7 @@ impl Allocator {
             dirty: false,
             has_gpus: has_gpus(&total),
             shuffle_service_down: false,
+            paused: false,
             free: total.clone(),
             total,
             refusals: Vec::new(),
@@ -301,6 +304,13 @@ impl Allocator {
     /// Clients that use the service are granted nothing of the agent meanwhile.
     pub fn set_shuffle_service_down(&mut self, index: AgentIndex, down: bool) {
         if std::mem::replace(&mut self.agents[index.0 as usize].shuffle_service_down, down) != down && !down {
+            self.touch_agent(index.0);
+        }
+    }
+
+    /// Nobody is granted anything of the agent meanwhile.
+    pub fn set_paused(&mut self, index: AgentIndex, paused: bool) {
+        if std::mem::replace(&mut self.agents[index.0 as usize].paused, paused) != paused && !paused {
             self.touch_agent(index.0);
         }
     }

@@ -1,7 +1,7 @@
 //! Agents register, answer pings, get lost and come back with what they have.
 use super::{
-    Action, Agent, AgentChange, AgentCommand, AgentMessage, AgentRegistration, AgentTask, LinkId, MAX_TEXT,
-    Observation, Removal, SchedulerEvent, Step, Task,
+    Action, Agent, AgentChange, AgentCommand, AgentCondition, AgentMessage, AgentRegistration, AgentTask,
+    LinkId, MAX_TEXT, Observation, Removal, SchedulerEvent, Step, Task,
     load::Load,
     offers,
     state::{Newcomer, Timer, holds_resources},
@@ -70,7 +70,9 @@ impl Step<'_> {
             return self.try_later(link, reason);
         }
         self.spend(registration.tasks.len() + registration.frameworks.len());
-        self.connect(link, &id, registration.info, registration.shuffle_service_down);
+        self.connect(link, &id, registration.info);
+        self.shuffle_service(&id, registration.shuffle_service_down);
+        self.condition(&id, registration.condition);
         let counters = &mut self.state.counters;
         let change = match is_back {
             true => {
@@ -341,7 +343,7 @@ impl Step<'_> {
         }
     }
 
-    fn connect(&mut self, link: LinkId, id: &AgentId, info: AgentInfo, shuffle_service_down: bool) {
+    fn connect(&mut self, link: LinkId, id: &AgentId, info: AgentInfo) {
         let now = self.now;
         let agent = self.state.agents.entry(id.clone()).and_modify(|agent| agent.reregistered = Some(now));
         let agent = agent.or_insert_with(|| Agent::new(info.clone(), now));
@@ -362,7 +364,6 @@ impl Step<'_> {
                 allocator.set_active(index, true);
             }
         }
-        self.shuffle_service(id, shuffle_service_down);
         self.state.links.insert(link, id.clone());
         self.observe(Observation::AgentAdded(id.clone()));
     }
@@ -508,10 +509,11 @@ impl Step<'_> {
 
     pub(super) fn agent_message(&mut self, link: LinkId, message: AgentMessage) {
         let Some(agent_id) = self.state.links.get(&link).cloned() else {
-            if let AgentMessage::ShuffleService { down } = message
-                && let Some(newcomer) = self.state.newcomers.get_mut(&link)
-            {
-                newcomer.registration.shuffle_service_down = down;
+            let Some(newcomer) = self.state.newcomers.get_mut(&link) else { return };
+            match message {
+                AgentMessage::ShuffleService { down } => newcomer.registration.shuffle_service_down = down,
+                AgentMessage::Condition(condition) => newcomer.registration.condition = condition,
+                _ => {}
             }
             return;
         };
@@ -526,6 +528,7 @@ impl Step<'_> {
                 self.executor_message(&agent_id, &framework_id, executor_id, data);
             }
             AgentMessage::ShuffleService { down } => self.shuffle_service(&agent_id, down),
+            AgentMessage::Condition(condition) => self.condition(&agent_id, condition),
             AgentMessage::Pong { seq } => self.pong(&agent_id, seq),
             AgentMessage::Unregister => {
                 let reason = "the agent unregistered".to_owned();
@@ -576,6 +579,21 @@ impl Step<'_> {
         let here = self.state.agents[agent_id].offers.iter().map(|id| &self.state.offers[id]);
         let void: Vec<_> = here.filter(uses).map(|offer| offer.id.clone()).collect();
         void.iter().for_each(|id| self.rescind(id, offers::Refusal::None));
+    }
+
+    /// An agent on which every task fails is always free: without a pause it would draw all tasks to itself.
+    fn condition(&mut self, agent_id: &AgentId, condition: AgentCondition) {
+        let paused = condition.paused;
+        let agent = self.agent_mut(agent_id);
+        if agent.condition != condition {
+            agent.condition = condition;
+            self.observe(Observation::AgentChanged(agent_id.clone()));
+        }
+        let Some(index) = self.state.agents[agent_id].index else { return };
+        self.state.allocator.set_paused(index, paused);
+        if paused {
+            self.rescind_of_agent(agent_id);
+        }
     }
 
     pub(super) fn link_closed(&mut self, link: LinkId) {
@@ -738,7 +756,7 @@ impl Step<'_> {
 
 /// Checks a registration by itself, whatever this master knows.
 fn validate_reported(registration: &AgentRegistration) -> Result<(), String> {
-    let AgentRegistration { info, frameworks, tasks, shuffle_service_down: _ } = registration;
+    let AgentRegistration { info, frameworks, tasks, shuffle_service_down: _, condition: _ } = registration;
     if tasks.len() > limits::REGISTERED_TASKS || frameworks.len() > limits::REGISTERED_FRAMEWORKS {
         return Err(format!("{} tasks of {} frameworks are too many", tasks.len(), frameworks.len()));
     }

@@ -193,6 +193,7 @@ impl Agent {
         copy.offered.clone_from(&self.offered);
         copy.unreachable = self.unreachable;
         copy.shuffle_service_down = self.shuffle_service_down;
+        copy.condition.clone_from(&self.condition);
         copy.recovered = self.recovered;
         copy.executors.clone_from(&self.executors);
         copy

@@ -95,6 +95,16 @@ pub struct AgentRegistration {
     pub tasks: Vec<AgentTask>,
     /// Its shuffle service does not answer.
     pub shuffle_service_down: bool,
+    pub condition: AgentCondition,
+}
+
+/// How fit an agent is for tasks, in its own words.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AgentCondition {
+    /// Tasks would only fail there: nothing of it is offered.
+    pub paused: bool,
+    /// What is wrong with its machine, a sentence each.
+    pub troubles: Vec<String>,
 }
 
 /// A task that an agent has, as it says when it registers again.
@@ -130,6 +140,8 @@ pub enum AgentMessage {
     ShuffleService {
         down: bool,
     },
+    /// Something broke on the agent's machine, or is well again.
+    Condition(AgentCondition),
     /// The agent goes for good, and its tasks with it.
     Unregister,
 }

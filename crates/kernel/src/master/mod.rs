@@ -26,7 +26,7 @@ pub use action::{
 use bellows_model::{AgentId, FrameworkId, StreamId, clipped};
 pub use copy::StateCopy;
 pub use counters::{Counters, FrameworkCounters, Removal};
-pub use event::{AgentMessage, AgentRegistration, AgentTask, Call, Event, LinkId, RequestId};
+pub use event::{AgentCondition, AgentMessage, AgentRegistration, AgentTask, Call, Event, LinkId, RequestId};
 pub use invariants::invariants;
 pub use state::{Agent, Config, Executor, Framework, State, Task};
 use std::sync::Arc;

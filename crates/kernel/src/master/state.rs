@@ -1,5 +1,5 @@
 //! Everything that a master knows. Read by the HTTP API; changed by `step` alone.
-use super::{AgentRegistration, Counters, FrameworkCounters, LinkId, load::Load, work::Work};
+use super::{AgentCondition, AgentRegistration, Counters, FrameworkCounters, LinkId, load::Load, work::Work};
 use crate::{
     Time,
     allocator::{AgentIndex, Allocator, ClientIndex, Settings},
@@ -156,6 +156,7 @@ pub struct Agent {
     pub offered: Resources,
     /// Its shuffle service does not answer: see [`super::AgentMessage::ShuffleService`].
     pub shuffle_service_down: bool,
+    pub condition: AgentCondition,
     /// `Some(when)` since the ping budget ran out; its tasks are then UNREACHABLE.
     pub unreachable: Option<Time>,
     /// A previous master knew it; it has not come back yet.
@@ -362,6 +363,7 @@ impl Agent {
             used: Resources::new(),
             offered: Resources::new(),
             shuffle_service_down: false,
+            condition: AgentCondition::default(),
             unreachable: None,
             recovered: false,
             executors: BTreeMap::new(),

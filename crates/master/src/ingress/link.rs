@@ -6,8 +6,10 @@ use axum::{
     extract::{ConnectInfo, Request},
     response::{IntoResponse, Response},
 };
-use bellows_kernel::master::{AgentCommand, AgentMessage, AgentRegistration, AgentTask, Event, LinkId};
-use bellows_model::{FrameworkInfo, TaskInfo, TaskState, TaskStatus, limits};
+use bellows_kernel::master::{
+    AgentCommand, AgentCondition, AgentMessage, AgentRegistration, AgentTask, Event, LinkId,
+};
+use bellows_model::{FrameworkInfo, TaskInfo, TaskState, TaskStatus, clipped, limits};
 use bellows_runtime::{
     Disconnect, Share,
     outbox::{Inbox, outbox},
@@ -17,6 +19,7 @@ use bellows_wire::{
     link::{self, agent_message::Message},
     media::{self, DecodeError, Encoding},
     recordio,
+    text::one_line,
 };
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -236,6 +239,7 @@ pub(crate) fn event(
             }
         }
         Message::ShuffleService(service) => AgentMessage::ShuffleService { down: service.down },
+        Message::Condition(now) => AgentMessage::Condition(condition(now)),
         Message::Unregister(_) => AgentMessage::Unregister,
         Message::Pong(pong) => AgentMessage::Pong { seq: pong.seq },
         Message::ExecutorTerminated(ended) => AgentMessage::ExecutorTerminated {
@@ -254,6 +258,7 @@ pub(crate) fn event(
 
 fn registration(register: link::Register, peer: SocketAddr) -> Result<AgentRegistration, LinkError> {
     let shuffle_service_down = register.shuffle_service_down();
+    let condition = register.condition.map(condition).unwrap_or_default();
     // Where the agent is reached: what it says, else where it called from.
     let ip = register.ip.unwrap_or_else(|| peer.ip().to_string());
     let info = agent_from_wire(register.agent_info, ip, register.version)?;
@@ -264,7 +269,14 @@ fn registration(register: link::Register, peer: SocketAddr) -> Result<AgentRegis
     let tasks = register.tasks.into_iter().map(agent_task).collect::<Result<_, _>>()?;
     let frameworks =
         register.frameworks.into_iter().map(FrameworkInfo::try_from).collect::<Result<_, _>>()?;
-    Ok(AgentRegistration { info, frameworks, tasks, shuffle_service_down })
+    Ok(AgentRegistration { info, frameworks, tasks, shuffle_service_down, condition })
+}
+
+/// Of what an agent says for people, so much is kept and no more.
+fn condition(condition: link::Condition) -> AgentCondition {
+    let troubles = condition.troubles.iter().take(limits::TROUBLES);
+    let troubles = troubles.map(|trouble| clipped(&one_line(trouble), limits::TROUBLE).to_owned()).collect();
+    AgentCondition { paused: condition.paused, troubles }
 }
 
 fn agent_task(task: link::RunningTask) -> Result<AgentTask, LinkError> {

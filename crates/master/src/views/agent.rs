@@ -35,9 +35,13 @@ pub(crate) struct AgentView<'a> {
     unreserved_resources: Unreserved<'a>,
     active: bool,
     deactivated: bool,
-    /// Not Mesos'; only where it is so.
+    /// This and the next two are not Mesos'; only where it is so.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     shuffle_service_down: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    paused: bool,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    troubles: &'a [String],
     version: &'static str,
     capabilities: [&'static str; 2],
 }
@@ -61,6 +65,8 @@ impl<'a> AgentView<'a> {
             active: is_active(agent),
             deactivated: false,
             shuffle_service_down: agent.shuffle_service_down,
+            paused: agent.condition.paused,
+            troubles: &agent.condition.troubles,
             version: API_VERSION,
             capabilities: CAPABILITIES,
         }

@@ -58,6 +58,9 @@ impl Collector for View {
         )?;
         let waiting = status.disk_waiting.iter().map(|(root, count)| (root.as_str(), *count));
         family(&mut out, MetricType::Gauge, "disk_waiting", "Threads that wait for a disk", "root", waiting)?;
+        let left_out = status.disks_left_out.keys().map(|root| (root.as_str(), 1));
+        let help = "1 for each disk that cannot be used";
+        family(&mut out, MetricType::Gauge, "disk_left_out", help, "root", left_out)?;
         type Figure = (MetricType, &'static str, &'static str, fn(&AppStatus) -> Option<u64>);
         let figures: [Figure; 7] = [
             (MetricType::Gauge, "app_executors", "Executors that run", |a| Some(a.executors)),

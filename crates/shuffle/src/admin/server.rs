@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path as Segments, State};
 use axum::http::{StatusCode, header};
@@ -12,6 +13,7 @@ use axum::routing::{delete, get};
 use axum::{Json, Router};
 use rustix::fs::Mode;
 use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::admin::prometheus;
@@ -65,6 +67,28 @@ fn answer<T: serde::Serialize>(service: &Service, result: Result<T, CallError>) 
     }
 }
 
+/// Serves until the service is told to stop. A socket that somebody has deleted is made again: without it the agent takes
+/// the service for dead.
+pub(crate) async fn serve(
+    (mut listener, mut file): (UnixListener, SocketFile),
+    service: Arc<Service>,
+    stop: CancellationToken,
+) {
+    loop {
+        let routes = admin_routes(service.clone());
+        let served = axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned());
+        tokio::select! {
+            served = served => {
+                if let Err(error) = served {
+                    tracing::error!(%error, "admin socket failed");
+                }
+                return file.remove();
+            }
+            anew = file.made_again(service.config.disk_check_interval) => (listener, file) = anew,
+        }
+    }
+}
+
 /// A listening socket's place in the file system.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
@@ -74,6 +98,29 @@ pub(crate) struct SocketFile {
 }
 
 impl SocketFile {
+    /// Returns when there was nothing at the path any more, and there is a new socket.
+    async fn made_again(&self, interval: Duration) -> (UnixListener, SocketFile) {
+        let mut complained = false;
+        loop {
+            tokio::time::sleep(interval).await;
+            match identity(&self.path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // Another service's, or a disk that fails.
+                _ => continue,
+            }
+            match self.path.parent().map_or(Ok(()), std::fs::create_dir_all).map(|()| bind(&self.path)) {
+                Ok(Ok(anew)) => {
+                    tracing::warn!(path = %self.path.display(), "the admin socket was deleted: it is made again");
+                    return anew;
+                }
+                Ok(Err(error)) if !std::mem::replace(&mut complained, true) => {
+                    tracing::error!(%error, "the admin socket was deleted, and cannot be made again yet");
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Unless another service has taken the place meanwhile.
     pub(crate) fn remove(self) {
         if identity(&self.path).is_ok_and(|there| there == self.identity) {

@@ -169,8 +169,17 @@ impl Service {
             let freed = (!registry.is_owned(&dir)).then(|| tidy::remove_block_dir(&dir, owner, &roots));
             (dir, freed)
         };
-        let deleted = self.disks.tend(disk, move || dirs.into_iter().map(delete).collect::<Vec<_>>()).await?;
+        let look = self.disks.looks(disk);
+        // Of a disk that is out of reach all seems to be gone: it stays a duty.
+        let work = move || match look() {
+            Ok(()) => Ok(dirs.into_iter().map(delete).collect::<Vec<_>>()),
+            Err(why) => Err(dirs.into_keys().map(|dir| format!("{}: {why}", dir.display())).collect()),
+        };
         let (mut removal, mut done) = (Removal::default(), BTreeSet::new());
+        let deleted = match self.disks.tend(disk, work).await? {
+            Ok(deleted) => deleted,
+            Err(kept) => return Ok((Removal { kept, ..removal }, done)),
+        };
         for (dir, freed) in deleted {
             match freed {
                 None => removal.kept.push(format!("{}: registered", dir.display())),
@@ -288,6 +297,9 @@ impl Service {
         let age = self.config.orphan_age.filter(|age| promised && silence > *age);
         let dirs = app.dirs();
         let none = dirs.is_empty();
+        if dirs.iter().any(|dir| self.disks.is_left_out(dir)) {
+            return Ok(());
+        }
         let look = move |dir: &Path| {
             // Without an age it only matters whether anything is there.
             let changed = if age.is_some() { tidy::last_change(dir) } else { tidy::own_change(dir) };

@@ -1,4 +1,5 @@
 //! One behaviour a test, then all of them at once in random order.
+mod health;
 mod random;
 mod shuffle_service;
 mod world;
@@ -471,7 +472,7 @@ fn a_status_is_short_however_long_its_reason_is() {
     world.write_all();
     let container_id = only(&world.fetching);
     let message = format!("Failed to fetch '{}'", "ü".repeat(40_000));
-    world.step(Event::FetchFailed { container_id, message });
+    world.step(Event::FetchFailed { container_id, fault: Fault::Task, message });
     world.write_all();
     let message = last(&world, "F", "t").message.expect("a reason");
     assert!(message.starts_with("Failed to launch container: Failed to fetch 'ü"), "{message}");

@@ -20,6 +20,9 @@ enum Op {
     ShutDown(u8),
     EndRemoval(usize, bool),
     ShuffleService(bool),
+    FailHere(usize),
+    FindDisks(bool),
+    LoseCheckpoint,
     Crash,
 }
 
@@ -39,6 +42,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..3u8).prop_map(Op::ShutDown),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(n, good)| Op::EndRemoval(n, good)),
         2 => any::<bool>().prop_map(Op::ShuffleService),
+        2 => any::<usize>().prop_map(Op::FailHere),
+        1 => any::<bool>().prop_map(Op::FindDisks),
+        1 => Just(Op::LoseCheckpoint),
         1 => Just(Op::Crash),
     ]
 }
@@ -112,6 +118,23 @@ fn perform(world: &mut World, op: Op, tasks: &mut u32) {
         Op::ShuffleService(down) => {
             world.step(Event::ShuffleService { down });
         }
+        Op::FailHere(n) => {
+            if let Some(container_id) = pick(world.fetching.clone(), n) {
+                world.fetching.remove(&container_id);
+                let message = "Input/output error".into();
+                world.step(Event::FetchFailed { container_id, fault: Fault::Agent, message });
+            }
+        }
+        Op::FindDisks(bad) => {
+            let work_dir = bad.then(|| "Input/output error".to_owned());
+            world.step(Event::DisksFound(Disks { work_dir, ..Disks::default() }));
+        }
+        // What waits to be written comes after it, and says the same once more.
+        Op::LoseCheckpoint => {
+            world.disk = Checkpoint::default();
+            world.step(Event::CheckpointGone);
+            world.write_all();
+        }
         Op::Crash => world.crash(),
     }
 }
@@ -126,6 +149,9 @@ proptest! {
         let mut tasks = 0;
         for op in ops {
             perform(&mut world, op, &mut tasks);
+            if world.unwritten.is_empty() {
+                prop_assert_eq!(sorted(world.state.checkpoint(), &world.state), sorted(world.disk.clone(), &world.state));
+            }
         }
         // A master that was not connected when a framework ended says so when the agent registers.
         world.drain();
@@ -147,6 +173,17 @@ proptest! {
             prop_assert!(!world.state.frameworks.contains_key(framework_id));
         }
     }
+}
+
+/// In an order of its own. A framework that ends takes its tasks along, whether they are marked as killed or not.
+fn sorted(mut checkpoint: Checkpoint, state: &State) -> Checkpoint {
+    checkpoint.frameworks.sort_by(|a, b| a.id.cmp(&b.id));
+    checkpoint.tasks.sort_by(|a, b| a.container_id.cmp(&b.container_id));
+    checkpoint.removals.sort();
+    for task in &mut checkpoint.tasks {
+        task.killed |= state.frameworks.get(&task.framework_id).is_some_and(|framework| framework.ending);
+    }
+    checkpoint
 }
 
 fn rank(state: TaskState) -> u8 {

@@ -118,6 +118,14 @@ impl World {
     pub(super) fn connect(&mut self) {
         self.links += 1;
         self.step(Event::LinkOpened { link: LinkId(self.links) });
+        self.let_register();
+    }
+
+    /// As the master does once the agent has introduced itself.
+    fn let_register(&mut self) {
+        if !matches!(self.state.master, Master::Registering(_)) {
+            return;
+        }
         self.command(AgentCommand::Registered { agent_id: "M-S0".into() });
         for framework_id in self.ended_frameworks.clone() {
             if self.state.frameworks.contains_key(&framework_id) {
@@ -176,14 +184,18 @@ impl World {
         self.fetching.remove(&container_id);
         self.step(match good {
             true => Event::Fetched { container_id },
-            false => Event::FetchFailed { container_id, message: "no such file".into() },
+            false => Event::FetchFailed { container_id, fault: Fault::Task, message: "no such file".into() },
         });
     }
 
     pub(super) fn end_launch(&mut self, container_id: ContainerId, good: bool) {
         self.launching.remove(&container_id);
         if !good {
-            self.step(Event::LaunchFailed { container_id, message: "no such program".into() });
+            self.step(Event::LaunchFailed {
+                container_id,
+                fault: Fault::Task,
+                message: "no such program".into(),
+            });
             return;
         }
         self.containers.entry(container_id.clone()).or_insert(RecoveredContainer::Running { pid: 7 });
@@ -244,6 +256,7 @@ impl World {
             for container_id in self.running() {
                 self.exit(container_id, Exit::Exited(0));
             }
+            self.let_register();
             for framework_id in std::mem::take(&mut self.removing) {
                 self.step(Event::ShuffleRemoved { framework_id });
             }
@@ -264,6 +277,7 @@ impl World {
             self.log.push(action.clone());
             match action {
                 Action::Store { write, record } => self.unwritten.push_back((write, record)),
+                Action::StoreAnew(checkpoint) => self.disk = *checkpoint,
                 Action::Fetch(job) => assert!(self.fetching.insert(job.container_id)),
                 Action::CancelFetch { container_id } => {
                     self.fetching.remove(&container_id);
@@ -321,23 +335,32 @@ fn apply(disk: &mut Checkpoint, record: Record) {
             disk.frameworks.push((*info).clone());
         }
         Record::ForgetFramework(id) => disk.frameworks.retain(|known| known.id.as_ref() != Some(&id)),
-        Record::Task { framework_id, info, container_id } => disk.tasks.push(StoredTask {
-            framework_id,
-            info: (*info).clone(),
-            container_id,
-            killed: false,
-            statuses: vec![],
-            acknowledged: 0,
-        }),
+        Record::Task { framework_id, info, container_id } => {
+            let info = (*info).clone();
+            match at(disk, &framework_id, &info.task_id) {
+                Some(at) => (disk.tasks[at].info, disk.tasks[at].container_id) = (info, container_id),
+                None => disk.tasks.push(StoredTask {
+                    framework_id,
+                    info,
+                    container_id,
+                    killed: false,
+                    statuses: vec![],
+                    acknowledged: 0,
+                }),
+            }
+        }
         Record::Killed { framework_id, task_id } => {
             if let Some(at) = at(disk, &framework_id, &task_id) {
                 disk.tasks[at].killed = true;
             }
         }
-        Record::Status { framework_id, status, .. } => {
+        Record::Status { framework_id, index, status } => {
             if let Some(at) = at(disk, &framework_id, &status.task_id) {
                 let statuses = &mut disk.tasks[at].statuses;
-                statuses.push(status);
+                match statuses.get_mut(index) {
+                    Some(known) => *known = status,
+                    None => statuses.push(status),
+                }
             }
         }
         Record::Acknowledged { framework_id, task_id, count } => {
@@ -350,7 +373,10 @@ fn apply(disk: &mut Checkpoint, record: Record) {
                 disk.tasks.remove(at);
             }
         }
-        Record::Removal(framework_id) => disk.removals.push(framework_id),
+        Record::Removal(framework_id) => {
+            disk.removals.retain(|known| *known != framework_id);
+            disk.removals.push(framework_id);
+        }
         Record::ForgetRemoval(framework_id) => disk.removals.retain(|known| *known != framework_id),
     }
 }

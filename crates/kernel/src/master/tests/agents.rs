@@ -1,8 +1,8 @@
 //! Agents get lost and come back.
 use super::support::*;
 use crate::master::{
-    Action, AgentCommand, AgentMessage, AgentRegistration, AgentTask, Call, Config, Event, LinkId,
-    SchedulerEvent,
+    Action, AgentCommand, AgentCondition, AgentMessage, AgentRegistration, AgentTask, Call, Config, Event,
+    LinkId, SchedulerEvent,
 };
 use bellows_model::{AgentId, AgentInfo, FrameworkInfo, Reason, Source, TaskInfo, TaskState};
 use std::time::Duration;
@@ -373,6 +373,7 @@ fn an_agent_that_shrank_below_its_tasks_is_refused_and_harms_nothing() {
         frameworks: frameworks.clone(),
         tasks: tasks.clone(),
         shuffle_service_down: false,
+        condition: AgentCondition::default(),
     };
     let outcome = master.register(LinkId(50), registration);
     assert!(refusal(&outcome).is_some_and(|reason| reason.contains("less than what its tasks have")));
@@ -380,7 +381,13 @@ fn an_agent_that_shrank_below_its_tasks_is_refused_and_harms_nothing() {
 
     let outcome = master.register(
         LinkId(51),
-        AgentRegistration { info: fits, frameworks, tasks, shuffle_service_down: false },
+        AgentRegistration {
+            info: fits,
+            frameworks,
+            tasks,
+            shuffle_service_down: false,
+            condition: AgentCondition::default(),
+        },
     );
     assert_eq!(refusal(&outcome), None, "smaller, but large enough");
     assert_eq!(master.state.agents[&agent].info.resources, resources("cpus:1;mem:600"));
@@ -392,6 +399,7 @@ fn bad_registrations_are_refused() {
     let (_, link, _) = master.agent("cpus:1");
     let registration = |id: Option<&str>, tasks| AgentRegistration {
         shuffle_service_down: false,
+        condition: AgentCondition::default(),
         info: AgentInfo { id: id.map(Into::into), ..agent_info(9, "cpus:1") },
         frameworks: vec![],
         tasks,

@@ -1,8 +1,8 @@
 //! What peers can make a master keep, send or do has a bound, and reaching it costs nobody else.
 use super::support::*;
 use crate::master::{
-    Action, AgentCommand, AgentMessage, AgentRegistration, AgentTask, Call, CallError, Config, Event, LinkId,
-    Observation, SchedulerEvent, StateCopy,
+    Action, AgentCommand, AgentCondition, AgentMessage, AgentRegistration, AgentTask, Call, CallError,
+    Config, Event, LinkId, Observation, SchedulerEvent, StateCopy,
 };
 use bellows_model::{
     AgentId, AgentInfo, FrameworkId, FrameworkInfo, Label, TaskInfo, TaskState, TaskStatus, limits,
@@ -39,6 +39,7 @@ fn from_before(agent: &str, port: u16, frameworks: std::ops::Range<usize>, user:
         frameworks: ids.iter().map(framework).collect(),
         tasks: ids.iter().map(task).collect(),
         shuffle_service_down: false,
+        condition: AgentCondition::default(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! tasks that run, offers of somebody else.
 use super::support::*;
 use crate::master::{
-    AgentMessage, AgentRegistration, AgentTask, Call, Config, Event, LinkId, RequestId, State,
+    AgentCondition, AgentMessage, AgentRegistration, AgentTask, Call, Config, Event, LinkId, RequestId, State,
 };
 use bellows_model::{
     AgentId, AgentInfo, ExecutorInfo, Filters, FrameworkId, FrameworkInfo, Label, OfferId, Operation,
@@ -105,7 +105,13 @@ fn registration() -> impl Strategy<Value = AgentRegistration> {
             }
             task
         });
-        AgentRegistration { tasks: tasks.collect(), info, frameworks, shuffle_service_down: down }
+        AgentRegistration {
+            tasks: tasks.collect(),
+            info,
+            frameworks,
+            shuffle_service_down: down,
+            condition: AgentCondition::default(),
+        }
     })
 }
 
@@ -131,7 +137,9 @@ fn message() -> impl Strategy<Value = AgentMessage> {
         });
     let pong = prop_oneof![0..6u64, Just(u64::MAX)].prop_map(|seq| AgentMessage::Pong { seq });
     let service = any::<bool>().prop_map(|down| AgentMessage::ShuffleService { down });
-    prop_oneof![8 => update, 4 => executor, 2 => pong, 2 => service, 1 => Just(AgentMessage::Unregister)]
+    let condition = any::<bool>()
+        .prop_map(|paused| AgentMessage::Condition(AgentCondition { paused, troubles: vec!["x".into()] }));
+    prop_oneof![8 => update, 4 => executor, 2 => pong, 2 => service, 2 => condition, 1 => Just(AgentMessage::Unregister)]
 }
 
 /// Which offers a call names, out of those that there are.
@@ -230,6 +238,7 @@ fn as_known(state: &State, agent: &AgentId, size: Resources, latest_state: TaskS
         info: AgentInfo { resources: size, ..(*known.info).clone() },
         frameworks: state.frameworks.values().map(|framework| (*framework.info).clone()).collect(),
         shuffle_service_down: known.shuffle_service_down,
+        condition: known.condition.clone(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! What an agent or a framework may not say, one by one: it is refused with a reason, and changes nothing.
 use super::support::*;
-use crate::master::{Action, AgentCommand, AgentMessage, AgentRegistration, AgentTask, Call, Event, LinkId};
+use crate::master::{
+    Action, AgentCommand, AgentCondition, AgentMessage, AgentRegistration, AgentTask, Call, Event, LinkId,
+};
 use bellows_model::{
     AgentInfo, Filters, FrameworkInfo, Operation, Source, TaskInfo, TaskState, TaskStatus, limits,
 };
@@ -83,15 +85,26 @@ fn registrations_that_cannot_be_true_are_refused() {
     ];
     for (why, size, tasks) in cases {
         let info = AgentInfo { resources: resources(size), ..known.clone() };
-        let registration = AgentRegistration { info, frameworks: vec![], tasks, shuffle_service_down: false };
+        let registration = AgentRegistration {
+            info,
+            frameworks: vec![],
+            tasks,
+            shuffle_service_down: false,
+            condition: AgentCondition::default(),
+        };
         let link = LinkId(master.number() + 100);
         let outcome = master.step(Event::AgentRegister { link, registration });
         assert!(refused(&outcome).is_some_and(|reason| reason.contains(why)), "{why}: {outcome:?}");
         assert_eq!(master.state.frameworks[&framework].tasks["t"].state, running);
     }
     let frameworks = vec![info.clone(), info];
-    let registration =
-        AgentRegistration { info: known, frameworks, tasks: vec![], shuffle_service_down: false };
+    let registration = AgentRegistration {
+        info: known,
+        frameworks,
+        tasks: vec![],
+        shuffle_service_down: false,
+        condition: AgentCondition::default(),
+    };
     let outcome = master.step(Event::AgentRegister { link: LinkId(99), registration });
     assert!(refused(&outcome).is_some_and(|reason| reason.contains("is there twice")));
 }
@@ -120,6 +133,7 @@ fn tasks_that_share_their_ports_are_refused() {
             frameworks: vec![framework.clone()],
             tasks,
             shuffle_service_down: false,
+            condition: AgentCondition::default(),
         };
         let outcome = master.step(Event::AgentRegister { link: LinkId(7), registration });
         assert!(refused(&outcome).is_some_and(|why| why.contains("less than what its tasks have")));

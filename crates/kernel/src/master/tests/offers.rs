@@ -1,6 +1,6 @@
 //! Offers, filters, fairness among frameworks that do not behave.
 use super::support::*;
-use crate::master::{Call, Config, SchedulerEvent};
+use crate::master::{AgentCondition, Call, Config, SchedulerEvent};
 use bellows_model::Filters;
 use std::time::Duration;
 
@@ -304,6 +304,25 @@ fn agents_with_gpus_are_offered_to_those_who_know_gpus_only() {
     info.capabilities.push(bellows_model::Capability::GpuResources);
     let outcome = master.call(&plain, Call::UpdateFramework { info, suppressed_roles: vec![] });
     assert_eq!(outcome.offers().len(), 1, "it has learnt it");
+}
+
+/// Each task would fail there at once, and the agent be free again for the next.
+#[test]
+fn an_agent_that_pauses_offers_nothing_until_it_says_so() {
+    let mut master = Master::new();
+    let (framework, ..) = master.framework(framework_info("spark"));
+    let (agent, link, outcome) = master.agent("cpus:4;mem:4096");
+    let offer = outcome.offers().remove(0);
+    let says = |paused| {
+        let condition = AgentCondition { paused, troubles: vec!["the disk is out".into()] };
+        crate::master::Event::Agent { link, message: crate::master::AgentMessage::Condition(condition) }
+    };
+    assert_eq!(master.step(says(true)).rescinded(), [offer.id]);
+    assert!(master.call(&framework, Call::Revive { roles: vec![] }).offers().is_empty());
+    assert!(master.state.agents[&agent].condition.paused);
+    let offers = master.step(says(false)).offers();
+    assert_eq!(offers[0].framework_id, framework, "in the same step");
+    assert_eq!(master.state.agents[&agent].condition.troubles, ["the disk is out"]);
 }
 
 /// Spark's driver registers with the shuffle service of the machine where an executor runs; without it, it hangs.

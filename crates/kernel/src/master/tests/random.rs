@@ -4,8 +4,8 @@ use super::support::*;
 use crate::{
     Time,
     master::{
-        Action, AgentCommand, AgentMessage, AgentRegistration, AgentTask, Call, Config, Event, LinkId,
-        SchedulerEvent, State, StateCopy,
+        Action, AgentCommand, AgentCondition, AgentMessage, AgentRegistration, AgentTask, Call, Config,
+        Event, LinkId, SchedulerEvent, State, StateCopy,
     },
 };
 use bellows_model::{
@@ -31,6 +31,7 @@ enum Op {
     NewAgent(usize),
     CloseLink(usize),
     ShuffleService(usize, bool),
+    Pause(usize, bool),
     /// It comes back with a part of its tasks.
     ComeBack {
         agent: usize,
@@ -73,6 +74,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..4usize).prop_map(Op::NewAgent),
         2 => index.clone().prop_map(Op::CloseLink),
         2 => (index.clone(), any::<bool>()).prop_map(|(link, down)| Op::ShuffleService(link, down)),
+        2 => (index.clone(), any::<bool>()).prop_map(|(link, paused)| Op::Pause(link, paused)),
         3 => (index.clone(), any::<bool>(), any::<bool>())
             .prop_map(|(agent, forgets, heard)| Op::ComeBack { agent, forgets, heard }),
         9 => (index.clone(), 0..4usize, any::<bool>(), proptest::option::of(0..20u64))
@@ -257,6 +259,7 @@ impl Run {
                         frameworks: vec![],
                         tasks: vec![],
                         shuffle_service_down: false,
+                        condition: AgentCondition::default(),
                     },
                 });
             }
@@ -268,6 +271,14 @@ impl Run {
             Op::ShuffleService(index, down) => {
                 if let Some(link) = pick(self.master.state.links.keys().copied(), index) {
                     self.step(Event::Agent { link, message: AgentMessage::ShuffleService { down } });
+                }
+            }
+            Op::Pause(index, paused) => {
+                if let Some(link) = pick(self.master.state.links.keys().copied(), index) {
+                    self.step(Event::Agent {
+                        link,
+                        message: AgentMessage::Condition(AgentCondition { paused, troubles: vec![] }),
+                    });
                 }
             }
             Op::ComeBack { agent, forgets, heard } => self.come_back(agent, forgets, heard),
@@ -379,7 +390,13 @@ impl Run {
         let link = LinkId(self.master.number());
         self.step(Event::AgentRegister {
             link,
-            registration: AgentRegistration { info, frameworks, tasks, shuffle_service_down: false },
+            registration: AgentRegistration {
+                info,
+                frameworks,
+                tasks,
+                shuffle_service_down: false,
+                condition: AgentCondition::default(),
+            },
         });
     }
 
@@ -449,7 +466,7 @@ fn observable(state: &State) -> String {
             .agents
             .iter()
             .filter(|(_, agent)| agent.unreachable.is_none())
-            .map(|(id, agent)| (id.clone(), agent.shuffle_service_down))
+            .map(|(id, agent)| (id.clone(), agent.shuffle_service_down, agent.condition.clone()))
             .collect::<Vec<_>>(),
         state.frameworks.values().map(framework).collect::<Vec<_>>(),
         state.completed_frameworks.iter().map(framework).collect::<Vec<_>>(),

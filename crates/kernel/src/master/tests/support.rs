@@ -2,8 +2,8 @@
 use crate::{
     Time,
     master::{
-        Action, AgentCommand, AgentMessage, AgentRegistration, AgentTask, Call, CallError, Config, Event,
-        LinkId, RequestId, Response, SchedulerEvent, State, invariants, step,
+        Action, AgentCommand, AgentCondition, AgentMessage, AgentRegistration, AgentTask, Call, CallError,
+        Config, Event, LinkId, RequestId, Response, SchedulerEvent, State, invariants, step,
     },
 };
 use bellows_model::{
@@ -47,7 +47,13 @@ pub(super) fn framework_info(name: &str) -> FrameworkInfo {
 
 /// An agent that has nothing yet.
 pub(super) fn registration_of(info: AgentInfo) -> AgentRegistration {
-    AgentRegistration { info, frameworks: vec![], tasks: vec![], shuffle_service_down: false }
+    AgentRegistration {
+        info,
+        frameworks: vec![],
+        tasks: vec![],
+        shuffle_service_down: false,
+        condition: AgentCondition::default(),
+    }
 }
 
 /// What a framework that uses the shuffle service says of itself.
@@ -220,7 +226,16 @@ impl Master {
             .collect();
         (
             link,
-            self.register(link, AgentRegistration { info, frameworks, tasks, shuffle_service_down: false }),
+            self.register(
+                link,
+                AgentRegistration {
+                    info,
+                    frameworks,
+                    tasks,
+                    shuffle_service_down: false,
+                    condition: AgentCondition::default(),
+                },
+            ),
         )
     }
 
