@@ -116,8 +116,8 @@ impl Walk {
             self.take(memory_of(field, &value, count))?;
             if let (Kind::Message(inner), Value::Bytes(inner_body)) = (field.kind, value) {
                 let inner = schema::message(inner);
-                let at_item = Place::Item(place, &field.name, count);
-                let at_field = Place::Field(place, &field.name);
+                let at_item = Place::Item(place, field.name, count);
+                let at_field = Place::Field(place, field.name);
                 let place = match (is_map_entry, field.repeated && !field.map) {
                     (true, _) => place,
                     (false, true) => &at_item,
