@@ -58,6 +58,9 @@ pub(crate) fn check(message: &'static Message, body: &[u8], allowed: usize) -> R
     }
 }
 
+/// The number of the value in an entry of a map.
+const MAP_VALUE: u32 = 2;
+
 struct Walk {
     memory: usize,
     allowed: usize,
@@ -98,10 +101,12 @@ impl Walk {
         // How many items each repeated field has so far.
         let mut items: Vec<(usize, usize)> = Vec::new();
         let before = self.missing.len();
+        let mut has_value = false;
         let mut input = Input(body);
         while !input.0.is_empty() {
             let (number, value) = input.field()?;
             let Some((at, field)) = message.field(number) else { continue };
+            has_value |= number == MAP_VALUE;
             let count = if field.repeated { count(&mut items, at) } else { 0 };
             if let Some(bit) = field.required {
                 // As Mesos' own decoder has it, an enum's number that nobody knows is no value at all.
@@ -125,6 +130,13 @@ impl Walk {
                 };
                 self.message(inner, inner_body, place, depth + 1, field.map)?;
             }
+        }
+        // A map's key without a value has an empty one.
+        if is_map_entry
+            && !has_value
+            && let Some((_, Field { kind: Kind::Message(value), .. })) = message.field(MAP_VALUE)
+        {
+            self.message(schema::message(*value), &[], place, depth + 1, false)?;
         }
         let absent = message.required & !given;
         // Where enough are named already, no more paths are written.

@@ -215,6 +215,10 @@ fn values_of_maps_are_checked_too() {
         text(decode_value::<v1::quota::QuotaConfig>(&quota))
             .ends_with("Missing required fields: limits.value")
     );
+    // `role: "a"`, and an entry of `limits` that has a key and no value at all.
+    let error = Encoding::Protobuf
+        .decode::<v1::quota::QuotaConfig>(b"\x0a\x01a\x1a\x06\x0a\x04cpus".as_slice().into());
+    assert!(error.expect_err("refused").to_string().ends_with("Missing required fields: limits.value"));
 }
 
 proptest! {
