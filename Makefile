@@ -82,6 +82,7 @@ fuzz: ## the decoders on damaged input, FUZZ_SECONDS (600) for each target
 
 lint: $(TYPOS) ## formatting, clippy, spelling and what the fuzz targets compile to, as a change must pass them
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	$(TYPOS) --format brief
 	cargo check --manifest-path fuzz/Cargo.toml --locked

@@ -111,7 +111,9 @@ impl Agent {
             | Action::Forget { .. }
             | Action::Retire(_)
             | Action::ExecutorDeparted { .. }
-            | Action::AskShuffleService => return,
+            | Action::AskShuffleService
+            | Action::Trouble { .. }
+            | Action::StoreAnew(_) => return,
         };
         self.waiting.push_back(outcome);
     }

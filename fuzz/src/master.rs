@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bellows_kernel::Time;
 use bellows_kernel::master::{
-    Action, AgentCommand, AgentCondition, AgentMessage, AgentRegistration, Call, Config, Event, LinkId, RequestId,
-    SchedulerEvent, State, invariants, step,
+    Action, AgentCommand, AgentCondition, AgentMessage, AgentRegistration, Call, Config, Event, LinkId,
+    RequestId, SchedulerEvent, State, invariants, step,
 };
 use bellows_master::fuzzing::{Speech, get_state, observed};
 use bellows_model::{
