@@ -31,7 +31,7 @@ test: needs build spark $(SPARK_4) ## all tests, those with real Spark and on th
 	cargo test --workspace --locked
 
 # Those that start a Spark or its classes.
-SPARK_TESTS   := auth_interop executor machines scheduler settings shuffle_restart soak spark spark_client standalone
+SPARK_TESTS   := auth_interop dispatcher executor machines scheduler settings shuffle_restart soak spark spark_client standalone
 ALL_TESTS     := $(notdir $(patsubst %/main.rs,%.rs,$(wildcard crates/*/tests/*.rs crates/*/tests/*/main.rs tests/tests/*.rs)))
 CLUSTER_TESTS := $(filter-out $(SPARK_TESTS),$(basename $(ALL_TESTS)))
 
@@ -87,9 +87,11 @@ lint: $(TYPOS) ## formatting, clippy, spelling and what the fuzz targets compile
 	$(TYPOS) --format brief
 	cargo check --manifest-path fuzz/Cargo.toml --locked
 
-$(TYPOS):
-	python3 -m venv $(CACHE)/typos
-	$(CACHE)/typos/bin/python3 -m pip --disable-pip-version-check install --no-input typos==1.52.0
+$(TYPOS): | needs
+	rm -rf $(CACHE)/typos $(CACHE)/typos.partial
+	python3 -m venv $(CACHE)/typos.partial
+	$(CACHE)/typos.partial/bin/python3 -m pip --disable-pip-version-check install --no-input typos==1.52.0
+	mv $(CACHE)/typos.partial $(CACHE)/typos
 
 # Debian packages are installed only where they are missing and we may; elsewhere the missing ones are named.
 needs:

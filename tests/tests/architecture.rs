@@ -80,3 +80,18 @@ fn every_crate_has_its_edges_listed() {
         assert!(listed, "{name} is new: say in ALLOWED what it may use");
     }
 }
+
+#[test]
+fn make_knows_which_tests_need_spark() {
+    let top = bellows_testkit::repository();
+    let makefile = std::fs::read_to_string(top.join("Makefile")).expect("it is there");
+    let line = makefile.lines().find_map(|line| line.strip_prefix("SPARK_TESTS   := ")).expect("a list");
+    let listed: BTreeSet<_> = line.split_whitespace().collect();
+    let files = std::fs::read_dir(top.join("tests/tests")).expect("it is there").flatten();
+    for path in files.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "rs"))
+    {
+        let name = path.file_stem().and_then(|name| name.to_str()).expect("a name");
+        let uses = std::fs::read_to_string(&path).expect("text").contains("Spark::find()");
+        assert!(!uses || name == "architecture" || listed.contains(name), "{name} is not in SPARK_TESTS");
+    }
+}

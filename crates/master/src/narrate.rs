@@ -14,6 +14,8 @@ const MAX_MESSAGE_BYTES: usize = 1_024;
 /// Most tasks of one step with a line of their own: of those that are launched and those that end, and of those that are
 /// refused, which cost whoever sends them nothing.
 const MOST_TASKS: usize = 50;
+/// Most agents and frameworks of one step, and most warnings, with a line of their own.
+const MOST_NOTES: usize = 50;
 const MOST_REFUSED: usize = 4;
 
 pub(crate) fn narrate(actions: &[Action]) {
@@ -31,16 +33,18 @@ pub(crate) fn narrate(actions: &[Action]) {
 /// `all`: also those of tasks that fare as they should.
 fn lines(actions: &[Action], all: bool) -> Vec<(Level, String)> {
     let mut lines = Vec::new();
-    let [mut launched, mut ended, mut refused] = [0; 3];
+    let [mut launched, mut ended, mut refused, mut noted, mut warned] = [0; 5];
     let one_of = |count: &mut usize, most: usize| {
         *count += 1;
         *count <= most
     };
     for action in actions {
         lines.extend(match action {
-            Action::Warn(text) => Some((Level::WARN, one_line(text))),
-            Action::Note(Note::Agent { info, change }) => Some(agent_line(info, change)),
-            Action::Note(Note::Framework { info, change }) => Some(framework_line(info, change)),
+            Action::Warn(text) => one_of(&mut warned, MOST_NOTES).then(|| (Level::WARN, one_line(text))),
+            Action::Note(note) => one_of(&mut noted, MOST_NOTES).then(|| match note {
+                Note::Agent { info, change } => agent_line(info, change),
+                Note::Framework { info, change } => framework_line(info, change),
+            }),
             Action::Tell { command: AgentCommand::Launch { framework, task }, .. } if all => {
                 one_of(&mut launched, MOST_TASKS).then(|| (Level::INFO, launch_line(framework, task)))
             }
@@ -56,12 +60,14 @@ fn lines(actions: &[Action], all: bool) -> Vec<(Level, String)> {
         });
     }
     for (count, most, what) in [
-        (launched, MOST_TASKS, "were launched"),
-        (ended, MOST_TASKS, "ended"),
-        (refused, MOST_REFUSED, "were refused"),
+        (launched, MOST_TASKS, "tasks were launched"),
+        (ended, MOST_TASKS, "tasks ended"),
+        (refused, MOST_REFUSED, "tasks were refused"),
+        (noted, MOST_NOTES, "agents and frameworks came or went"),
+        (warned, MOST_NOTES, "warnings came"),
     ] {
         if count > most {
-            lines.push((Level::INFO, format!("{} more tasks {what} at the same time", count - most)));
+            lines.push((Level::INFO, format!("{} more {what} at the same time", count - most)));
         }
     }
     lines

@@ -5,6 +5,7 @@
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
+    termios::isatty,
 };
 use std::{
     fs::File,
@@ -50,8 +51,9 @@ pub fn init_logging_to_file(filter: &str, path: &Path) -> io::Result<()> {
     tracing_subscriber::registry().with(filter).with(layer).try_init().map_err(io::Error::other)
 }
 
-/// A pipe that has room takes so much without waiting.
+/// A pipe that has room takes so much without waiting; a terminal says that it has room for less.
 const PIECE: usize = 4_096;
+const PIECE_OF_TERMINAL: usize = 128;
 /// A reader that is behind gets so long to catch up; then lines are left out until it does.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -62,28 +64,31 @@ struct Impatient<W> {
 
 struct State<W> {
     out: W,
+    piece: usize,
+    patience: Duration,
     left_out: u64,
 }
 
-impl<W> Impatient<W> {
+impl<W: AsFd> Impatient<W> {
     fn new(out: W) -> Self {
-        Self { state: Mutex::new(State { out, left_out: 0 }) }
+        let piece = if isatty(&out) { PIECE_OF_TERMINAL } else { PIECE };
+        Self { state: Mutex::new(State { out, piece, patience: PATIENCE, left_out: 0 }) }
     }
 }
 
 impl<W: Write + AsFd> State<W> {
     fn line(&mut self, line: &[u8]) {
         // Who was too slow once is not waited for again.
-        let patience = if self.left_out == 0 { PATIENCE } else { Duration::ZERO };
+        let patience = if self.left_out == 0 { self.patience } else { Duration::ZERO };
         if self.left_out > 0 && self.has_room(patience) {
             let note = format!("({} lines of the log are missing: nobody read it)\n", self.left_out);
             if self.out.write_all(note.as_bytes()).is_ok() {
                 self.left_out = 0;
             }
         }
-        for (i, piece) in line.chunks(PIECE).enumerate() {
+        for (i, piece) in line.chunks(self.piece).enumerate() {
             // The rest of a line that was begun follows, if it can.
-            let patience = if i == 0 { patience } else { PATIENCE };
+            let patience = if i == 0 { patience } else { self.patience };
             if !self.has_room(patience) || self.out.write_all(piece).is_err() {
                 self.left_out += 1;
                 return;
@@ -93,7 +98,8 @@ impl<W: Write + AsFd> State<W> {
 
     fn has_room(&self, patience: Duration) -> bool {
         let mut waits = [PollFd::new(&self.out, PollFlags::OUT)];
-        let patience = Timespec { tv_sec: 0, tv_nsec: patience.subsec_nanos().into() };
+        let patience =
+            Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: patience.subsec_nanos().into() };
         match poll(&mut waits, Some(&patience)) {
             Ok(ready) => ready > 0,
             Err(error) => error != Errno::INTR,
@@ -157,6 +163,7 @@ mod tests {
             reader.read_to_string(&mut all).map(|_| all)
         });
         let log = Impatient::new(writer);
+        log.state.lock().expect("no panic").patience = Duration::from_secs(60);
         let line = format!("{}\n", "y".repeat(3 * PIECE));
         (0..100).for_each(|_| log.make_writer().write_all(line.as_bytes()).expect("never fails"));
         drop(log);

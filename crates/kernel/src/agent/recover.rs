@@ -55,7 +55,8 @@ impl State {
             framework_id: task.framework_id.clone(),
             info: task.info.without_secrets(),
             container_id: task.container_id.clone(),
-            killed: task.kill.is_some(),
+            // One that was given up asks for the shuffle service anew after a restart.
+            killed: task.kill.is_some() && !task.given_up,
             statuses: task.statuses.clone(),
             acknowledged: task.acknowledged,
         };

@@ -175,8 +175,14 @@ fn connections(state: &State) -> Result<(), String> {
     ensure(state.timers == timers, || format!("deadlines are {timers:?}, timers {:?}", state.timers))
 }
 
-/// No offer is forgotten: its framework knows it, or it is about to end.
+/// No offer is forgotten: its framework knows it, or it is about to end. None is of an agent that is paused.
 fn offers(state: &State) -> Result<(), String> {
+    for (id, agent) in &state.agents {
+        let offers = &agent.offers;
+        ensure(!agent.condition.paused || offers.is_empty(), || {
+            format!("{id:?} is paused, and offers {offers:?}")
+        })?;
+    }
     let known = state.frameworks.values().flat_map(|framework| &framework.offers);
     let ending = state.backlog.iter().flat_map(|work| match work {
         Work::EndOffers { offers, .. } => offers.iter().collect(),

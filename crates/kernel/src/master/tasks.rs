@@ -92,9 +92,11 @@ impl Step<'_> {
         status.agent_id = Some(agent_id.clone());
         self.state.counters.status_updates += 1;
         if let Err(why) = validate_status(&status, latest_state) {
+            self.state.counters.stray_status_updates += 1;
             return self.refuse_message(agent_id, &why);
         }
         let Some(framework) = self.state.live_framework(framework_id) else {
+            self.state.counters.stray_status_updates += 1;
             return self
                 .tell(agent_id, AgentCommand::ShutdownFramework { framework_id: framework_id.clone() });
         };

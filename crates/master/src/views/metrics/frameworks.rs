@@ -1,11 +1,17 @@
 //! What Mesos counts of each framework, under a prefix with the framework's name and id.
 use bellows_kernel::master::{Framework, State};
-use bellows_model::TaskState;
+use bellows_model::{TaskState, clipped};
 use bellows_runtime::metrics::Snapshot;
 use std::fmt::Write as _;
 
-/// So many frameworks are told of one by one; each has 65 figures.
+/// So many frameworks are told of one by one, and as long as their figures' names take no more than this together: peers
+/// choose what the names are made of.
 const MOST: usize = 1_000;
+const MOST_NAME_BYTES: usize = 8 << 20;
+/// Each has so many figures, besides one for each role.
+const FIGURES: usize = 65;
+/// The longest part of a framework's name that is repeated in those of its figures.
+const MAX_NAME_BYTES: usize = 128;
 
 const CALLS: [&str; 17] = [
     "accept",
@@ -56,9 +62,16 @@ const OPERATIONS: [&str; 9] = [
 ];
 
 pub(super) fn each(out: &mut Snapshot, state: &State) {
+    let mut left = MOST_NAME_BYTES;
     for framework in state.frameworks.values().take(MOST) {
         let Some(id) = &framework.info.id else { continue };
-        one(out, &format!("master/frameworks/{}/{id}", encoded(&framework.info.name)), framework);
+        let prefix =
+            format!("master/frameworks/{}/{id}", encoded(clipped(&framework.info.name, MAX_NAME_BYTES)));
+        let roles = &framework.info.roles;
+        let bytes = (FIGURES + roles.len()) * prefix.len() + roles.iter().map(String::len).sum::<usize>();
+        let Some(rest) = left.checked_sub(bytes) else { return };
+        left = rest;
+        one(out, &prefix, framework);
     }
 }
 

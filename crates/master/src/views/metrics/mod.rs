@@ -103,11 +103,16 @@ fn agents(out: &mut Snapshot, state: &State) {
     let count =
         |wanted: fn(&Agent) -> bool| state.agents.values().filter(|agent| wanted(agent)).count() as f64;
     let connected = count(is_active);
+    let active = count(|agent| is_active(agent) && !agent.condition.paused);
     let disconnected = count(|agent| agent.link.is_none() && agent.unreachable.is_none() && !agent.recovered);
-    out.gauge("master/slaves_active", "Agents that offers are made of", connected);
+    out.gauge("master/slaves_active", "Agents that offers are made of", active);
     out.gauge("master/slaves_connected", "Agents with a connection", connected);
     out.gauge("master/slaves_disconnected", "Agents without one", disconnected);
-    out.gauge("master/slaves_inactive", "Agents that no offers are made of", disconnected);
+    out.gauge(
+        "master/slaves_inactive",
+        "Agents that no offers are made of",
+        disconnected + connected - active,
+    );
     let unreachable = count(|agent| agent.unreachable.is_some());
     out.gauge("master/slaves_unreachable", "Agents that answer no pings", unreachable);
     let counters = &state.counters;

@@ -1,12 +1,16 @@
 //! What Mesos' allocator counts of each role.
 use super::super::agent::is_active;
+use super::RESOURCES;
 use bellows_kernel::master::State;
 use bellows_model::Resources;
 use bellows_runtime::metrics::Snapshot;
 use std::collections::BTreeMap;
 
-/// So many roles are told of one by one.
+/// So many roles are told of one by one, if their names are not longer than this.
 const MOST: usize = 1_000;
+const MAX_NAME_BYTES: usize = 256;
+/// So many of the roles above one have what it consumes in their sum.
+const MAX_DEPTH: usize = 8;
 
 /// What is held in a role, in tasks and executors, and what is offered to it.
 #[derive(Default)]
@@ -29,7 +33,7 @@ fn held(state: &State) -> BTreeMap<&str, Held> {
     let mut roles: BTreeMap<&str, Held> = BTreeMap::new();
     let connected = state.frameworks.values().filter(|framework| framework.stream.is_some());
     for role in connected.flat_map(|framework| &framework.info.roles) {
-        if roles.len() < MOST {
+        if roles.len() < MOST && role.len() <= MAX_NAME_BYTES {
             roles.entry(role).or_default();
         }
     }
@@ -57,13 +61,13 @@ fn shares(out: &mut Snapshot, state: &State, roles: &BTreeMap<&str, Held>) {
     let mut total = Resources::new();
     let active = state.agents.values().filter(|agent| is_active(agent));
     active.for_each(|agent| total.add(&agent.info.resources.scalars()));
+    let totals = RESOURCES.map(|name| (name, total.scalar(name).as_f64()));
     for (role, Held { used, offered }) in roles {
-        let of = |name: &str| {
-            let all = total.scalar(name).as_f64();
+        let of = |(name, all): (&str, f64)| {
             let held = used.scalar(name).as_f64() + offered.scalar(name).as_f64();
             if all > 0.0 { held / all } else { 0.0 }
         };
-        let dominant = total.iter().map(|item| of(&item.name)).fold(0.0, f64::max);
+        let dominant = totals.map(of).into_iter().fold(0.0, f64::max);
         out.only_json(format!("allocator/mesos/roles/{role}/shares/dominant"), dominant);
     }
 }
@@ -72,14 +76,37 @@ fn shares(out: &mut Snapshot, state: &State, roles: &BTreeMap<&str, Held>) {
 fn consumption(out: &mut Snapshot, roles: &BTreeMap<&str, Held>) {
     let mut consumed: BTreeMap<(&str, &str), f64> = BTreeMap::new();
     for (role, Held { used, .. }) in roles {
-        let above = role.match_indices('/').map(|(end, _)| &role[..end]);
+        let above = role.match_indices('/').map(|(end, _)| &role[..end]).take(MAX_DEPTH);
+        let held = RESOURCES.map(|name| (name, used.scalar(name).as_f64()));
         for role in above.chain(["", role]) {
-            for item in used.iter() {
-                *consumed.entry((role, &item.name)).or_default() += used.scalar(&item.name).as_f64();
+            for (name, amount) in held.into_iter().filter(|(_, amount)| *amount > 0.0) {
+                *consumed.entry((role, name)).or_default() += amount;
             }
         }
     }
     for ((role, name), sum) in consumed {
         out.only_json(format!("allocator/mesos/quota/roles/{role}/resources/{name}/consumed"), sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_role_consumes_counts_once_also_where_it_is_reserved() {
+        let used = Resources::parse("cpus:2;cpus(etl):2;mem:64").expect("resources");
+        let deep = format!("deep{}", "/a".repeat(30));
+        let held = [("etl/night", used.clone()), (deep.as_str(), used)];
+        let held = held.map(|(role, used)| (role, Held { used, ..Held::default() }));
+        let mut out = Snapshot::default();
+        consumption(&mut out, &BTreeMap::from(held));
+        let json = out.json();
+        let consumed = |role: &str, name: &str| {
+            json[format!("allocator/mesos/quota/roles/{role}/resources/{name}/consumed")].as_f64()
+        };
+        assert_eq!((consumed("etl/night", "cpus"), consumed("etl", "mem")), (Some(4.0), Some(64.0)));
+        assert_eq!(consumed("", "cpus"), Some(8.0));
+        assert_eq!(json.as_object().expect("an object").len(), 2 * (3 + 8 + 1));
     }
 }
