@@ -7,7 +7,7 @@ use bellows_wire::v1::{
     TaskState, TaskStatus,
     task_status::{Reason, Source},
 };
-use common::{Connection, Framework, JSON, agent, agent::Agent, get, master, operator, post};
+use common::{Connection, Framework, JSON, agent, agent::Agent, framework_info, get, master, operator, post};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -270,6 +270,23 @@ async fn an_idle_master_has_the_metrics_that_belong_to_nobody() {
     let recorded = recorded.filter(|name| !of_somebody.iter().any(|part| name.contains(part)));
     let missing: Vec<_> = recorded.clone().filter(|name| !metrics[name].is_number()).collect();
     assert!(missing.is_empty() && recorded.count() == 233, "{missing:#?}");
+}
+
+/// A name that is written as three times as many bytes, in each of the framework's figures.
+#[tokio::test]
+async fn long_names_of_frameworks_do_not_fill_the_metrics() {
+    let master = master().await;
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        let mut info = framework_info();
+        info["name"] = " ".repeat(4_096).into();
+        streams.push(Framework::subscribe_as(master.local_addr(), info).await);
+    }
+    let metrics = get(master.local_addr(), "/metrics/snapshot").await.json();
+    let names = metrics.as_object().unwrap().keys().filter(|name| name.starts_with("master/frameworks/"));
+    let lengths: Vec<_> = names.map(String::len).collect();
+    assert!(lengths.len() > 20 * 60, "{}", lengths.len());
+    assert!(lengths.iter().all(|length| *length < 600), "{:?}", lengths.iter().max());
 }
 
 #[tokio::test]

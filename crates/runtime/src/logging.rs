@@ -5,7 +5,6 @@
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    termios::isatty,
 };
 use std::{
     fs::File,
@@ -71,7 +70,7 @@ struct State<W> {
 
 impl<W: AsFd> Impatient<W> {
     fn new(out: W) -> Self {
-        let piece = if isatty(&out) { PIECE_OF_TERMINAL } else { PIECE };
+        let piece = if out.as_fd().is_terminal() { PIECE_OF_TERMINAL } else { PIECE };
         Self { state: Mutex::new(State { out, piece, patience: PATIENCE, left_out: 0 }) }
     }
 }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 /// choose what the names are made of.
 const MOST: usize = 1_000;
 const MOST_NAME_BYTES: usize = 8 << 20;
-/// Each has so many figures, besides one for each role.
+/// Each has no more figures than this, besides one for each role.
 const FIGURES: usize = 65;
 /// The longest part of a framework's name that is repeated in those of its figures.
 const MAX_NAME_BYTES: usize = 128;
