@@ -62,8 +62,14 @@ impl DiskWatch {
         if !has_checkpoint {
             self.driver.tell(Event::CheckpointGone).await?;
         }
+        let work_dir = outcome.err();
+        // Before the other disks are looked at, which may take long.
+        self.tell(told, work_dir.clone()).await?;
         let back = self.shuffle_dirs.look().await;
-        self.tell(told, outcome.err()).await?;
+        if work_dir.is_none() {
+            self.shuffle_dirs.keep_known().await;
+        }
+        self.tell(told, work_dir).await?;
         if back { self.driver.tell(Event::DiskBack).await } else { Ok(()) }
     }
 

@@ -14,9 +14,10 @@ use bellows_containment::Owner;
 use bellows_model::FrameworkId;
 use futures::future::join_all;
 use known::KnownDisks;
-use root::Root;
+use root::{Root, is_full};
 use std::{
     collections::BTreeMap,
+    io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -35,6 +36,7 @@ const SILENT: &str = "it does not answer";
 pub(crate) struct ShuffleDirs {
     disks: Vec<Arc<Disk>>,
     known: Arc<KnownDisks>,
+    keeping: Arc<Semaphore>,
     /// Told when a disk is left out between two looks.
     pub(crate) left_out: Notify,
 }
@@ -42,10 +44,36 @@ pub(crate) struct ShuffleDirs {
 struct Disk {
     /// As the operator names it.
     path: PathBuf,
-    /// Why it is left out, if it is. Nobody holds this while it waits for the disk.
-    root: Mutex<Result<Arc<Root>, String>>,
+    /// Nobody holds this while it waits for the disk.
+    standing: Mutex<Standing>,
     /// Held by who looks at it, for as long as the disk takes: one that hangs holds one thread.
     looking: Arc<Semaphore>,
+}
+
+/// Whether a disk is used, or why not.
+#[derive(Clone)]
+enum Standing {
+    In(Arc<Root>),
+    /// Nothing new is made there, and what is there can be deleted.
+    Full(Arc<Root>, String),
+    /// Nothing of it is open.
+    Out(String),
+}
+
+impl Standing {
+    fn root(&self) -> Option<&Arc<Root>> {
+        match self {
+            Self::In(root) | Self::Full(root, _) => Some(root),
+            Self::Out(_) => None,
+        }
+    }
+
+    fn complaint(&self) -> Option<&String> {
+        match self {
+            Self::In(_) => None,
+            Self::Full(_, why) | Self::Out(why) => Some(why),
+        }
+    }
 }
 
 impl ShuffleDirs {
@@ -54,12 +82,18 @@ impl ShuffleDirs {
     pub(crate) async fn open(roots: &[PathBuf], known: PathBuf) -> Result<Self, Error> {
         let known = Arc::new(KnownDisks::read(known));
         let disks = roots.iter().map(|path| {
-            let (path, root) = (path.clone(), Mutex::new(Err("it was not looked at yet".to_owned())));
-            Arc::new(Disk { path, root, looking: Arc::new(Semaphore::new(1)) })
+            let standing = Mutex::new(Standing::Out("it was not looked at yet".to_owned()));
+            Arc::new(Disk { path: path.clone(), standing, looking: Arc::new(Semaphore::new(1)) })
         });
-        let dirs = Self { disks: disks.collect(), known, left_out: Notify::new() };
+        let dirs = Self {
+            disks: disks.collect(),
+            known,
+            keeping: Arc::new(Semaphore::new(1)),
+            left_out: Notify::new(),
+        };
         let opened = join_all(dirs.disks.iter().map(|disk| disk.take_in(&dirs.known))).await;
         opened.into_iter().find(|opened| matches!(opened, Err(Error::Locked { .. }))).transpose()?;
+        dirs.keep_known().await;
         Ok(dirs)
     }
 
@@ -69,7 +103,15 @@ impl ShuffleDirs {
     }
 
     fn in_use(&self) -> impl Iterator<Item = (&Arc<Disk>, Arc<Root>)> {
-        self.disks.iter().filter_map(|disk| Some((disk, disk.root().as_ref().ok()?.clone())))
+        self.disks.iter().filter_map(|disk| match disk.standing() {
+            Standing::In(root) => Some((disk, root)),
+            _ => None,
+        })
+    }
+
+    /// Of full disks, too.
+    fn open_roots(&self) -> impl Iterator<Item = Arc<Root>> {
+        self.disks.iter().filter_map(|disk| disk.standing().root().cloned())
     }
 
     /// The directories that were made for a framework's tasks of one user, joined for `SPARK_EXECUTOR_DIRS`; `None` when
@@ -91,7 +133,7 @@ impl ShuffleDirs {
             let made = answer(MAKE_WITHIN, move || of.create(&framework_id, owner.as_ref())).await;
             match made {
                 Ok(Ok(())) => return true,
-                Ok(Err(error)) => disk.leave_out(&root, error.to_string()),
+                Ok(Err(error)) => disk.fails(&root, &error),
                 Err(silent) => disk.leave_out(&root, silent),
             }
             self.left_out.notify_one();
@@ -105,13 +147,13 @@ impl ShuffleDirs {
     }
 
     fn complaints(&self) -> String {
-        let out = self.disks.iter().filter_map(|disk| Some((disk, disk.root().as_ref().err()?.clone())));
+        let out = self.disks.iter().filter_map(|disk| Some((disk, disk.standing().complaint()?.clone())));
         out.map(|(disk, why)| format!("{}: {why}", disk.path.display())).collect::<Vec<_>>().join("; ")
     }
 
     /// Frameworks that have directories here.
     pub(crate) fn found(&self) -> Vec<FrameworkId> {
-        let mut found: Vec<FrameworkId> = self.in_use().flat_map(|(_, root)| root.frameworks()).collect();
+        let mut found: Vec<FrameworkId> = self.open_roots().flat_map(|root| root.frameworks()).collect();
         found.sort();
         found.dedup();
         found
@@ -120,64 +162,98 @@ impl ShuffleDirs {
     /// Removes what it can on every disk; then the first failure counts. What lies on a disk that is left out is found
     /// when that is back.
     pub(crate) fn remove(&self, framework_id: &FrameworkId) -> Result<(), Error> {
-        let removed = self.in_use().map(|(_, root)| root.remove(framework_id).map_err(Error::io(&root.path)));
+        let removed = self.open_roots().map(|root| root.remove(framework_id).map_err(Error::io(&root.path)));
         removed.fold(Ok(()), Result::and)
     }
 
     /// Looks at every disk; returns whether one is back.
     pub(crate) async fn look(&self) -> bool {
         let looks = join_all(self.disks.iter().map(|disk| disk.look(&self.known))).await;
-        let known = Arc::clone(&self.known);
-        let _ = tokio::task::spawn_blocking(move || known.keep()).await;
         looks.contains(&true)
+    }
+
+    /// Remembers the disks in the work directory, for which nobody waits for ever: one that hangs holds one thread.
+    pub(crate) async fn keep_known(&self) {
+        let Ok(keeping) = self.keeping.clone().try_acquire_owned() else { return };
+        let known = Arc::clone(&self.known);
+        let kept = answer(LOOK_WITHIN, move || {
+            let _keeping = keeping;
+            known.keep();
+        });
+        if let Err(error) = kept.await {
+            tracing::warn!(error, "cannot remember which disks are used");
+        }
     }
 
     /// Why a disk is left out, by its name.
     pub(crate) fn conditions(&self) -> BTreeMap<String, Option<String>> {
-        let of = |disk: &Arc<Disk>| (disk.path.display().to_string(), disk.root().as_ref().err().cloned());
+        let of = |disk: &Arc<Disk>| (disk.path.display().to_string(), disk.standing().complaint().cloned());
         self.disks.iter().map(of).collect()
     }
 }
 
 impl Disk {
-    fn root(&self) -> MutexGuard<'_, Result<Arc<Root>, String>> {
-        self.root.lock().unwrap_or_else(PoisonError::into_inner)
+    fn standing(&self) -> Standing {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that is only full stays open, so that what fills it can be deleted.
+    fn fails(&self, root: &Arc<Root>, error: &io::Error) {
+        match is_full(error) {
+            true => self.change(root, Standing::Full(root.clone(), error.to_string())),
+            false => self.leave_out(root, error.to_string()),
+        }
     }
 
     fn leave_out(&self, failed: &Arc<Root>, why: String) {
-        let mut root = self.root();
+        self.change(failed, Standing::Out(why));
+    }
+
+    fn change(&self, of: &Arc<Root>, now: Standing) {
+        let mut standing = self.lock();
         // Somebody may have left it out already, and taken it in again.
-        if root.as_ref().is_ok_and(|now| Arc::ptr_eq(now, failed)) {
-            *root = Err(why);
+        if standing.root().is_some_and(|root| Arc::ptr_eq(root, of)) {
+            *standing = now;
         }
     }
 
     async fn take_in(self: &Arc<Self>, known: &Arc<KnownDisks>) -> Result<(), Error> {
         let (path, known) = (self.path.clone(), Arc::clone(known));
         let Ok(looking) = self.looking.clone().try_acquire_owned() else {
-            return Err(Error::io(&self.path)(std::io::Error::other(SILENT)));
+            return Err(Error::io(&self.path)(io::Error::other(SILENT)));
         };
         let opened = answer(LOOK_WITHIN, move || {
             let _looking = looking;
             Root::open(&path, &known)
         });
         let opened = opened.await;
-        let opened =
-            opened.unwrap_or_else(|silent| Err(Error::io(&self.path)(std::io::Error::other(silent))));
+        let opened = opened.unwrap_or_else(|silent| Err(Error::io(&self.path)(io::Error::other(silent))));
         let (now, outcome) = match opened {
-            Ok(root) => (Ok(Arc::new(root)), Ok(())),
+            Ok((root, None)) => (Standing::In(Arc::new(root)), Ok(())),
+            Ok((root, Some(full))) => {
+                let outcome = Err(Error::io(&self.path)(io::ErrorKind::StorageFull.into()));
+                (Standing::Full(Arc::new(root), full), outcome)
+            }
             Err(error) => {
                 let (why, at) = (error.to_string(), format!("{}: ", self.path.display()));
-                (Err(why.strip_prefix(&at).unwrap_or(&why).to_owned()), Err(error))
+                (Standing::Out(why.strip_prefix(&at).unwrap_or(&why).to_owned()), Err(error))
             }
         };
-        *self.root() = now;
+        *self.lock() = now;
         outcome
     }
 
     /// Returns whether it is back.
     async fn look(self: &Arc<Self>, known: &Arc<KnownDisks>) -> bool {
-        let now = self.root().as_ref().ok().cloned();
+        let (now, was_full) = match self.standing() {
+            Standing::In(root) => (Some(root), false),
+            Standing::Full(root, _) => (Some(root), true),
+            Standing::Out(_) => (None, false),
+        };
         if let Some(root) = now {
             let Ok(looking) = self.looking.clone().try_acquire_owned() else { return false };
             let looked = root.clone();
@@ -186,7 +262,14 @@ impl Disk {
                 looked.look()
             });
             match looked.await {
-                Ok(Ok(())) => return false,
+                Ok(Ok(())) => {
+                    self.change(&root, Standing::In(root.clone()));
+                    return was_full;
+                }
+                Ok(Err(error)) if is_full(&error) => {
+                    self.fails(&root, &error);
+                    return false;
+                }
                 Ok(Err(error)) => self.leave_out(&root, error.to_string()),
                 Err(silent) => {
                     self.leave_out(&root, silent);

@@ -24,8 +24,9 @@ pub(crate) const SANDBOXES: &str = "slaves";
 pub(crate) struct WorkDir {
     pub(crate) path: PathBuf,
     pub(crate) meta: PathBuf,
-    /// Where its disk is mounted.
+    /// Where its disk is mounted, and the device that is there.
     mount: PathBuf,
+    device: u64,
     lock: Mutex<Lock>,
 }
 
@@ -38,7 +39,9 @@ impl WorkDir {
         let meta = path.join("meta");
         make_own(&path, &meta)?;
         let lock = Mutex::new(lock(&meta.join("lock"), &path)?);
-        Ok(Self { mount: mount_point(&path), path, meta, lock })
+        let mount = mount_point(&path);
+        let device = mount.metadata().map_err(Error::io(&mount))?.dev();
+        Ok(Self { mount, device, path, meta, lock })
     }
 
     /// Looks whether the directory can still be used, and makes again what of it somebody has deleted. `was_out`: it could
@@ -53,6 +56,13 @@ impl WorkDir {
                     mount.display()
                 ),
             });
+        }
+        let there = mount.metadata().map_err(|error| format!("{}: {error}", mount.display()))?;
+        if there.dev() != self.device {
+            let mount = mount.display();
+            return Err(format!(
+                "another disk is mounted at {mount} since the agent was started: restart the agent"
+            ));
         }
         self.restore().map_err(|error| error.to_string())?;
         let looked = if was_out { probe(&self.meta) } else { look(&self.meta) };
@@ -132,8 +142,8 @@ pub(crate) fn probe(dir: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let mut file =
         options.create(true).truncate(true).write(true).mode(0o600).custom_flags(flags).open(&path)?;
-    file.write_all(&[0; 4096])?;
-    fs::remove_file(&path)
+    let written = file.write_all(&[0; 4096]);
+    fs::remove_file(&path).and(written)
 }
 
 /// A lock on a file, held until this is dropped, or the process dies.

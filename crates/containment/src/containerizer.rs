@@ -246,8 +246,9 @@ impl Containerizer {
     /// Ends the shims of earlier agent processes of this register that it knows nothing of, with their tasks: it was
     /// deleted under them. Call after [`Containerizer::recover`], before the first launch.
     pub async fn end_strays(&self) -> io::Result<Vec<Stray>> {
-        let known: HashSet<Identity> =
-            self.0.containers.lock().running.values().map(|shim| shim.handle.identity()).collect();
+        // A task that is about to be executed still looks like its shim.
+        let running = |shim: &Arc<Shim>| [shim.handle.identity(), shim.task];
+        let known: HashSet<Identity> = self.0.containers.lock().running.values().flat_map(running).collect();
         let inner = self.0.clone();
         let mut found = blocking(move || {
             strays::shims(&inner.register_path, &inner.register().metadata()?)

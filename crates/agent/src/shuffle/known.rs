@@ -53,18 +53,16 @@ impl KnownDisks {
         self.disks().get(root).cloned()
     }
 
+    /// Only in memory, since the work directory may hang; see [`Self::keep`].
     pub(super) fn remember(&self, root: &Path, now: Known) {
-        let mut disks = self.disks();
-        let before = disks.insert(root.to_owned(), now.clone());
-        if before.as_ref() != Some(&now) || !self.path.exists() {
-            self.write(&disks);
-        }
+        self.disks().insert(root.to_owned(), now);
     }
 
-    /// Writes all of them again, should the file be gone.
+    /// Writes all of them, should the file say something else or be gone. Waits for the work directory, and holds up nobody.
     pub(super) fn keep(&self) {
-        let disks = self.disks();
-        if !disks.is_empty() && !self.path.exists() {
+        let disks = self.disks().clone();
+        let written = || serde_json::from_slice(&fs::read(&self.path).ok()?).ok();
+        if !disks.is_empty() && written().as_ref() != Some(&disks) {
             self.write(&disks);
         }
     }

@@ -36,6 +36,11 @@ const MADE_BY_SPARK: [&str; 2] = ["blockmgr-", "spark-"];
 const UUID_CHARS: usize = 36;
 const DIR_FLAGS: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// Whether the error says that there is no room, and nothing else.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::StorageFull
+}
+
 pub(super) struct Root {
     /// Without symbolic links.
     pub(super) path: PathBuf,
@@ -46,8 +51,9 @@ pub(super) struct Root {
 }
 
 impl Root {
-    /// Opens the directory, or makes it, if that is certainly on the disk that it was on before.
-    pub(super) fn open(path: &Path, known: &KnownDisks) -> Result<Self, Error> {
+    /// Opens the directory, or makes it, if that is certainly on the disk that it was on before. Also says why nothing can
+    /// be written there, if the disk is full: what lies there can be deleted.
+    pub(super) fn open(path: &Path, known: &KnownDisks) -> Result<(Self, Option<String>), Error> {
         let given = path;
         let before = known.of(given);
         let refused = |why: String| Error::io(given)(io::Error::other(why));
@@ -69,16 +75,20 @@ impl Root {
         let lock = lock(&own.join("lock"), &path)?;
         let ledger = Ledger::read(ledger).map_err(Error::io(&frameworks))?;
         let root = Self { path, dir, ledger, _lock: lock };
-        probe(&own).map_err(Error::io(&root.path))?;
+        let full = match probe(&own) {
+            Err(error) if is_full(&error) => Some(error.to_string()),
+            probed => probed.map(|()| None).map_err(Error::io(&root.path))?,
+        };
         let id = match read_id(&root.path) {
-            Some(id) => id,
+            None if full.is_some() => return Ok((root, full)),
             None => write_id(&root.path).map_err(Error::io(&own))?,
+            Some(id) => id,
         };
         if before.is_some_and(|before| before.id != id) {
             tracing::warn!(root = %given.display(), "another disk lies here than before: it is taken as a new one");
         }
         known.remember(given, Known { id, mount: mount_point(&root.path) });
-        Ok(root)
+        Ok((root, full))
     }
 
     /// Fails if tasks would not find, or could not write to, what is made here.

@@ -357,7 +357,7 @@ fn a_disk_that_hangs_while_a_directory_is_made_keeps_no_task_that_has_one() {
     let place = Place::new();
     let dirs = place.open();
     wait(dirs.create(&"F".into(), None)).expect("created");
-    let root = dirs.disks[0].root().as_ref().expect("in use").clone();
+    let root = dirs.disks[0].standing().root().expect("in use").clone();
     let _hanging = root.ledger.pen();
     assert!(only(&dirs, "F").ends_with("bellows-F"));
     assert_eq!(dirs.found(), [FrameworkId::from("F")]);
@@ -452,4 +452,46 @@ fn a_disk_without_room_or_rights_is_left_out_until_it_has_some() {
     assert!(wait(dirs.look()));
     wait(dirs.create(&"F".into(), None)).expect("created");
     assert!(dirs.joined(&"F".into(), None).expect("both").contains(':'));
+}
+
+#[test]
+fn what_fills_a_disk_goes_with_its_framework_and_the_disk_is_used_again() {
+    if !root::may_mount(
+        "shuffle::tests::what_fills_a_disk_goes_with_its_framework_and_the_disk_is_used_again",
+    ) {
+        return;
+    }
+    let place = Place::new();
+    fs::create_dir(place.root()).expect("made");
+    let at = place.root();
+    let _disk = root::SmallDisk::mount(&at, "256k");
+    fs::set_permissions(place.root(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    for restarted in [false, true] {
+        let dirs = place.open();
+        wait(dirs.create(&"F".into(), None)).expect("created");
+        let mut file = File::create(only(&dirs, "F").join("shuffle_0_0_0.data")).expect("made");
+        while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+        drop(file);
+        assert!(!wait(dirs.look()));
+        assert!(
+            dirs.roots().is_empty() && reasons(&dirs)[0].contains("No space left"),
+            "{:?}",
+            reasons(&dirs)
+        );
+        let dirs = if restarted {
+            drop(dirs);
+            place.open()
+        } else {
+            dirs
+        };
+        assert!(
+            dirs.roots().is_empty() && reasons(&dirs)[0].contains("No space left"),
+            "{:?}",
+            reasons(&dirs)
+        );
+        assert_eq!(dirs.found(), [FrameworkId::from("F")]);
+        dirs.remove(&"F".into()).expect("removed");
+        assert!(wait(dirs.look()), "it has room");
+        assert_eq!((dirs.roots().len(), reasons(&dirs)[0].as_str()), (1, ""));
+    }
 }

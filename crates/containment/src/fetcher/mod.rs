@@ -62,11 +62,12 @@ pub struct FetchError {
 }
 
 impl FetchError {
-    /// Whether this machine's disk is the reason, so that another task's files would fare no better.
+    /// Whether this machine's disk is the reason, so that another task's files would fare no better. A quota that is used
+    /// up is the task's user's.
     pub fn is_of_this_disk(&self) -> bool {
-        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        use io::ErrorKind::{ReadOnlyFilesystem, StorageFull};
         let FetchFailure::Io { source, .. } = &self.failure else { return false };
-        [QuotaExceeded, ReadOnlyFilesystem, StorageFull].contains(&source.kind())
+        [ReadOnlyFilesystem, StorageFull].contains(&source.kind())
     }
 }
 

@@ -95,10 +95,10 @@ fn execute(instruction: &Instruction, slot: &Slot) -> Result<std::convert::Infal
     Err(Failure { why: format!("cannot execute '{program}': {why}"), of_task: true })
 }
 
+/// A quota that is used up is the task's user's.
 fn is_of_disk(why: &io::Error) -> bool {
-    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    [QuotaExceeded, ReadOnlyFilesystem, StorageFull].contains(&why.kind())
-        || why.raw_os_error() == Some(libc::EIO)
+    use io::ErrorKind::{ReadOnlyFilesystem, StorageFull};
+    [ReadOnlyFilesystem, StorageFull].contains(&why.kind()) || why.raw_os_error() == Some(libc::EIO)
 }
 
 fn publish(instruction: &Instruction, slot: &Slot) -> io::Result<()> {
