@@ -446,9 +446,9 @@ fn a_disk_without_room_or_rights_is_left_out_until_it_has_some() {
     is_out("No space left");
     disk.free();
     assert!(wait(dirs.look()));
-    mount(&["-o", "remount,ro"], &place.root());
+    mount(&["-o", "remount,bind,ro"], &place.root());
     is_out("Read-only");
-    mount(&["-o", "remount,rw"], &place.root());
+    mount(&["-o", "remount,bind,rw"], &place.root());
     assert!(wait(dirs.look()));
     wait(dirs.create(&"F".into(), None)).expect("created");
     assert!(dirs.joined(&"F".into(), None).expect("both").contains(':'));
