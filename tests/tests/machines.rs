@@ -41,7 +41,7 @@ impl Framework {
         let dir = tempfile::tempdir()?;
         let at = dir.path().display();
         let script =
-            format!("trap 'touch {at}/asked' TERM; echo $$ > {at}/pid; while :; do sleep 0.05; done");
+            format!("trap ': > {at}/asked' TERM; echo $$ > {at}/pid; while :; do sleep 0.05; done");
         let task = json!({
             "name": "stubborn", "task_id": {"value": "t"}, "agent_id": {"value": offer.agent_id.value},
             "resources": [{"name": "cpus", "type": "SCALAR", "scalar": {"value": 0.1}},
