@@ -40,8 +40,7 @@ impl Framework {
                 .await?;
         let dir = tempfile::tempdir()?;
         let at = dir.path().display();
-        let script =
-            format!("trap ': > {at}/asked' TERM; echo $$ > {at}/pid; while :; do sleep 0.05; done");
+        let script = format!("trap ': > {at}/asked' TERM; echo $$ > {at}/pid; while :; do sleep 0.05; done");
         let task = json!({
             "name": "stubborn", "task_id": {"value": "t"}, "agent_id": {"value": offer.agent_id.value},
             "resources": [{"name": "cpus", "type": "SCALAR", "scalar": {"value": 0.1}},
