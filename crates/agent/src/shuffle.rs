@@ -4,7 +4,8 @@
 //! ledger in `<root>/.bellows` says what that is. It lies beside the directories and not in the checkpoint, so that it
 //! outlives a lost work directory.
 //!
-//! A disk that fails is left out until it is well again. Nothing of it stays open, so that it can be unmounted.
+//! A disk that fails is left out until it is well again. Nothing of it stays open, so that it can be unmounted,
+//! unless it is only full: what fills it must be deleted.
 mod known;
 mod ledger;
 mod root;
@@ -36,6 +37,7 @@ const SILENT: &str = "it does not answer";
 pub(crate) struct ShuffleDirs {
     disks: Vec<Arc<Disk>>,
     known: Arc<KnownDisks>,
+    /// Held by who writes `known`, for as long as the work directory takes.
     keeping: Arc<Semaphore>,
     /// Told when a disk is left out between two looks.
     pub(crate) left_out: Notify,
